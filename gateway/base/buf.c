@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define FIRST_CAP 256
 
@@ -116,6 +117,27 @@ int buf_printf(struct buf *buf, const char *format, ...)
 	va_end(args);
 	buf->end += (size_t)len;
 	return 0;
+}
+
+int buf_read_fd(struct buf *buf, int fd)
+{
+	char *room;
+
+	for (;;) {
+		/* When it is full, one octet still tells the end from too much. */
+		size_t room_left = MIN_OF(buf_room(buf), (size_t)65536);
+		int r = buf_reserve(buf, room_left, &room);
+		if (r < 0)
+			return r;
+		ssize_t got = room_left > 0 ? read(fd, room, room_left) : read(fd, &(char){0}, 1);
+		if (got < 0 && errno == EINTR)
+			continue;
+		if (got <= 0)
+			return got < 0 ? -errno : 0;
+		if (room_left == 0)
+			return -ENOBUFS;
+		buf_added(buf, (size_t)got);
+	}
 }
 
 struct slice buf_slice(const struct buf *buf)

@@ -40,6 +40,9 @@ int buf_printf(struct buf *buf, const char *format, ...) must_check printf_like(
 int buf_reserve(struct buf *buf, size_t len, char **ret_room) must_check;
 void buf_added(struct buf *buf, size_t len);
 
+/* Appends what the descriptor gives until its end; -errno of read(2), or as buf_append. */
+int buf_read_fd(struct buf *buf, int fd) must_check;
+
 /* What it holds; valid until the next call that changes the buffer. */
 struct slice buf_slice(const struct buf *buf);
 size_t buf_len(const struct buf *buf);
