@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: ISC */
+/* Addresses in header fields; see address.h. */
+#include "gateway/mail/address.h"
+
+#include <errno.h>
+#include <string.h>
+
+#define COMMENT_DEPTH_MAX 8
+#define MAILBOXES_MAX     1000
+
+static bool is_atext(unsigned char c)
+{
+	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+	       c >= 0x80 || (c != '\0' && strchr("!#$%&'*+-/=?^_`{|}~", c) != NULL);
+}
+
+static bool is_white(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+static void advance(struct slice *text, size_t len)
+{
+	*text = slice_part(*text, len, text->len);
+}
+
+/* Length of the comment at the front, or 0: nested parentheses, quoted pairs. */
+static size_t comment_length(struct slice text)
+{
+	unsigned depth = 0;
+
+	for (size_t i = 0; i < text.len; i++) {
+		if (text.ptr[i] == '\\') {
+			i++;
+		} else if (text.ptr[i] == '(') {
+			if (++depth > COMMENT_DEPTH_MAX)
+				return 0;
+		} else if (text.ptr[i] == ')' && --depth == 0) {
+			return i + 1;
+		}
+	}
+	return 0;
+}
+
+/* Comments and white space; -EINVAL for a comment without end. */
+static int skip_cfws(struct slice *text)
+{
+	while (text->len > 0) {
+		if (is_white(text->ptr[0])) {
+			advance(text, 1);
+		} else if (text->ptr[0] == '(') {
+			size_t len = comment_length(*text);
+			if (len == 0)
+				return -EINVAL;
+			advance(text, len);
+		} else {
+			break;
+		}
+	}
+	return 0;
+}
+
+static size_t atom_length(struct slice text)
+{
+	size_t len = 0;
+
+	while (len < text.len && is_atext((unsigned char)text.ptr[len]))
+		len++;
+	return len;
+}
+
+static size_t quoted_length(struct slice text)
+{
+	for (size_t i = 1; i < text.len; i++) {
+		if (text.ptr[i] == '\\')
+			i++;
+		else if (text.ptr[i] == '"')
+			return i + 1;
+	}
+	return 0;
+}
+
+/* Length of an addr-spec at the front, without any white space in it; 0 if there is none. */
+static size_t addr_spec_length(struct slice text)
+{
+	size_t len = 0;
+
+	if (text.len == 0)
+		return 0;
+	if (text.ptr[0] == '"') {
+		len = quoted_length(text);
+	} else {
+		while (len < text.len &&
+		        (is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
+			len++;
+	}
+	if (len == 0 || len >= text.len || text.ptr[len] != '@')
+		return 0;
+	len++;
+	if (len < text.len && text.ptr[len] == '[') {
+		while (len < text.len && text.ptr[len] != ']')
+			len++;
+		return len < text.len ? len + 1 : 0;
+	}
+	while (len < text.len && (is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
+		len++;
+	return len;
+}
+
+/* "<addr-spec>" at the front. */
+static int parse_angle(struct slice *text, struct mailbox *ret_mailbox)
+{
+	advance(text, 1);
+	if (skip_cfws(text) < 0)
+		return -EINVAL;
+	size_t len = addr_spec_length(*text);
+	if (len == 0 || mailbox_parse(slice_of(text->ptr, len), ret_mailbox) < 0)
+		return -EINVAL;
+	advance(text, len);
+	if (skip_cfws(text) < 0 || text->len == 0 || text->ptr[0] != '>')
+		return -EINVAL;
+	advance(text, 1);
+	return 0;
+}
+
+/*
+ * The words of a display name, up to "<". A dot among them is obsolete syntax that
+ * every reader takes alike ("J. Smith <…>"), so it passes.
+ */
+static int skip_phrase(struct slice *text)
+{
+	size_t len;
+
+	while (text->len > 0 && text->ptr[0] != '<') {
+		if (text->ptr[0] == '"')
+			len = quoted_length(*text);
+		else if (text->ptr[0] == '.')
+			len = 1;
+		else
+			len = atom_length(*text);
+		if (len == 0)
+			return -EINVAL;
+		advance(text, len);
+		if (skip_cfws(text) < 0)
+			return -EINVAL;
+	}
+	return text->len > 0 ? 0 : -EINVAL;
+}
+
+static int parse_mailbox(struct slice *text, struct mailbox *ret_mailbox)
+{
+	if (skip_cfws(text) < 0)
+		return -EINVAL;
+	size_t len = addr_spec_length(*text);
+	if (len > 0) {
+		int r = mailbox_parse(slice_of(text->ptr, len), ret_mailbox);
+		advance(text, len);
+		return r;
+	}
+	if (skip_phrase(text) < 0)
+		return -EINVAL;
+	return parse_angle(text, ret_mailbox);
+}
+
+int address_list_parse(struct slice body, address_fn each, void *arg)
+{
+	struct mailbox mailbox;
+	int count = 0;
+
+	for (;;) {
+		if (count == MAILBOXES_MAX || parse_mailbox(&body, &mailbox) < 0 ||
+		        skip_cfws(&body) < 0)
+			return -EINVAL;
+		each(arg, &mailbox);
+		count++;
+		if (body.len == 0)
+			return count;
+		if (body.ptr[0] != ',')
+			return -EINVAL;
+		advance(&body, 1);
+	}
+}

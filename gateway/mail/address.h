@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Addresses in header fields: RFC 5322 3.4, read strictly, so that no mail reader
+ * can see another address than the one that was checked. Groups, routes, empty
+ * members and obsolete forms are refused. Pure.
+ */
+#pragma once
+
+#include "gateway/base/compiler.h"
+#include "gateway/mail/path.h"
+
+/* Called for each mailbox; its slices point into the field. */
+typedef void (*address_fn)(void *arg, const struct mailbox *mailbox);
+
+/* A mailbox-list (From) in an unfolded-or-not field body: how many, or -EINVAL. */
+int address_list_parse(struct slice body, address_fn each, void *arg) must_check;

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: ISC */
+/* Bounces; see dsn.h. */
+#include "gateway/mail/dsn.h"
+
+#include "gateway/base/clock.h"
+
+/* Enough for any real header; what is longer is cut at a line. */
+#define ORIGINAL_SHOWN 16384
+
+static int write_header(const struct dsn *dsn, struct buf *out)
+{
+	char date[CLOCK_TEXT_SIZE];
+
+	return buf_printf(out,
+	        "Date: %s\r\n"
+	        "From: Mail delivery <MAILER-DAEMON@%s>\r\n"
+	        "To: <%.*s>\r\n"
+	        "Subject: Your message could not be delivered\r\n"
+	        "Message-ID: <%s@%s>\r\n"
+	        "Auto-Submitted: auto-replied\r\n"
+	        "MIME-Version: 1.0\r\n"
+	        "Content-Type: multipart/report; report-type=delivery-status;\r\n"
+	        "\tboundary=\"=_%s\"\r\n"
+	        "\r\n",
+	        clock_rfc5322(dsn->wall_s, date), dsn->hostname, SLICE_ARGS(dsn->sender), dsn->id,
+	        dsn->hostname, dsn->id);
+}
+
+static int write_words(const struct dsn *dsn, struct buf *out)
+{
+	int r = buf_printf(out,
+	        "--=_%s\r\n"
+	        "Content-Type: text/plain; charset=utf-8\r\n"
+	        "Content-Transfer-Encoding: 8bit\r\n"
+	        "\r\n"
+	        "Your message %s could not be delivered to:\r\n"
+	        "\r\n",
+	        dsn->id, dsn->original_id);
+
+	for (uint32_t i = 0; r == 0 && i < dsn->recipient_count; i++) {
+		const struct dsn_recipient *recipient = &dsn->recipients[i];
+		r = buf_printf(out, "    %.*s\r\n        %.700s\r\n",
+		        SLICE_ARGS(recipient->address), recipient->diagnostic);
+	}
+	return r == 0 ? buf_append_str(out, "\r\n"
+	                                    "It will not be tried again. Please check the "
+	                                    "addresses, or ask whoever\r\n"
+	                                    "runs this mail service and name the message by its "
+	                                    "number above.\r\n"
+	                                    "\r\n")
+	              : r;
+}
+
+static int write_status(const struct dsn *dsn, struct buf *out)
+{
+	char arrived[CLOCK_TEXT_SIZE];
+	int r = buf_printf(out,
+	        "--=_%s\r\n"
+	        "Content-Type: message/delivery-status\r\n"
+	        "\r\n"
+	        "Reporting-MTA: dns; %s\r\n"
+	        "Arrival-Date: %s\r\n",
+	        dsn->id, dsn->hostname, clock_rfc5322(dsn->accepted_s, arrived));
+
+	for (uint32_t i = 0; r == 0 && i < dsn->recipient_count; i++) {
+		const struct dsn_recipient *recipient = &dsn->recipients[i];
+		r = buf_printf(out,
+		        "\r\n"
+		        "Final-Recipient: rfc822; %.*s\r\n"
+		        "Action: failed\r\n"
+		        "Status: %s\r\n",
+		        SLICE_ARGS(recipient->address), recipient->status);
+		if (r == 0 && recipient->remote_mta != NULL)
+			r = buf_printf(out,
+			        "Remote-MTA: dns; %s\r\n"
+			        "Diagnostic-Code: smtp; %.700s\r\n",
+			        recipient->remote_mta, recipient->diagnostic);
+	}
+	return r == 0 ? buf_append_str(out, "\r\n") : r;
+}
+
+/* Whole lines only, so that the part stays a header. */
+static struct slice cut_header(struct slice header)
+{
+	if (header.len <= ORIGINAL_SHOWN)
+		return header;
+	ptrdiff_t end = slice_find_last(slice_of(header.ptr, ORIGINAL_SHOWN), '\n');
+	return slice_of(header.ptr, (size_t)(end + 1));
+}
+
+static int write_original(const struct dsn *dsn, struct buf *out)
+{
+	int r = buf_printf(out,
+	        "--=_%s\r\n"
+	        "Content-Type: text/rfc822-headers\r\n"
+	        "Content-Transfer-Encoding: 8bit\r\n"
+	        "\r\n",
+	        dsn->id);
+
+	if (r == 0)
+		r = buf_append_slice(out, cut_header(dsn->original_header));
+	return r == 0 ? buf_printf(out, "\r\n--=_%s--\r\n", dsn->id) : r;
+}
+
+int dsn_write(const struct dsn *dsn, struct buf *ret_header, struct buf *ret_body)
+{
+	int r = write_header(dsn, ret_header);
+
+	if (r == 0)
+		r = write_words(dsn, ret_body);
+	if (r == 0)
+		r = write_status(dsn, ret_body);
+	return r == 0 ? write_original(dsn, ret_body) : r;
+}

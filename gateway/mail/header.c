@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: ISC */
+/* The header of a message; see header.h. */
+#include "gateway/mail/header.h"
+
+#include <errno.h>
+#include <string.h>
+
+static bool is_blank(char c)
+{
+	return c == ' ' || c == '\t';
+}
+
+/* Length of the line at the front, CRLF included; 0 when it has none. */
+static size_t line_length(struct slice text)
+{
+	const char *end = text.len == 0 ? NULL : memmem(text.ptr, text.len, "\r\n", 2);
+
+	return end == NULL ? 0 : (size_t)(end - text.ptr) + 2;
+}
+
+static bool is_all_blank(struct slice line)
+{
+	return slice_trim(slice_of(line.ptr, line.len - 2)).len == 0;
+}
+
+/* RFC 5322 3.6.8: printable but the colon. */
+static bool name_is_valid(struct slice name)
+{
+	for (size_t i = 0; i < name.len; i++) {
+		if (name.ptr[i] <= ' ' || name.ptr[i] >= 0x7f)
+			return false;
+	}
+	return name.len > 0;
+}
+
+static bool has_controls(struct slice text)
+{
+	for (size_t i = 0; i < text.len; i++) {
+		unsigned char c = (unsigned char)text.ptr[i];
+		if ((c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == 0x7f)
+			return true;
+	}
+	return false;
+}
+
+int header_next(struct slice *rest, struct header_field *ret_field)
+{
+	if (rest->len == 0)
+		return 0;
+	size_t len = line_length(*rest);
+	ptrdiff_t colon = slice_find(slice_of(rest->ptr, len), ':');
+	if (len == 0 || colon <= 0 || !name_is_valid(slice_of(rest->ptr, (size_t)colon)))
+		return -EINVAL;
+	/* Continuation lines; one of white space alone looks like the end to some readers. */
+	while (len < rest->len && is_blank(rest->ptr[len])) {
+		struct slice next = slice_part(*rest, len, rest->len);
+		size_t more = line_length(next);
+		if (more == 0 || is_all_blank(slice_of(next.ptr, more)))
+			return -EINVAL;
+		len += more;
+	}
+	struct slice all = slice_of(rest->ptr, len);
+	if (has_controls(all))
+		return -EINVAL;
+	*ret_field = (struct header_field){
+	        .name = slice_of(all.ptr, (size_t)colon),
+	        .body = slice_of(all.ptr + colon + 1, len - (size_t)colon - 3),
+	        .all = all,
+	};
+	*rest = slice_part(*rest, len, rest->len);
+	return 1;
+}
+
+static bool is_named(const struct header_field *field, struct slice name)
+{
+	return slice_equal_nocase(field->name, name);
+}
+
+struct check {
+	bool smtputf8;
+	address_fn each;
+	void *arg;
+	struct header_facts facts;
+	unsigned from, sender;
+	bool utf8_address;
+	struct slice first_domain; /* of the field that is read */
+};
+
+static void on_mailbox(void *arg, const struct mailbox *mailbox)
+{
+	struct check *check = arg;
+
+	if (mailbox->is_utf8 && !check->smtputf8)
+		check->utf8_address = true;
+	if (check->first_domain.len == 0)
+		check->first_domain = mailbox->domain;
+	check->each(check->arg, mailbox);
+}
+
+static enum header_fault check_addresses(
+        struct check *check, const struct header_field *field, enum header_fault fault)
+{
+	check->first_domain = slice_of("", 0);
+	if (!slice_is_utf8(field->body) || address_list_parse(field->body, on_mailbox, check) < 1)
+		return fault;
+	return check->utf8_address ? HEADER_UTF8_ADDRESS : HEADER_FINE;
+}
+
+static enum header_fault check_field(struct check *check, const struct header_field *field)
+{
+	enum header_fault fault;
+
+	if (is_named(field, SLICE("From"))) {
+		if (check->from++ > 0)
+			return HEADER_FROM_BAD;
+		fault = check_addresses(check, field, HEADER_FROM_BAD);
+		check->facts.from_domain = check->first_domain;
+		return fault;
+	}
+	if (is_named(field, SLICE("Sender"))) {
+		if (check->sender++ > 0)
+			return HEADER_SENDER_BAD;
+		return check_addresses(check, field, HEADER_SENDER_BAD);
+	}
+	if (is_named(field, SLICE("Resent-From")) || is_named(field, SLICE("Resent-Sender")))
+		return check_addresses(check, field, HEADER_SENDER_BAD);
+	if (is_named(field, SLICE("Date")))
+		check->facts.has_date = true;
+	else if (is_named(field, SLICE("Message-ID")))
+		check->facts.has_message_id = true;
+	else if (is_named(field, SLICE("Bcc")))
+		check->facts.has_bcc = true;
+	else if (is_named(field, SLICE("Received")))
+		check->facts.received++;
+	return HEADER_FINE;
+}
+
+enum header_fault header_check(struct slice block, bool smtputf8, address_fn each, void *arg,
+        struct header_facts *ret_facts)
+{
+	struct check check = {.smtputf8 = smtputf8, .each = each, .arg = arg};
+	struct header_field field;
+	unsigned fields = 0;
+	int r;
+
+	if (block.len > HEADER_MAX)
+		return HEADER_TOO_BIG;
+	while ((r = header_next(&block, &field)) == 1) {
+		if (++fields > HEADER_FIELDS_MAX || field.all.len > HEADER_FIELD_MAX)
+			return HEADER_TOO_BIG;
+		enum header_fault fault = check_field(&check, &field);
+		if (fault != HEADER_FINE)
+			return fault;
+	}
+	if (r < 0)
+		return HEADER_MALFORMED;
+	if (check.from == 0)
+		return HEADER_FROM_BAD;
+	if (check.facts.received > HEADER_HOPS_MAX)
+		return HEADER_LOOP;
+	*ret_facts = check.facts;
+	return HEADER_FINE;
+}
+
+const char *header_fault_text(enum header_fault fault)
+{
+	switch (fault) {
+	case HEADER_FROM_BAD:
+		return "exactly one From field with proper addresses is needed";
+	case HEADER_SENDER_BAD:
+		return "the Sender or a Resent field is doubtful";
+	case HEADER_MALFORMED:
+		return "a line in it is no header field";
+	case HEADER_FINE:
+	case HEADER_TOO_BIG:
+	case HEADER_UTF8_ADDRESS:
+	case HEADER_LOOP:
+		break;
+	}
+	return "it cannot be read";
+}
+
+int header_fix(struct slice block, const struct header_additions *additions, struct buf *out)
+{
+	struct header_field field;
+
+	int r = buf_append_slice(out, additions->received);
+	if (r == 0 && additions->date != NULL)
+		r = buf_printf(out, "Date: %s\r\n", additions->date);
+	if (r == 0 && additions->message_id != NULL)
+		r = buf_printf(out, "Message-ID: %s\r\n", additions->message_id);
+	while (r == 0 && header_next(&block, &field) == 1) {
+		if (!is_named(&field, SLICE("Bcc")))
+			r = buf_append_slice(out, field.all);
+	}
+	return r == 0 ? buf_append(out, "\r\n", 2) : r;
+}

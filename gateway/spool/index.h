@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What `relay` knows of the queue in memory: entries by id, marks that were read
+ * before their message, and the segments with what still needs them. The loop's
+ * thread only (at the start: the only thread).
+ */
+#pragma once
+
+#include "gateway/base/map.h"
+#include "gateway/spool/spool.h"
+
+/* Marks of a message whose record has not been read yet. */
+struct early_marks {
+	struct message_id id;
+	struct settled settled;
+	bool has_deferral;
+	struct stored_deferral deferral;
+};
+
+/* A segment and how many unsettled messages stand in it. */
+struct segment_use {
+	bool in_out;
+	uint32_t number;
+	uint32_t live;
+	uint32_t newest_mark; /* of out/: the newest segment of in/ that a mark in it is about */
+	bool going;           /* is being unlinked */
+};
+
+struct spool_index {
+	struct map entries;     /* id → struct spool_entry */
+	struct map early_marks; /* id → struct early_marks */
+	struct segment_use *segments;
+	size_t segment_count, segment_cap;
+};
+
+void index_init(struct spool_index *index);
+void index_done(struct spool_index *index);
+
+/* Sets the bit; 1 if it was not set, 0 if it was, -ENOMEM. */
+int settled_set(struct settled *settled, uint32_t recipient) must_check;
+bool settled_has(const struct settled *settled, uint32_t recipient);
+
+/* The marks of that id, made if need be; NULL without memory. */
+struct early_marks *index_early_marks(
+        struct spool_index *index, const struct message_id *id) must_check;
+
+/*
+ * Takes an entry that was read, applying early marks. 1: it lives; 0: it is settled
+ * or known already, and has been freed; -ENOMEM.
+ */
+int index_add(struct spool_index *index, struct spool_entry *entry) must_check;
+
+/* Takes it out and frees it; its segment has one less to wait for. */
+void index_forget(struct spool_index *index, struct spool_entry *entry);
+
+void entry_free(struct spool_entry *entry);
+
+/* The segment, added if it is new; NULL without memory. */
+struct segment_use *index_segment(
+        struct spool_index *index, bool in_out, uint32_t number) must_check;
+void index_drop_segment(struct spool_index *index, bool in_out, uint32_t number);
+
+/* The lowest number of a folder's known segments, UINT32_MAX if there is none. */
+uint32_t index_oldest(const struct spool_index *index, bool in_out);

@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The writing end of a journal: one thread that collects what is ready, writes it
+ * with one pwritev, syncs it with one fdatasync, publishes the watermark and
+ * completes the batch. A segment in which a write or a sync failed is never
+ * touched again: the next batch begins a new one.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/base/compiler.h"
+#include "gateway/base/file.h"
+#include "gateway/base/slice.h"
+#include "gateway/base/why.h"
+#include "gateway/spool/format.h"
+#include "gateway/spool/watermark.h"
+
+struct journal;
+
+enum journal_level {
+	JOURNAL_WRITTEN, /* with the kernel: survives a kill, synced within 50 ms */
+	JOURNAL_SYNCED,  /* on stable storage */
+};
+
+/* A record to append; the submitter owns it again when `done` is called. */
+struct journal_entry {
+	struct journal_entry *next; /* private */
+	enum record_type type;
+	struct slice envelope, body;
+	enum journal_level level;
+	/*
+	 * On the writer's thread: 0, and where the record stands; else -errno and the
+	 * record counts as never written. (-EIO: nothing can be written for now.)
+	 */
+	void (*done)(struct journal_entry *entry, int result);
+	uint32_t segment;
+	uint64_t offset;
+};
+
+struct journal_settings {
+	const char *folder;
+	const struct file_ops *ops;
+	uint64_t segment_size;       /* a segment that is larger is followed by a new one */
+	mode_t mode;                 /* of segments */
+	struct watermark *watermark; /* published after each sync; NULL: none (out/) */
+	int wake_fd;                 /* eventfd poked after each batch, or -1 */
+	/* The end of the last valid segment, from recovery; 0: none. */
+	uint32_t previous;
+	uint64_t previous_end;
+	uint32_t highest; /* highest number in the folder, valid or not */
+};
+
+/* Opens a new segment and starts the thread. 0 or -errno with the reason. */
+int journal_open(const struct journal_settings *settings, struct journal **ret_journal,
+        struct why *why) must_check;
+
+/* Writes what is queued, syncs, ends the thread. */
+void journal_close(struct journal *journal);
+
+/* Any thread; never blocks for the disk. */
+void journal_append(struct journal *journal, struct journal_entry *entry);
+
+/* Whether the last two syncs failed; until a probe succeeds nothing should be accepted. */
+bool journal_is_failing(const struct journal *journal);
+
+/* Asks for a probe write if it is failing and none was made in the last second. Any thread. */
+void journal_probe(struct journal *journal);
+
+/* The first segment of this run, and the one that is written now. Any thread. */
+uint32_t journal_run(const struct journal *journal);
+uint32_t journal_segment(const struct journal *journal);

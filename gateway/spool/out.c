@@ -1,0 +1,625 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The writing side of out/: replay at the start, marks and bounces, removal of
+ * what nothing needs any more.
+ *
+ * A mark is appended at once and told back when it is written; one that could not
+ * be written is tried again every second until it is, because the message that it
+ * settles must not be sent again. All on the loop's thread; only the replay blocks.
+ */
+#include "gateway/spool/out.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define SEGMENT_SIZE  (64U << 20)
+#define RETRY_MARK_MS 1000
+#define PATHS_MAX     (1U << 20)
+
+/* A mark on its way; with a bounce, the bounce's record. */
+struct mark {
+	struct list link; /* in `retrying` */
+	struct spool_out *out;
+	struct spool_entry *entry; /* that it is about */
+	struct journal_entry record;
+	struct buf envelope, body;
+	struct post post;
+	spool_marked_fn on_marked;
+	void *arg;
+	int result;
+};
+
+/* ---- replay ---- */
+
+static void replay_result(void *arg, struct stored_result result)
+{
+	struct early_marks *marks = arg;
+
+	if (marks != NULL && result.recipient < RESULTS_MAX)
+		(void)!settled_set(&marks->settled, result.recipient);
+}
+
+static int replay_results(struct spool_out *out, struct slice octets)
+{
+	struct unpack unpack = unpack_start(octets);
+	struct message_id id;
+
+	unpack_raw(&unpack, id.bytes, ID_SIZE);
+	if (unpack.error != 0)
+		return -EBADMSG;
+	struct early_marks *marks = index_early_marks(&out->index, &id);
+	if (marks == NULL)
+		return -ENOMEM;
+	return results_unpack(octets, &id, replay_result, marks);
+}
+
+static int replay_deferral(struct spool_out *out, struct slice octets)
+{
+	struct stored_deferral deferral;
+
+	int r = deferral_unpack(octets, &deferral);
+	if (r < 0)
+		return r;
+	struct early_marks *marks = index_early_marks(&out->index, &deferral.id);
+	if (marks == NULL)
+		return -ENOMEM;
+	marks->has_deferral = true;
+	marks->deferral = deferral;
+	return 0;
+}
+
+static int replay_bounce(struct spool_out *out, const struct record_header *record,
+        struct slice octets, uint32_t segment)
+{
+	struct stored_message message;
+
+	int r = stored_message_unpack(octets, &message);
+	if (r == 0)
+		r = replay_results(out, message.settles);
+	struct spool_entry *entry =
+	        r == 0 ? entry_from_record(record, octets, segment, true) : NULL;
+	if (entry == NULL)
+		return r < 0 ? r : -ENOMEM;
+	list_append(&out->ready, &entry->link);
+	return 0;
+}
+
+static int replay_record(
+        struct spool_out *out, struct segment *segment, const struct record_header *record)
+{
+	struct buf *room = &out->follow.room;
+
+	int r = segment_read_envelope(segment, record, room);
+	if (r < 0)
+		return r;
+	switch (record->type) {
+	case RECORD_RESULT:
+		return replay_results(out, buf_slice(room));
+	case RECORD_DEFERRAL:
+		return replay_deferral(out, buf_slice(room));
+	case RECORD_DSN:
+		return replay_bounce(out, record, buf_slice(room), segment->header.number);
+	case RECORD_PROBE:
+	case RECORD_MESSAGE:
+		break;
+	}
+	return 0;
+}
+
+static void alarm_damage(struct spool_out *out, uint32_t number, uint64_t offset)
+{
+	char text[128];
+
+	snprintf(text, sizeof(text), "damaged octets at %llu in out/%08u.seg",
+	        (unsigned long long)offset, number);
+	out->settings.events->on_alarm(out->settings.arg, text);
+}
+
+/* Reads a whole segment of out/; *ret_end is where its records end. */
+static int replay_segment(struct spool_out *out, struct segment *segment, uint64_t *ret_end)
+{
+	struct record_header record;
+	uint64_t offset = 0;
+	int r;
+
+	while ((r = segment_next(segment, &offset, SEGMENT_NO_LIMIT, &record)) == SEGMENT_RECORD ||
+	        r == SEGMENT_DAMAGED) {
+		int read = r == SEGMENT_RECORD ? replay_record(out, segment, &record) : -EBADMSG;
+		if (read == -EBADMSG)
+			alarm_damage(out, segment->header.number, offset);
+		else if (read < 0)
+			return read;
+	}
+	*ret_end = offset;
+	return r < 0 ? r : 0;
+}
+
+/* Bounces that were read, through the index: some are settled already. */
+static int index_bounces(struct spool_out *out)
+{
+	struct list all;
+	struct list *link;
+
+	list_init(&all);
+	while ((link = list_pop(&out->ready)) != NULL)
+		list_append(&all, link);
+	while ((link = list_pop(&all)) != NULL) {
+		int r = index_add(&out->index, list_entry(link, struct spool_entry, link));
+		if (r < 0)
+			return r;
+		if (r == 1)
+			list_append(&out->ready, link);
+	}
+	return 0;
+}
+
+static int replay(struct spool_out *out, struct journal_settings *journal)
+{
+	_cleanup_(freep) uint32_t *numbers = NULL, *in_numbers = NULL;
+	size_t count, in_count = 0;
+	struct segment segment;
+	char path[SEGMENT_PATH];
+
+	int r = segment_list(out->out_folder, &numbers, &count);
+	/* What the marks read here are about is not known: at worst the newest of in/. */
+	if (r == 0 && segment_list(out->in_folder, &in_numbers, &in_count) < 0)
+		in_count = 0;
+	for (size_t i = 0; r == 0 && i < count; i++) {
+		journal->highest = numbers[i];
+		r = segment_open(out->settings.ops, out->out_folder, numbers[i], &segment);
+		if (r == -EBADMSG) {
+			(void)out->settings.ops->unlink(
+			        segment_path(out->out_folder, numbers[i], path));
+			r = 0;
+			continue;
+		}
+		if (r < 0)
+			return r;
+		r = replay_segment(out, &segment, &journal->previous_end);
+		journal->previous = numbers[i];
+		segment_close(&segment);
+		struct segment_use *use = index_segment(&out->index, true, numbers[i]);
+		if (use == NULL)
+			return -ENOMEM;
+		use->newest_mark = in_count > 0 ? in_numbers[in_count - 1] : 0;
+	}
+	return r == 0 ? index_bounces(out) : r;
+}
+
+/* ---- opening and closing ---- */
+
+static void retry_marks(void *arg);
+
+static int open_all(struct spool_out *out, struct why *why)
+{
+	struct journal_settings journal = {
+	        .folder = out->out_folder,
+	        .ops = out->settings.ops,
+	        .segment_size =
+	                out->settings.segment_size != 0 ? out->settings.segment_size : SEGMENT_SIZE,
+	        .mode = 0600,
+	        .wake_fd = -1,
+	};
+	bool fresh;
+
+	if (mkdir(out->out_folder, 0700) < 0 && errno != EEXIST)
+		return why_errno(why, errno, "cannot make %s", out->out_folder);
+	int r = watermark_lock(out->out_folder, &out->lock, &fresh, why);
+	if (r < 0)
+		return r;
+	r = replay(out, &journal);
+	if (r < 0)
+		return why_errno(why, r, "cannot read %s", out->out_folder);
+	return journal_open(&journal, &out->journal, why);
+}
+
+int spool_out_open(
+        const struct spool_out_settings *settings, struct spool_out **ret_out, struct why *why)
+{
+	struct spool_out *out = calloc(1, sizeof(*out));
+
+	if (out == NULL)
+		return -ENOMEM;
+	out->settings = *settings;
+	snprintf(out->in_folder, sizeof(out->in_folder), "%s/in", settings->path);
+	snprintf(out->out_folder, sizeof(out->out_folder), "%s/out", settings->path);
+	index_init(&out->index);
+	list_init(&out->ready);
+	list_init(&out->retrying);
+	timer_init(&out->retry, settings->loop, retry_marks, out);
+	buf_init(&out->cleanup.waiting, PATHS_MAX);
+	buf_init(&out->cleanup.paths, PATHS_MAX);
+	follow_init(out);
+	int r = open_all(out, why);
+	if (r < 0) {
+		spool_out_close(out);
+		return r;
+	}
+	*ret_out = out;
+	return 0;
+}
+
+void spool_out_close(struct spool_out *out)
+{
+	if (out == NULL)
+		return;
+	timer_stop(&out->retry);
+	journal_close(out->journal);
+	watermark_close(&out->lock);
+	follow_done(out);
+	index_done(&out->index);
+	buf_done(&out->cleanup.waiting);
+	buf_done(&out->cleanup.paths);
+	free(out);
+}
+
+struct spool_entry *spool_out_find(struct spool_out *out, const struct message_id *id)
+{
+	return map_get(&out->index.entries, slice_of(id->bytes, ID_SIZE));
+}
+
+struct spool_entry *spool_out_next(struct spool_out *out, size_t *position)
+{
+	return map_next(&out->index.entries, position);
+}
+
+size_t spool_out_count(const struct spool_out *out)
+{
+	return out->index.entries.count;
+}
+
+bool spool_out_is_busy(const struct spool_out *out)
+{
+	return out->marks_outstanding > 0 || out->follow.running || out->cleanup.running;
+}
+
+/* ---- marks ---- */
+
+static void mark_free(struct mark *mark)
+{
+	mark->out->marks_outstanding--;
+	buf_done(&mark->envelope);
+	buf_done(&mark->body);
+	free(mark);
+}
+
+/* The last mark of a settled message is written: nothing in memory needs it any more. */
+static void forget_if_settled(struct spool_out *out, struct spool_entry *entry)
+{
+	char path[SEGMENT_PATH];
+
+	if (entry->unsettled > 0 || entry->marks_pending > 0)
+		return;
+	if (entry->body_in_file) {
+		entry_body_path(out, entry, path);
+		cleanup_add_path(out, path);
+	}
+	index_forget(&out->index, entry);
+	cleanup_consider(out);
+}
+
+/* A bounce's record is safe: it is a message of its own now. */
+static void adopt_bounce(struct mark *mark)
+{
+	struct spool_out *out = mark->out;
+	const struct record_header record = {
+	        .type = RECORD_DSN,
+	        .offset = mark->record.offset,
+	};
+	struct spool_entry *entry =
+	        entry_from_record(&record, buf_slice(&mark->envelope), mark->record.segment, true);
+
+	/* Without memory it waits in its segment for the next start. */
+	if (entry != NULL && index_add(&out->index, entry) == 1)
+		out->settings.events->on_entry(out->settings.arg, entry);
+}
+
+static void mark_written(struct post *post)
+{
+	struct mark *mark = container_of(post, struct mark, post);
+	struct spool_out *out = mark->out;
+	spool_marked_fn on_marked = mark->on_marked;
+
+	if (mark->result == 0) {
+		struct segment_use *use = index_segment(&out->index, true, mark->record.segment);
+		if (use != NULL && !mark->entry->in_out && mark->entry->segment > use->newest_mark)
+			use->newest_mark = mark->entry->segment;
+		if (mark->record.type == RECORD_DSN)
+			adopt_bounce(mark);
+	}
+	mark->on_marked = NULL;
+	if (on_marked != NULL)
+		on_marked(mark->arg, mark->result);
+	if (mark->result < 0) {
+		list_append(&out->retrying, &mark->link);
+		if (!timer_is_running(&out->retry))
+			timer_start(&out->retry, RETRY_MARK_MS);
+		return;
+	}
+	struct spool_entry *entry = mark->entry;
+	entry->marks_pending--;
+	mark_free(mark);
+	forget_if_settled(out, entry);
+}
+
+/* On the journal's writer thread. */
+static void on_recorded(struct journal_entry *record, int result)
+{
+	struct mark *mark = container_of(record, struct mark, record);
+
+	mark->result = result;
+	mark->post.run = mark_written;
+	loop_post(mark->out->settings.loop, &mark->post);
+}
+
+static void retry_marks(void *arg)
+{
+	struct spool_out *out = arg;
+	struct list *link;
+
+	while ((link = list_pop(&out->retrying)) != NULL)
+		journal_append(out->journal, &list_entry(link, struct mark, link)->record);
+}
+
+static int mark_new(struct spool_out *out, struct spool_entry *entry, enum record_type type,
+        struct mark **ret_mark)
+{
+	struct mark *mark = calloc(1, sizeof(*mark));
+
+	if (mark == NULL)
+		return -ENOMEM;
+	mark->out = out;
+	mark->entry = entry;
+	mark->record.type = type;
+	mark->record.done = on_recorded;
+	buf_init(&mark->envelope, RECORD_ENVELOPE_MAX);
+	buf_init(&mark->body, RECORD_BODY_MAX);
+	out->marks_outstanding++;
+	*ret_mark = mark;
+	return 0;
+}
+
+static void mark_append(struct mark *mark, enum journal_level level)
+{
+	mark->record.level = level;
+	mark->record.envelope = buf_slice(&mark->envelope);
+	mark->record.body = buf_slice(&mark->body);
+	mark->entry->marks_pending++;
+	journal_append(mark->out->journal, &mark->record);
+}
+
+/* Settles in memory, so that nothing chooses these recipients again. */
+static int settle_entry(
+        struct spool_entry *entry, const struct stored_result *results, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		assert_bug(results[i].recipient < entry->recipients);
+		int r = settled_set(&entry->settled, results[i].recipient);
+		if (r < 0)
+			return r;
+		entry->unsettled -= (uint32_t)r;
+	}
+	return 0;
+}
+
+int spool_settle(struct spool_out *out, struct spool_entry *entry,
+        const struct stored_result *results, uint32_t count, spool_marked_fn on_marked, void *arg)
+{
+	struct mark *mark;
+
+	int r = mark_new(out, entry, RECORD_RESULT, &mark);
+	if (r < 0)
+		return r;
+	struct pack pack = pack_start(&mark->envelope);
+	results_pack(entry->id, results, count, &pack);
+	r = pack.error != 0 ? pack.error : settle_entry(entry, results, count);
+	if (r < 0) {
+		mark_free(mark);
+		return r;
+	}
+	mark->on_marked = on_marked;
+	mark->arg = arg;
+	mark_append(mark, JOURNAL_WRITTEN);
+	return 0;
+}
+
+void spool_defer(struct spool_out *out, struct spool_entry *entry)
+{
+	const struct stored_deferral deferral = {
+	        .id = entry->id,
+	        .attempt = entry->attempt,
+	        .next_us = entry->next_us,
+	        .age_ms = entry->age_ms,
+	};
+	struct mark *mark;
+
+	/* Losing it costs one early attempt after a restart. */
+	if (mark_new(out, entry, RECORD_DEFERRAL, &mark) < 0)
+		return;
+	struct pack pack = pack_start(&mark->envelope);
+	deferral_pack(&deferral, &pack);
+	if (pack.error < 0)
+		mark_free(mark);
+	else
+		mark_append(mark, JOURNAL_WRITTEN);
+}
+
+/* The id of a bounce follows from what it is about, so that writing it twice is writing it once. */
+static struct message_id bounce_id(
+        const struct spool_entry *entry, const struct stored_result *results, uint32_t count)
+{
+	struct {
+		uint8_t id[ID_SIZE];
+		char kind[2];
+		uint32_t lowest;
+	} about = {.kind = "f", .lowest = UINT32_MAX};
+	struct message_id id;
+
+	memcpy(about.id, entry->id.bytes, ID_SIZE);
+	for (uint32_t i = 0; i < count; i++)
+		about.lowest = MIN_OF(about.lowest, results[i].recipient);
+	XXH128_hash_t hash = XXH3_128bits(&about, sizeof(about));
+	memcpy(id.bytes, &hash.low64, 8);
+	memcpy(id.bytes + 8, &hash.high64, 2);
+	return id;
+}
+
+static int pack_bounce(struct mark *mark, const struct stored_result *results, uint32_t count,
+        const struct spool_dsn *dsn)
+{
+	struct buf settles;
+
+	buf_init(&settles, RECORD_ENVELOPE_MAX);
+	struct pack pack = pack_start(&settles);
+	results_pack(mark->entry->id, results, count, &pack);
+	const struct stored_message message = {
+	        .id = bounce_id(mark->entry, results, count),
+	        .account = dsn->account,
+	        .accepted_us = dsn->accepted_us,
+	        .recipients = 1,
+	        .body_size = dsn->body.len,
+	        .settles = buf_slice(&settles),
+	        .envelope = dsn->envelope,
+	        .header = dsn->header,
+	};
+	int r = pack.error;
+	pack = pack_start(&mark->envelope);
+	stored_message_pack(&message, &pack);
+	buf_done(&settles);
+	if (r == 0)
+		r = pack.error;
+	return r == 0 ? buf_append_slice(&mark->body, dsn->body) : r;
+}
+
+int spool_bounce(struct spool_out *out, struct spool_entry *entry,
+        const struct stored_result *results, uint32_t count, const struct spool_dsn *dsn,
+        spool_marked_fn on_marked, void *arg)
+{
+	struct mark *mark;
+
+	int r = mark_new(out, entry, RECORD_DSN, &mark);
+	if (r < 0)
+		return r;
+	r = pack_bounce(mark, results, count, dsn);
+	if (r == 0)
+		r = settle_entry(entry, results, count);
+	if (r < 0) {
+		mark_free(mark);
+		return r;
+	}
+	mark->on_marked = on_marked;
+	mark->arg = arg;
+	mark_append(mark, JOURNAL_SYNCED);
+	return 0;
+}
+
+/* ---- removal ---- */
+
+void cleanup_add_path(struct spool_out *out, const char *path)
+{
+	/* A full list is taken up again at the next start. */
+	(void)!buf_append(&out->cleanup.waiting, path, strlen(path) + 1);
+}
+
+static bool may_go(const struct spool_out *out, const struct segment_use *use)
+{
+	if (use->live > 0 || use->going)
+		return false;
+	if (!use->in_out)
+		return use->number < out->follow.number;
+	/*
+	 * A mark is needed as long as the record that it is about: oldest first covers
+	 * bounces, and what is known of in/ covers the rest.
+	 */
+	return use->number < journal_segment(out->journal) &&
+	       use->number == index_oldest(&out->index, true) && out->follow.caught_up &&
+	       index_oldest(&out->index, false) > use->newest_mark;
+}
+
+static void run_cleanup(struct job *job)
+{
+	struct cleanup *cleanup = container_of(job, struct cleanup, job);
+	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
+	struct slice paths = buf_slice(&cleanup->paths);
+
+	while (paths.len > 0) {
+		struct slice path = slice_until(&paths, '\0');
+		(void)out->settings.ops->unlink(path.ptr);
+	}
+	(void)out->settings.ops->sync_folder(out->in_folder);
+	(void)out->settings.ops->sync_folder(out->out_folder);
+}
+
+static void cleanup_finished(struct job *job)
+{
+	struct cleanup *cleanup = container_of(job, struct cleanup, job);
+	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
+
+	for (size_t i = out->index.segment_count; i > 0; i--) {
+		struct segment_use use = out->index.segments[i - 1];
+		if (use.going)
+			index_drop_segment(&out->index, use.in_out, use.number);
+	}
+	buf_done(&cleanup->paths);
+	cleanup->running = false;
+	cleanup_consider(out);
+}
+
+/* The marks are on the disk: now their messages may go. */
+static void cleanup_synced(struct post *post)
+{
+	struct cleanup *cleanup = container_of(post, struct cleanup, synced);
+	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
+
+	cleanup->job = (struct job){
+	        .loop = out->settings.loop, .run = run_cleanup, .done = cleanup_finished};
+	if (cleanup->result == 0 && jobs_submit(out->settings.jobs, &cleanup->job) == 0)
+		return;
+	/* Not now; whatever happens next will consider it again. */
+	for (size_t i = 0; i < out->index.segment_count; i++)
+		out->index.segments[i].going = false;
+	cleanup->running = false;
+}
+
+static void on_cleanup_synced(struct journal_entry *entry, int result)
+{
+	struct cleanup *cleanup = container_of(entry, struct cleanup, sync);
+
+	cleanup->result = result;
+	cleanup->synced.run = cleanup_synced;
+	loop_post(
+	        container_of(cleanup, struct spool_out, cleanup)->settings.loop, &cleanup->synced);
+}
+
+void cleanup_consider(struct spool_out *out)
+{
+	struct cleanup *cleanup = &out->cleanup;
+	char path[SEGMENT_PATH];
+
+	if (cleanup->running)
+		return;
+	for (size_t i = 0; i < out->index.segment_count; i++) {
+		struct segment_use *use = &out->index.segments[i];
+		if (!may_go(out, use))
+			continue;
+		use->going = true;
+		cleanup_add_path(out, segment_path(use->in_out ? out->out_folder : out->in_folder,
+		                              use->number, path));
+	}
+	if (buf_len(&cleanup->waiting) == 0)
+		return;
+	struct buf paths = cleanup->waiting;
+	cleanup->waiting = cleanup->paths;
+	cleanup->paths = paths;
+	cleanup->running = true;
+	cleanup->sync = (struct journal_entry){
+	        .type = RECORD_PROBE, .level = JOURNAL_SYNCED, .done = on_cleanup_synced};
+	journal_append(out->journal, &cleanup->sync);
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: ISC */
+/* Reading segments: listing them, going through their records, telling torn from damaged. */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "gateway/base/buf.h"
+#include "gateway/base/compiler.h"
+#include "gateway/base/file.h"
+#include "gateway/spool/format.h"
+
+#define SEGMENT_PATH 4160
+
+/* "FOLDER/00000001.seg"; returns `ret_path`. */
+const char *segment_path(const char *folder, uint32_t number, char ret_path[SEGMENT_PATH]);
+
+/* Numbers of all segment files, ascending; the caller frees. 0 or -errno. */
+int segment_list(const char *folder, uint32_t **ret_numbers, size_t *ret_count) must_check;
+
+struct segment {
+	const struct file_ops *ops;
+	int fd;
+	struct segment_header header;
+	uint64_t size; /* of the file when it was opened */
+};
+
+/* 0, -EBADMSG when its header does not check (it holds nothing), or -errno. */
+int segment_open(const struct file_ops *ops, const char *folder, uint32_t number,
+        struct segment *ret_segment) must_check;
+void segment_close(struct segment *segment);
+
+/* Looks at the size again, of a segment that is still written. */
+int segment_refresh(struct segment *segment) must_check;
+
+enum segment_found {
+	SEGMENT_RECORD,  /* a header that checks; *offset stands behind its record */
+	SEGMENT_DAMAGED, /* octets that were committed and do not check; *offset stands behind them
+	                  */
+	SEGMENT_END,     /* the limit, or the torn tail */
+};
+
+#define SEGMENT_NO_LIMIT UINT64_MAX
+
+/*
+ * The next record at *offset. `limit` is the end of the committed part where it is
+ * known: what stands before it and does not check is damage. Else the scan decides:
+ * damage if a later valid header was written with a committed offset beyond it.
+ * An enum segment_found, or -errno. Checks headers only.
+ */
+int segment_next(struct segment *segment, uint64_t *offset, uint64_t limit,
+        struct record_header *ret_record) must_check;
+
+/* Reads the envelope or body part and checks its sum: 0, -EBADMSG, -errno. */
+int segment_read_envelope(struct segment *segment, const struct record_header *record,
+        struct buf *ret_octets) must_check;
+int segment_read_body(struct segment *segment, const struct record_header *record,
+        struct buf *ret_octets) must_check;
+
+/* Where the records end: the offset at which segment_next() says SEGMENT_END. 0 or -errno. */
+int segment_find_end(struct segment *segment, uint64_t *ret_end) must_check;

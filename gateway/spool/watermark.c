@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: ISC */
+/* The lock file of a journal; see watermark.h. */
+#include "gateway/spool/watermark.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gateway/base/clock.h"
+
+#define LOCK_WAIT_MS 15000
+#define LOCK_TRY_MS  50
+#define BOOT_ID_SIZE 40
+
+struct watermark_file {
+	char boot_id[BOOT_ID_SIZE];
+	_Atomic uint32_t run;
+	_Atomic uint64_t position; /* segment << 32 | offset */
+};
+
+static void read_boot_id(char ret_id[BOOT_ID_SIZE])
+{
+	_cleanup_(closep) int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+
+	memset(ret_id, 0, BOOT_ID_SIZE);
+	/* Without /proc every start is like one after a power cut: slower, and safe. */
+	if (fd < 0 || read(fd, ret_id, 36) != 36)
+		snprintf(ret_id, BOOT_ID_SIZE, "unknown-%d", getpid());
+}
+
+static int map_file(struct watermark *watermark, int protection)
+{
+	void *mapped =
+	        mmap(NULL, sizeof(struct watermark_file), protection, MAP_SHARED, watermark->fd, 0);
+
+	if (mapped == MAP_FAILED)
+		return -errno;
+	watermark->file = mapped;
+	return 0;
+}
+
+static int lock_patiently(int fd)
+{
+	uint64_t give_up = clock_mono_ms() + LOCK_WAIT_MS;
+
+	while (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+		if (errno != EWOULDBLOCK && errno != EINTR)
+			return -errno;
+		if (clock_mono_ms() > give_up)
+			return -EBUSY;
+		nanosleep(&(struct timespec){.tv_nsec = LOCK_TRY_MS * 1000000L}, NULL);
+	}
+	return 0;
+}
+
+int watermark_lock(
+        const char *folder, struct watermark *ret_watermark, bool *ret_fresh, struct why *why)
+{
+	char path[4160];
+	struct watermark watermark = {0};
+
+	snprintf(path, sizeof(path), "%s/lock", folder);
+	watermark.fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0640);
+	if (watermark.fd < 0)
+		return why_errno(why, errno, "cannot open %s", path);
+	int r = lock_patiently(watermark.fd);
+	off_t size = lseek(watermark.fd, 0, SEEK_END);
+	if (r == 0 && size < (off_t)sizeof(struct watermark_file) &&
+	        ftruncate(watermark.fd, sizeof(struct watermark_file)) < 0)
+		r = -errno;
+	if (r == 0)
+		r = map_file(&watermark, PROT_READ | PROT_WRITE);
+	if (r < 0) {
+		close(watermark.fd);
+		return why_errno(why, r,
+		        r == -EBUSY ? "%s is locked by another process" : "cannot lock %s", path);
+	}
+	*ret_fresh = size < (off_t)sizeof(struct watermark_file);
+	*ret_watermark = watermark;
+	return 0;
+}
+
+int watermark_open(const char *folder, struct watermark *ret_watermark)
+{
+	char path[4160];
+	struct watermark watermark = {0};
+
+	snprintf(path, sizeof(path), "%s/lock", folder);
+	watermark.fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (watermark.fd < 0)
+		return -errno;
+	int r = lseek(watermark.fd, 0, SEEK_END) < (off_t)sizeof(struct watermark_file) ? -ENOENT
+	                                                                                : 0;
+	if (r == 0)
+		r = map_file(&watermark, PROT_READ);
+	if (r < 0) {
+		close(watermark.fd);
+		return r;
+	}
+	*ret_watermark = watermark;
+	return 0;
+}
+
+void watermark_close(struct watermark *watermark)
+{
+	if (watermark->file == NULL)
+		return;
+	munmap(watermark->file, sizeof(*watermark->file));
+	close(watermark->fd);
+	watermark->file = NULL;
+}
+
+bool watermark_is_of_this_boot(const struct watermark *watermark)
+{
+	char boot_id[BOOT_ID_SIZE];
+
+	read_boot_id(boot_id);
+	return memcmp(watermark->file->boot_id, boot_id, BOOT_ID_SIZE) == 0;
+}
+
+void watermark_publish(struct watermark *watermark, uint32_t segment, uint64_t offset)
+{
+	assert_bug(offset <= UINT32_MAX);
+	atomic_store_explicit(
+	        &watermark->file->position, (uint64_t)segment << 32 | offset, memory_order_release);
+}
+
+void watermark_start(struct watermark *watermark, uint32_t run, uint64_t offset)
+{
+	/*
+	 * The position goes first: a reader that sees this boot's id must never find
+	 * an old position beside it.
+	 */
+	watermark_publish(watermark, run, offset);
+	atomic_store_explicit(&watermark->file->run, run, memory_order_release);
+	read_boot_id(watermark->file->boot_id);
+}
+
+void watermark_read(const struct watermark *watermark, uint32_t *ret_segment, uint64_t *ret_offset)
+{
+	uint64_t position = atomic_load_explicit(&watermark->file->position, memory_order_acquire);
+
+	*ret_segment = (uint32_t)(position >> 32);
+	*ret_offset = position & UINT32_MAX;
+}
+
+uint32_t watermark_run(const struct watermark *watermark)
+{
+	return atomic_load_explicit(&watermark->file->run, memory_order_acquire);
+}
