@@ -1,0 +1,365 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * libpq behind deadlines; see db.h. Non-blocking calls and poll(), because a hung
+ * server must cost seconds and not the thread.
+ */
+#include "db/db.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/random.h"
+
+#define DEADLINE_MS       3000
+#define BACK_OFF_FIRST_MS 100
+#define BACK_OFF_MAX_MS   5000
+#define OPTIONS_MAX       64
+
+struct db {
+	PQconninfoOption *options;
+	char *user, *password;
+	unsigned deadline_ms;
+	PGconn *conn;
+	uint64_t retry_at_ms; /* not before */
+	uint64_t back_off_ms;
+	bool listening;
+};
+
+int db_new(const struct db_settings *settings, struct db **ret_db, struct why *why)
+{
+	struct db *db = calloc(1, sizeof(*db));
+	char *error = NULL;
+
+	if (db == NULL)
+		return -ENOMEM;
+	db->deadline_ms = settings->deadline_ms != 0 ? settings->deadline_ms : DEADLINE_MS;
+	db->options = PQconninfoParse(settings->conninfo, &error);
+	if (settings->user != NULL)
+		db->user = strdup(settings->user);
+	if (settings->password != NULL && *settings->password != '\0')
+		db->password = strdup(settings->password);
+	if (db->options == NULL || (settings->user != NULL && db->user == NULL)) {
+		why_set(why, "database: %s", error != NULL ? error : "out of memory");
+		PQfreemem(error);
+		db_free(db);
+		return -EINVAL;
+	}
+	*ret_db = db;
+	return 0;
+}
+
+static void drop(struct db *db)
+{
+	PQfinish(db->conn);
+	db->conn = NULL;
+	db->listening = false;
+}
+
+void db_free(struct db *db)
+{
+	if (db == NULL)
+		return;
+	drop(db);
+	PQconninfoFree(db->options);
+	if (db->password != NULL)
+		explicit_bzero(db->password, strlen(db->password));
+	free(db->password);
+	free(db->user);
+	free(db);
+}
+
+bool db_is_there(const struct db *db)
+{
+	return db->conn != NULL;
+}
+
+/* Waits for the socket: 0, or -ETIMEDOUT after the deadline. */
+static int wait_socket(const struct db *db, short events, uint64_t deadline)
+{
+	struct pollfd fd = {.fd = PQsocket(db->conn), .events = events};
+
+	for (;;) {
+		uint64_t now = clock_mono_ms();
+		int r = poll(&fd, 1, now >= deadline ? 0 : (int)(deadline - now));
+		if (r > 0)
+			return 0;
+		if (r == 0)
+			return -ETIMEDOUT;
+		if (errno != EINTR)
+			return -errno;
+	}
+}
+
+static void add_option(
+        const char **keys, const char **values, size_t *count, const char *key, const char *value)
+{
+	if (value == NULL || *count + 1 >= OPTIONS_MAX)
+		return;
+	keys[*count] = key;
+	values[(*count)++] = value;
+}
+
+static PGconn *start_connect(const struct db *db)
+{
+	const char *keys[OPTIONS_MAX] = {NULL}, *values[OPTIONS_MAX] = {NULL};
+	size_t count = 0;
+
+	/* Ours first: of two values of a key the last one counts. */
+	add_option(keys, values, &count, "application_name", "postern");
+	add_option(keys, values, &count, "target_session_attrs", "read-write");
+	for (PQconninfoOption *o = db->options; o->keyword != NULL; o++)
+		add_option(keys, values, &count, o->keyword, o->val);
+	add_option(keys, values, &count, "user", db->user);
+	add_option(keys, values, &count, "password", db->password);
+	add_option(keys, values, &count, "client_encoding", "UTF8");
+	return PQconnectStartParams(keys, values, 0);
+}
+
+static int finish_connect(struct db *db, uint64_t deadline)
+{
+	PostgresPollingStatusType state = PGRES_POLLING_WRITING;
+
+	while (state != PGRES_POLLING_OK) {
+		if (state == PGRES_POLLING_FAILED || PQstatus(db->conn) == CONNECTION_BAD)
+			return -ENOTCONN;
+		int r = wait_socket(
+		        db, state == PGRES_POLLING_READING ? POLLIN : POLLOUT, deadline);
+		if (r < 0)
+			return r;
+		state = PQconnectPoll(db->conn);
+	}
+	return PQsetnonblocking(db->conn, 1) == 0 ? 0 : -ENOTCONN;
+}
+
+/* After a failure: let it rest, longer each time, with jitter so that threads spread. */
+static void back_off(struct db *db)
+{
+	drop(db);
+	db->back_off_ms = db->back_off_ms == 0
+	                          ? BACK_OFF_FIRST_MS
+	                          : MIN_OF(db->back_off_ms * 2, (uint64_t)BACK_OFF_MAX_MS);
+	db->retry_at_ms =
+	        clock_mono_ms() + db->back_off_ms / 2 + random_below(db->back_off_ms / 2 + 1);
+}
+
+static int ensure_connected(struct db *db, struct why *why)
+{
+	uint64_t now = clock_mono_ms();
+
+	if (db->conn != NULL && PQstatus(db->conn) == CONNECTION_OK)
+		return 0;
+	if (now < db->retry_at_ms) {
+		why_set(why, "the database is away");
+		return -ENOTCONN;
+	}
+	drop(db);
+	db->conn = start_connect(db);
+	if (db->conn == NULL)
+		return -ENOMEM;
+	int r = finish_connect(db, now + db->deadline_ms);
+	if (r < 0) {
+		why_set(why, "%s",
+		        r == -ETIMEDOUT ? "the database does not answer"
+		                        : PQerrorMessage(db->conn));
+		back_off(db);
+		return r;
+	}
+	db->back_off_ms = 0;
+	return 0;
+}
+
+/* Waits for all results of what was sent; keeps the last one. */
+static int collect(struct db *db, uint64_t deadline, PGresult **ret_result)
+{
+	PGresult *last = NULL, *result;
+	int pending, r = 0;
+
+	while (r == 0 && (pending = PQflush(db->conn)) != 0) {
+		if (pending < 0)
+			r = -ENOTCONN;
+		else
+			r = wait_socket(db, POLLIN | POLLOUT, deadline);
+		if (r == 0 && PQconsumeInput(db->conn) == 0)
+			r = -ENOTCONN;
+	}
+	while (r == 0) {
+		while (r == 0 && PQisBusy(db->conn)) {
+			r = wait_socket(db, POLLIN, deadline);
+			if (r == 0 && PQconsumeInput(db->conn) == 0)
+				r = -ENOTCONN;
+		}
+		if (r < 0 || (result = PQgetResult(db->conn)) == NULL)
+			break;
+		/* The first error is the one to tell. */
+		if (last != NULL && PQresultStatus(last) == PGRES_FATAL_ERROR) {
+			PQclear(result);
+			continue;
+		}
+		PQclear(last);
+		last = result;
+	}
+	if (r == 0 && last == NULL)
+		r = -ENOTCONN;
+	if (r < 0) {
+		PQclear(last);
+		return r;
+	}
+	*ret_result = last;
+	return 0;
+}
+
+/* Judges a result: 0 keeps it, anything else has cleared it. */
+static int judge(struct db *db, PGresult *result, struct why *why)
+{
+	ExecStatusType status = PQresultStatus(result);
+	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
+
+	if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK)
+		return 0;
+	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
+	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	why_set(why, "%s%s%s", primary != NULL ? primary : PQresultErrorMessage(result),
+	        hint != NULL ? "; " : "", hint != NULL ? hint : "");
+	/* Class 57: shut down or cancelled; 08: the connection; 53: out of resources. */
+	bool away = state == NULL || strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0 ||
+	            strncmp(state, "53", 2) == 0 || PQstatus(db->conn) != CONNECTION_OK;
+	PQclear(result);
+	if (away)
+		back_off(db);
+	return away ? -ENOTCONN : -EPROTO;
+}
+
+static int exec_once(struct db *db, const char *sql, unsigned param_count,
+        const char *const params[], PGresult **ret_result, struct why *why)
+{
+	PGresult *result;
+
+	int r = ensure_connected(db, why);
+	if (r < 0)
+		return r;
+	if (PQsendQueryParams(db->conn, sql, (int)param_count, NULL, params, NULL, NULL, 0) == 0)
+		r = -ENOTCONN;
+	else
+		r = collect(db, clock_mono_ms() + db->deadline_ms, &result);
+	if (r < 0) {
+		why_set(why, "the database %s",
+		        r == -ETIMEDOUT ? "did not answer in time" : "closed the connection");
+		back_off(db);
+		return r;
+	}
+	r = judge(db, result, why);
+	if (r == 0)
+		*ret_result = result;
+	return r;
+}
+
+int db_exec(struct db *db, const char *sql, unsigned param_count, const char *const params[],
+        PGresult **ret_result, struct why *why)
+{
+	bool was_connected = db->conn != NULL;
+
+	assert_bug(param_count <= DB_PARAMS_MAX);
+	int r = exec_once(db, sql, param_count, params, ret_result, why);
+	/* A server that was restarted meanwhile shows only now: one fresh try. */
+	if (r == -ENOTCONN && was_connected) {
+		db->retry_at_ms = 0;
+		r = exec_once(db, sql, param_count, params, ret_result, why);
+	}
+	return r;
+}
+
+int db_run_script(struct db *db, const char *sql, struct why *why)
+{
+	PGresult *result;
+
+	int r = ensure_connected(db, why);
+	if (r < 0)
+		return r;
+	if (PQsendQuery(db->conn, sql) == 0)
+		return why_errno(why, ENOTCONN, "%s", PQerrorMessage(db->conn));
+	r = collect(db, UINT64_MAX / 2, &result);
+	if (r < 0)
+		return why_errno(why, r, "the database closed the connection");
+	r = judge(db, result, why);
+	if (r == 0)
+		PQclear(result);
+	return r;
+}
+
+int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, struct buf *ret_payload,
+        bool *ret_anew)
+{
+	uint64_t deadline = clock_mono_ms() + timeout_ms;
+	PGnotify *notice;
+	PGresult *result;
+	char sql[128];
+	int r = 0;
+
+	*ret_anew = false;
+	if (!db->listening || db->conn == NULL) {
+		snprintf(sql, sizeof(sql), "LISTEN %s", channel);
+		r = db_exec(db, sql, 0, NULL, &result, NULL);
+		if (r < 0)
+			return -ENOTCONN;
+		PQclear(result);
+		db->listening = true;
+		*ret_anew = true;
+		return 0;
+	}
+	while ((notice = PQnotifies(db->conn)) == NULL) {
+		r = wait_socket(db, POLLIN, deadline);
+		if (r == -ETIMEDOUT)
+			return 0;
+		if (r < 0 || PQconsumeInput(db->conn) == 0) {
+			back_off(db);
+			return -ENOTCONN;
+		}
+	}
+	buf_clear(ret_payload);
+	r = buf_append_str(ret_payload, notice->extra);
+	PQfreemem(notice);
+	return r < 0 ? r : 1;
+}
+
+struct slice db_text(const PGresult *result, int row, int column)
+{
+	return slice_of(PQgetvalue(result, row, column), (size_t)PQgetlength(result, row, column));
+}
+
+int64_t db_int(const PGresult *result, int row, int column)
+{
+	const char *text = PQgetvalue(result, row, column);
+
+	return strtoll(text, NULL, 10);
+}
+
+int db_each_element(struct slice array, void (*each)(void *arg, struct slice element), void *arg)
+{
+	struct buf element;
+	int r = 0;
+
+	if (array.len == 0)
+		return 0;
+	if (array.len < 2 || array.ptr[0] != '{' || array.ptr[array.len - 1] != '}')
+		return -EBADMSG;
+	array = slice_of(array.ptr + 1, array.len - 2);
+	buf_init(&element, 65536);
+	for (size_t at = 0; r == 0 && at < array.len; at++) {
+		bool quoted = array.ptr[at] == '"';
+		at += quoted;
+		while (r == 0 && at < array.len && array.ptr[at] != (quoted ? '"' : ',')) {
+			at += array.ptr[at] == '\\' && at + 1 < array.len;
+			r = buf_append(&element, array.ptr + at++, 1);
+		}
+		if (r == 0)
+			each(arg, buf_slice(&element));
+		buf_clear(&element);
+		at += quoted;
+	}
+	buf_done(&element);
+	return r;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * A connection to PostgreSQL for one thread: deadlines on everything, reconnection
+ * by itself, no waiting while the server is known to be away. Values only ever
+ * travel as parameters.
+ */
+#pragma once
+
+#include <libpq-fe.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/base/buf.h"
+#include "gateway/base/compiler.h"
+#include "gateway/base/slice.h"
+#include "gateway/base/why.h"
+
+struct db;
+
+struct db_settings {
+	const char *conninfo; /* of the configuration */
+	const char *user;     /* overrides conninfo and environment; NULL: as the caller's psql */
+	const char *password; /* NULL or "": none */
+	unsigned deadline_ms; /* of connecting, and of each statement; 0: 3 s */
+};
+
+/* Does not connect yet. 0, -EINVAL for a malformed conninfo with the reason, -ENOMEM. */
+int db_new(const struct db_settings *settings, struct db **ret_db, struct why *why) must_check;
+void db_free(struct db *db);
+
+#define DB_PARAMS_MAX 8
+
+/*
+ * Runs a statement with text parameters (NULL for SQL null), connecting first if
+ * need be. 0 and a result that the caller clears (PQclear); -ENOTCONN or -ETIMEDOUT
+ * when the database is away (at once while it was away a moment ago); -EPROTO when
+ * it refused the statement, with its words.
+ */
+int db_exec(struct db *db, const char *sql, unsigned param_count, const char *const params[],
+        PGresult **ret_result, struct why *why) must_check;
+
+/* As db_exec for several statements without parameters, without a deadline: migrations. */
+int db_run_script(struct db *db, const char *sql, struct why *why) must_check;
+
+/*
+ * Waits for a notice on the channel, up to `timeout_ms`. 1 with its payload, 0 when
+ * the time is over, -ENOTCONN (wait and call again). After a reconnection LISTEN is
+ * sent first and *ret_anew is set: what changed meanwhile is unknown.
+ */
+int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, struct buf *ret_payload,
+        bool *ret_anew) must_check;
+
+/* Whether the last call found the server. */
+bool db_is_there(const struct db *db);
+
+/* Column values of a result; empty or 0 for SQL null. */
+struct slice db_text(const PGresult *result, int row, int column);
+int64_t db_int(const PGresult *result, int row, int column);
+
+/* Splits a one-dimensional array of texts ("{a,\"b c\"}"); `each` gets every element. */
+int db_each_element(
+        struct slice array, void (*each)(void *arg, struct slice element), void *arg) must_check;

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: ISC */
+/* Applying migrations; see migrate.h. */
+#include "db/migrate.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
+
+#define LOCK_KEY "5773619" /* any number that nobody else uses for pg_advisory_lock */
+
+static void checksum_of(const struct migration *migration, char ret_text[24])
+{
+	snprintf(ret_text, 24, "%016llx",
+	        (unsigned long long)XXH3_64bits(migration->sql, strlen(migration->sql)));
+}
+
+static int prepare(struct db *db, struct why *why)
+{
+	return db_run_script(db,
+	        "set client_min_messages = warning;"
+	        "select pg_advisory_lock(" LOCK_KEY ");"
+	        "create schema if not exists postern;"
+	        "create table if not exists postern.migration ("
+	        " number integer primary key, name text not null, checksum text not null,"
+	        " applied_at timestamptz not null default now());"
+	        "comment on table postern.migration is 'Migrations that were applied to this "
+	        "schema.';"
+	        "comment on column postern.migration.number is 'Order.';"
+	        "comment on column postern.migration.name is 'Name.';"
+	        "comment on column postern.migration.checksum is 'Of its text.';"
+	        "comment on column postern.migration.applied_at is 'When.';",
+	        why);
+}
+
+/* Compares what was applied with what this program has; *ret_applied is the highest. */
+static int compare(struct db *db, unsigned *ret_applied, struct why *why)
+{
+	PGresult *result;
+	int r = db_exec(db, "select number, checksum from postern.migration order by number", 0,
+	        NULL, &result, why);
+
+	if (r < 0)
+		return r;
+	*ret_applied = 0;
+	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
+		char checksum[24];
+		unsigned number = (unsigned)db_int(result, row, 0);
+		if (number == 0 || number > migration_count) {
+			why_set(why,
+			        "the database has migration %u, this program knows %u; use the "
+			        "newer "
+			        "program",
+			        number, migration_count);
+			r = -EPROTO;
+			break;
+		}
+		checksum_of(&migrations[number - 1], checksum);
+		if (!slice_equal(db_text(result, row, 1), slice_str(checksum))) {
+			why_set(why, "migration %u of the database is not the one of this program",
+			        number);
+			r = -EPROTO;
+		}
+		*ret_applied = number;
+	}
+	PQclear(result);
+	return r;
+}
+
+static int apply(struct db *db, const struct migration *migration, struct why *why)
+{
+	char checksum[24], number[12];
+	PGresult *result;
+
+	int r = db_run_script(db, "begin", why);
+	if (r == 0)
+		r = db_run_script(db, migration->sql, why);
+	if (r == 0) {
+		checksum_of(migration, checksum);
+		snprintf(number, sizeof(number), "%u", migration->number);
+		const char *const params[] = {number, migration->name, checksum};
+		r = db_exec(db,
+		        "insert into postern.migration (number, name, checksum) values ($1, $2, "
+		        "$3)",
+		        3, params, &result, why);
+		if (r == 0)
+			PQclear(result);
+	}
+	if (r == 0)
+		return db_run_script(db, "commit", why);
+	(void)!db_run_script(db, "rollback", NULL);
+	return r;
+}
+
+int migrate(struct db *db, migrate_report_fn report, void *arg, struct why *why)
+{
+	unsigned applied;
+
+	int r = prepare(db, why);
+	if (r == 0)
+		r = compare(db, &applied, why);
+	for (unsigned i = r == 0 ? applied : migration_count; r == 0 && i < migration_count; i++) {
+		r = apply(db, &migrations[i], why);
+		if (r == 0)
+			report(arg, &migrations[i]);
+	}
+	(void)!db_run_script(db, "select pg_advisory_unlock(" LOCK_KEY ")", NULL);
+	return r;
+}
+
+int migrate_status(struct db *db, struct migration_status *ret_status, struct why *why)
+{
+	PGresult *result;
+	unsigned applied = 0;
+
+	int r = db_exec(
+	        db, "select to_regclass('postern.migration') is not null", 0, NULL, &result, why);
+	if (r < 0)
+		return r;
+	bool exists = slice_equal(db_text(result, 0, 0), SLICE("t"));
+	PQclear(result);
+	if (exists)
+		r = compare(db, &applied, why);
+	if (r == 0)
+		ret_status->applied = applied;
+	return r;
+}

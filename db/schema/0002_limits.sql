@@ -1,0 +1,316 @@
+-- SPDX-License-Identifier: ISC
+-- Rate limits: a sliding window in 12 slots, so that never more than the amount passes in any
+-- stretch of the interval, and what was used comes back after at most 13/12 of it.
+
+set role postern_owner;
+
+create table postern.rate_limit (
+    id bigint generated always as identity primary key,
+    plan text references postern.plan on delete cascade on update cascade,
+    account bigint references postern.account on delete cascade,
+    measure text not null check (measure in ('messages', 'recipients', 'bytes')),
+    per interval not null check (per >= interval '12 seconds' and per <= interval '366 days'
+        and extract(month from per) = 0 and extract(year from per) = 0),
+    amount bigint not null check (amount >= 0),
+    check ((plan is null) <> (account is null)),
+    unique nulls not distinct (plan, account, measure, per)
+);
+comment on table postern.rate_limit is 'How much of a measure may pass in any stretch of an interval.';
+comment on column postern.rate_limit.id is 'Number of the limit.';
+comment on column postern.rate_limit.plan is 'Plan that it is for, or';
+comment on column postern.rate_limit.account is 'account that it is for; it replaces the plan''s limit of the same measure and interval.';
+comment on column postern.rate_limit.measure is 'messages, recipients or bytes.';
+comment on column postern.rate_limit.per is 'The interval, without months.';
+comment on column postern.rate_limit.amount is 'How much may pass.';
+
+-- One row an account. The arrays run side by side, one element a window; `counts` has 13
+-- counters for each: the one of slot s stands at place s mod 13.
+create table postern.rate_state (
+    account bigint primary key references postern.account on delete cascade,
+    last_us bigint not null,
+    measures text[] not null default '{}',
+    pers_us bigint[] not null default '{}',
+    slots bigint[] not null default '{}',
+    counts bigint[] not null default '{}'
+) with (fillfactor = 50);
+comment on table postern.rate_state is 'What accounts have used; kept by admit() and settle().';
+comment on column postern.rate_state.account is 'Whose use it is.';
+comment on column postern.rate_state.last_us is 'Time of the last charge, microseconds since 1970.';
+comment on column postern.rate_state.measures is 'Measure of each window.';
+comment on column postern.rate_state.pers_us is 'Interval of each window, microseconds.';
+comment on column postern.rate_state.slots is 'Slot of each window in which the last charge fell.';
+comment on column postern.rate_state.counts is '13 counters for each window.';
+
+create function postern.now_us() returns bigint
+language sql volatile set search_path = postern, pg_temp as $$
+    select (extract(epoch from clock_timestamp()) * 1000000)::bigint;
+$$;
+comment on function postern.now_us is 'The clock of the windows, microseconds since 1970.';
+
+create function postern.us_of(per interval) returns bigint
+language sql immutable set search_path = postern, pg_temp as $$
+    select (extract(epoch from per) * 1000000)::bigint;
+$$;
+comment on function postern.us_of is 'An interval in microseconds.';
+
+create function postern.per_text(per_us bigint) returns text
+language sql immutable set search_path = postern, pg_temp as $$
+    select case per_us
+        when 60000000 then 'minute' when 3600000000 then 'hour' when 86400000000 then 'day'
+        when 604800000000 then 'week'
+        else case
+            when per_us % 86400000000 = 0 then per_us / 86400000000 || ' days'
+            when per_us % 3600000000 = 0 then per_us / 3600000000 || ' hours'
+            when per_us % 60000000 = 0 then per_us / 60000000 || ' minutes'
+            else per_us / 1000000 || ' seconds'
+        end
+    end;
+$$;
+comment on function postern.per_text is 'An interval as refusals name it: hour, 15 minutes.';
+
+create function postern.limits_of(p_account bigint)
+returns table (measure text, per_us bigint, amount bigint)
+language sql stable security definer set search_path = postern, pg_temp as $$
+    select l.measure, postern.us_of(l.per), l.amount from postern.rate_limit l where l.account = p_account
+    union all
+    select l.measure, postern.us_of(l.per), l.amount from postern.rate_limit l
+        join postern.account a on a.plan = l.plan
+        where a.id = p_account and not exists (select from postern.rate_limit o
+            where o.account = p_account and o.measure = l.measure and o.per = l.per);
+$$;
+comment on function postern.limits_of is 'The limits in force for an account.';
+
+-- The state brought to time t for these limits: new windows empty, slots gone by cleared.
+create function postern.rate_state_at(s postern.rate_state, t bigint, measures text[], pers bigint[]) returns postern.rate_state
+language plpgsql immutable set search_path = postern, pg_temp as $$
+declare
+    r postern.rate_state;
+    old integer;
+    slot bigint;
+    shift bigint;
+    empty constant bigint[] := array[0,0,0,0,0,0,0,0,0,0,0,0,0]::bigint[];
+    window_counts bigint[];
+begin
+    r.account := s.account;
+    r.last_us := t;
+    r.measures := measures;
+    r.pers_us := pers;
+    r.slots := '{}';
+    r.counts := '{}';
+    for i in 1 .. coalesce(array_length(measures, 1), 0) loop
+        slot := 12 * t / pers[i];
+        window_counts := empty;
+        old := null;
+        for k in 1 .. coalesce(array_length(s.measures, 1), 0) loop
+            if s.measures[k] = measures[i] and s.pers_us[k] = pers[i] then
+                old := k;
+            end if;
+        end loop;
+        if old is not null then
+            -- More than a slot ahead: the clock was set back. The counters keep their ages.
+            shift := case when s.slots[old] > slot + 1 then slot - s.slots[old] else 0 end;
+            for q in greatest(s.slots[old] - 12, 0) .. s.slots[old] loop
+                if q + shift > slot - 13 then
+                    window_counts[(((q + shift) % 13 + 13) % 13)::integer + 1] := s.counts[(old - 1) * 13 + (q % 13)::integer + 1];
+                end if;
+            end loop;
+            slot := greatest(slot, s.slots[old] + shift);
+        end if;
+        r.slots := r.slots || slot;
+        r.counts := r.counts || window_counts;
+    end loop;
+    return r;
+end
+$$;
+comment on function postern.rate_state_at is 'A rate state brought to a time.';
+
+create function postern.admit(p_accounts bigint[], p_messages integer[], p_recipients integer[], p_bytes bigint[])
+returns table (ord integer, verdict text, charged_at bigint, state_reason text, measure text, per_text text,
+    used bigint, amount bigint, next_at timestamptz)
+language plpgsql security definer set search_path = postern, pg_temp as $$
+declare
+    e record;
+    a record;
+    s postern.rate_state;
+    l record;
+    charge bigint;
+    w bigint[];
+    sum_now bigint;
+    q bigint;
+    t bigint;
+    amounts bigint[];
+    all_measures text[];
+    all_pers bigint[];
+begin
+    -- A database crash may forget the last second's charges; ALTER FUNCTION ... SET has no effect at commit.
+    perform set_config('synchronous_commit', 'off', true);
+    -- In order of account: parallel batches never wait for each other in a circle.
+    for e in select x.account, x.messages, x.recipients, x.bytes, x.n
+            from unnest(p_accounts, p_messages, p_recipients, p_bytes) with ordinality as x(account, messages, recipients, bytes, n)
+            order by x.account, x.n loop
+        ord := e.n;
+        verdict := 'ok'; charged_at := 0; state_reason := null; measure := null; per_text := null; used := null; amount := null; next_at := null;
+        select acc.state, acc.state_reason into a from postern.account acc where acc.id = e.account;
+        if a.state is distinct from 'active' then
+            verdict := coalesce(a.state, 'gone');
+            state_reason := a.state_reason;
+            return next;
+            continue;
+        end if;
+        select array_agg(x.measure order by x.measure, x.per_us), array_agg(x.per_us order by x.measure, x.per_us), array_agg(x.amount order by x.measure, x.per_us)
+            into all_measures, all_pers, amounts from postern.limits_of(e.account) x;
+        if all_measures is null then
+            charged_at := postern.now_us();
+            return next;
+            continue;
+        end if;
+        insert into postern.rate_state (account, last_us) values (e.account, 0) on conflict do nothing;
+        select * into s from postern.rate_state rs where rs.account = e.account for update;
+        t := postern.now_us();
+        if s.last_us > t and s.last_us <= t + all_pers[1] / 12 then
+            t := s.last_us;
+        end if;
+        s := postern.rate_state_at(s, t, all_measures, all_pers);
+
+        -- All windows are tested, then all are written.
+        for i in 1 .. array_length(all_measures, 1) loop
+            charge := case all_measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
+            w := s.counts[(i - 1) * 13 + 1 : i * 13];
+            sum_now := (select sum(c) from unnest(w) c);
+            continue when charge = 0 or sum_now + charge <= amounts[i];
+            if verdict = 'ok' or (verdict = 'limit' and charge > amounts[i]) then
+                verdict := case when charge > amounts[i] then 'never' else 'limit' end;
+                measure := all_measures[i];
+                per_text := postern.per_text(all_pers[i]);
+                used := sum_now;
+                amount := amounts[i];
+                next_at := null;
+            end if;
+            if charge <= amounts[i] then
+                -- The oldest counters leave first; a counter of slot q leaves when slot q + 13 begins.
+                for k in 0 .. 12 loop
+                    q := s.slots[i] - 12 + k;
+                    sum_now := sum_now - w[((q % 13 + 13) % 13)::integer + 1];
+                    if sum_now + charge <= amounts[i] then
+                        next_at := greatest(next_at, to_timestamp(ceil((q + 13) * all_pers[i] / 12.0 / 1000000)));
+                        exit;
+                    end if;
+                end loop;
+            end if;
+        end loop;
+        if verdict = 'ok' then
+            for i in 1 .. array_length(all_measures, 1) loop
+                charge := case all_measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
+                s.counts[(i - 1) * 13 + (s.slots[i] % 13)::integer + 1] := s.counts[(i - 1) * 13 + (s.slots[i] % 13)::integer + 1] + charge;
+            end loop;
+            update postern.rate_state rs set last_us = s.last_us, measures = s.measures, pers_us = s.pers_us, slots = s.slots, counts = s.counts
+                where rs.account = e.account;
+            charged_at := t;
+        end if;
+        return next;
+    end loop;
+end
+$$;
+comment on function postern.admit is 'For auth: charges messages to accounts, each entry whole or not at all. never: more than can ever pass; limit: not before next_at.';
+
+create function postern.settle(p_accounts bigint[], p_charged_at bigint[], p_messages integer[], p_recipients integer[], p_bytes bigint[])
+returns void
+language plpgsql security definer set search_path = postern, pg_temp as $$
+declare
+    e record;
+    s postern.rate_state;
+    refund bigint;
+    slot bigint;
+    place integer;
+begin
+    perform set_config('synchronous_commit', 'off', true);
+    for e in select x.account, x.charged, x.messages, x.recipients, x.bytes
+            from unnest(p_accounts, p_charged_at, p_messages, p_recipients, p_bytes) with ordinality
+                as x(account, charged, messages, recipients, bytes, n)
+            order by x.account, x.n loop
+        select * into s from postern.rate_state rs where rs.account = e.account for update;
+        continue when not found;
+        for i in 1 .. coalesce(array_length(s.measures, 1), 0) loop
+            refund := case s.measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
+            slot := 12 * e.charged / s.pers_us[i];
+            -- Only into the slot of its charge, while that is in the window, never below 0.
+            if slot between s.slots[i] - 12 and s.slots[i] then
+                place := (i - 1) * 13 + (slot % 13)::integer + 1;
+                s.counts[place] := greatest(s.counts[place] - refund, 0);
+            end if;
+        end loop;
+        update postern.rate_state rs set counts = s.counts where rs.account = e.account;
+    end loop;
+end
+$$;
+comment on function postern.settle is 'For auth: gives back what admit() charged at that time.';
+
+create function postern.limit_put(p_plan text, p_account bigint, p_measure text, p_per interval, p_amount bigint) returns void
+language plpgsql security definer set search_path = postern, pg_temp as $$
+begin
+    delete from postern.rate_limit l where l.plan is not distinct from p_plan and l.account is not distinct from p_account
+        and l.measure = p_measure and l.per = p_per;
+    if p_amount is not null then
+        insert into postern.rate_limit (plan, account, measure, per, amount) values (p_plan, p_account, p_measure, p_per, p_amount);
+    end if;
+exception when check_violation then
+    raise exception 'this is no limit: % % per %', p_amount, p_measure, p_per
+        using hint = 'messages, recipients or bytes; 12 seconds to 366 days, without months; amount 0 or more, null to remove.';
+end
+$$;
+comment on function postern.limit_put is 'Sets or removes one limit.';
+
+create function postern.limit_set(login text, measure text, per interval, amount bigint) returns void
+language plpgsql security definer set search_path = postern, pg_temp as $$
+begin
+    perform postern.limit_put(null, postern.account_id(login), measure, per, amount);
+    perform postern.note('limit_set', login, format('%s %s per %s', amount, measure, per));
+end
+$$;
+comment on function postern.limit_set is 'Sets a limit of one account, in place of its plan''s; null removes it.';
+
+create function postern.plan_limit_set(plan text, measure text, per interval, amount bigint) returns void
+language plpgsql security definer set search_path = postern, pg_temp as $$
+begin
+    if not exists (select from postern.plan p where p.name = plan_limit_set.plan) then
+        raise exception 'there is no plan "%"', plan using hint = 'select postern.plan_set(''' || plan || ''');';
+    end if;
+    perform postern.limit_put(plan, null, measure, per, amount);
+    perform postern.note('plan_limit_set', plan, format('%s %s per %s', amount, measure, per));
+end
+$$;
+comment on function postern.plan_limit_set is 'Sets a limit of all accounts of a plan; null removes it.';
+
+create function postern.usage(login text)
+returns table (measure text, per text, used bigint, amount bigint)
+language plpgsql stable security definer set search_path = postern, pg_temp as $$
+declare
+    a bigint := postern.account_id(login);
+    s postern.rate_state;
+    ms text[];
+    ps bigint[];
+    ams bigint[];
+begin
+    select array_agg(x.measure order by x.measure, x.per_us), array_agg(x.per_us order by x.measure, x.per_us), array_agg(x.amount order by x.measure, x.per_us)
+        into ms, ps, ams from postern.limits_of(a) x;
+    select * into s from postern.rate_state rs where rs.account = a;
+    s := postern.rate_state_at(s, greatest(postern.now_us(), 0), ms, ps);
+    for i in 1 .. coalesce(array_length(ms, 1), 0) loop
+        measure := ms[i];
+        per := postern.per_text(ps[i]);
+        used := (select sum(c) from unnest(s.counts[(i - 1) * 13 + 1 : i * 13]) c);
+        amount := ams[i];
+        return next;
+    end loop;
+end
+$$;
+comment on function postern.usage is 'What an account has used of its limits, now.';
+
+create view postern.usage_overview as
+    select a.login, u.measure, u.per, u.used, u.amount from postern.account a, lateral postern.usage(a.login) u;
+comment on view postern.usage_overview is 'Use of all limits of all accounts, now.';
+
+grant select on postern.usage_overview, postern.rate_limit to postern_admin;
+grant execute on function postern.limit_set, postern.plan_limit_set, postern.usage to postern_admin;
+grant execute on function postern.admit, postern.settle to postern_auth;
+reset role;
