@@ -68,10 +68,9 @@ static inline struct list *list_pop(struct list *list)
 
 #define list_entry(link, type, member) container_of(link, type, member)
 
-#define list_for_each(link, list)                                                                  \
-	for (struct list *link = (list)->next; link != (list); link = link->next)
+#define list_for_each(at, head) for (struct list *at = (head)->next; at != (head); at = at->next)
 
 /* The current link may be removed in the body. */
-#define list_for_each_safe(link, list)                                                             \
-	for (struct list *link = (list)->next, *link##_next = link->next; link != (list);          \
-	        link = link##_next, link##_next = link->next)
+#define list_for_each_safe(at, head)                                                               \
+	for (struct list *at = (head)->next, *at##_next = at->next; at != (head);                  \
+	        at = at##_next, at##_next = at->next)

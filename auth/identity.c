@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: ISC */
+/* Identities and the memory of right passwords; see identity.h. */
+#include "auth/identity.h"
+
+#include <errno.h>
+#include <gnutls/crypto.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "auth/verifier.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/map.h"
+#include "gateway/base/random.h"
+
+#define ARENA_MAX      (256U << 10)
+#define REMEMBER_MS    (10U * 60 * 1000)
+#define REMEMBERED_MAX 100000
+#define PROOF_SIZE     32
+#define ITERATIONS     15000
+
+struct remembered {
+	uint8_t proof[PROOF_SIZE]; /* HMAC over login and password: the key of the map */
+	struct identity *identity;
+	uint64_t until_ms;
+};
+
+struct identity_store {
+	pthread_mutex_t lock; /* of all that follows but the key */
+	struct map remembered;
+	uint64_t era;
+	bool has_secret;
+	char secret[80]; /* of the fake verifiers, from the database */
+	size_t secret_len;
+	unsigned iterations;
+	uint8_t key[32]; /* of the proofs; made at the start, never leaves the process */
+};
+
+int identity_store_new(struct identity_store **ret_store)
+{
+	struct identity_store *store = calloc(1, sizeof(*store));
+
+	if (store == NULL)
+		return -ENOMEM;
+	pthread_mutex_init(&store->lock, NULL);
+	map_init(&store->remembered);
+	random_bytes(store->key, sizeof(store->key));
+	*ret_store = store;
+	return 0;
+}
+
+static void remembered_free(struct remembered *entry)
+{
+	identity_unref(entry->identity);
+	gnutls_memset(entry->proof, 0, sizeof(entry->proof));
+	free(entry);
+}
+
+void identity_store_free(struct identity_store *store)
+{
+	if (store == NULL)
+		return;
+	identity_forget(store, 0);
+	map_done(&store->remembered);
+	pthread_mutex_destroy(&store->lock);
+	gnutls_memset(store, 0, sizeof(*store));
+	free(store);
+}
+
+struct identity *identity_ref(struct identity *identity)
+{
+	atomic_fetch_add_explicit(&identity->refs, 1, memory_order_relaxed);
+	return identity;
+}
+
+void identity_unref(struct identity *identity)
+{
+	if (identity == NULL ||
+	        atomic_fetch_sub_explicit(&identity->refs, 1, memory_order_acq_rel) > 1)
+		return;
+	arena_reset(&identity->arena);
+	free(identity);
+}
+
+static void add_sender(void *arg, struct slice pattern)
+{
+	struct identity *identity = arg;
+	struct auth_account *account = &identity->account;
+
+	if (account->sender_count < PROTOCOL_SENDERS_MAX)
+		account->senders[account->sender_count++] = arena_slice(&identity->arena, pattern);
+}
+
+static void add_verifier(void *arg, struct slice verifier)
+{
+	struct identity *identity = arg;
+
+	if (identity->verifier_count < IDENTITY_VERIFIERS_MAX)
+		identity->verifiers[identity->verifier_count++] =
+		        arena_slice(&identity->arena, verifier);
+}
+
+static int read_account(struct identity *identity, const PGresult *result)
+{
+	struct auth_account *account = &identity->account;
+
+	identity->known = true;
+	account->id = (uint64_t)db_int(result, 0, 0);
+	account->login = arena_slice(&identity->arena, db_text(result, 0, 1));
+	identity->suspended = !slice_equal(db_text(result, 0, 2), SLICE("active"));
+	account->route = arena_slice(&identity->arena, db_text(result, 0, 3));
+	account->message_bytes = (uint64_t)db_int(result, 0, 4);
+	account->recipients = (uint32_t)db_int(result, 0, 5);
+	account->connections = (uint32_t)db_int(result, 0, 6);
+	int r = db_each_element(db_text(result, 0, 7), add_sender, identity);
+	if (r == 0)
+		r = db_each_element(db_text(result, 0, 8), add_verifier, identity);
+	return r;
+}
+
+/* The secret behind the fake verifiers, once. */
+static int ensure_secret(struct identity_store *store, struct db *db)
+{
+	PGresult *result;
+
+	pthread_mutex_lock(&store->lock);
+	bool has_secret = store->has_secret;
+	pthread_mutex_unlock(&store->lock);
+	if (has_secret)
+		return 0;
+	int r = db_exec(db, "select postern.server_secret(), postern.scram_iterations()", 0, NULL,
+	        &result, NULL);
+	if (r < 0)
+		return r;
+	struct slice secret = db_text(result, 0, 0);
+	pthread_mutex_lock(&store->lock);
+	store->secret_len = MIN_OF(secret.len, sizeof(store->secret));
+	memcpy(store->secret, secret.ptr, store->secret_len);
+	store->iterations = (unsigned)db_int(result, 0, 1);
+	store->has_secret = store->secret_len > 0;
+	pthread_mutex_unlock(&store->lock);
+	PQclear(result);
+	return 0;
+}
+
+/* So that guessing tells nothing: the same work, the same challenge, another end. */
+static int add_fake_verifier(
+        struct identity_store *store, struct identity *identity, struct slice login)
+{
+	struct buf text;
+
+	buf_init(&text, 1024);
+	int r = verifier_fake(slice_of(store->secret, store->secret_len), login,
+	        store->iterations != 0 ? store->iterations : ITERATIONS, &text);
+	if (r == 0)
+		add_verifier(identity, buf_slice(&text));
+	buf_done(&text);
+	return r;
+}
+
+static int fill(
+        struct identity_store *store, struct db *db, struct slice login, struct identity *identity)
+{
+	PGresult *result;
+	char *text = arena_str(&identity->arena, login);
+	const char *const params[] = {text};
+
+	if (text == NULL)
+		return -ENOMEM;
+	int r = ensure_secret(store, db);
+	if (r == 0)
+		r = db_exec(db,
+		        "select account, login, state, route, message_bytes, recipients, "
+		        "connections, "
+		        "senders, verifiers from postern.auth_lookup($1)",
+		        1, params, &result, NULL);
+	/* A statement that is refused is not the client's fault: it may try again. */
+	if (r < 0)
+		return r == -EPROTO ? -ENOTCONN : r;
+	if (PQntuples(result) > 0)
+		r = read_account(identity, result);
+	PQclear(result);
+	if (r == 0 && identity->verifier_count == 0)
+		r = add_fake_verifier(store, identity, login);
+	return r;
+}
+
+int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
+        struct identity **ret_identity)
+{
+	struct identity *identity = calloc(1, sizeof(*identity));
+
+	if (identity == NULL)
+		return -ENOMEM;
+	atomic_init(&identity->refs, 1);
+	arena_init(&identity->arena, ARENA_MAX);
+	int r = fill(store, db, login, identity);
+	if (r < 0) {
+		identity_unref(identity);
+		return r;
+	}
+	*ret_identity = identity;
+	return 0;
+}
+
+/* HMAC over both with the length of the first, so that no two pairs share one. */
+static int make_proof(struct identity_store *store, struct slice login, struct slice password,
+        uint8_t ret_proof[PROOF_SIZE])
+{
+	gnutls_hmac_hd_t mac;
+	const uint64_t len = login.len;
+
+	if (gnutls_hmac_init(&mac, GNUTLS_MAC_SHA256, store->key, sizeof(store->key)) < 0)
+		return -ENOMEM;
+	gnutls_hmac(mac, &len, sizeof(len));
+	gnutls_hmac(mac, login.ptr, login.len);
+	gnutls_hmac(mac, password.ptr, password.len);
+	gnutls_hmac_deinit(mac, ret_proof);
+	return 0;
+}
+
+struct identity *identity_recall(
+        struct identity_store *store, struct slice login, struct slice password)
+{
+	uint8_t proof[PROOF_SIZE];
+	struct identity *identity = NULL;
+
+	if (make_proof(store, login, password, proof) < 0)
+		return NULL;
+	pthread_mutex_lock(&store->lock);
+	struct remembered *entry = map_get(&store->remembered, slice_of(proof, sizeof(proof)));
+	if (entry != NULL && clock_mono_ms() < entry->until_ms)
+		identity = identity_ref(entry->identity);
+	pthread_mutex_unlock(&store->lock);
+	return identity;
+}
+
+void identity_remember(struct identity_store *store, struct slice login, struct slice password,
+        struct identity *identity, uint64_t era)
+{
+	struct remembered *entry = calloc(1, sizeof(*entry)), *old = NULL;
+
+	if (entry == NULL || make_proof(store, login, password, entry->proof) < 0) {
+		free(entry);
+		return;
+	}
+	entry->identity = identity_ref(identity);
+	entry->until_ms = clock_mono_ms() + REMEMBER_MS;
+	struct slice key = slice_of(entry->proof, sizeof(entry->proof));
+
+	pthread_mutex_lock(&store->lock);
+	old = map_remove(&store->remembered, key);
+	bool kept = store->era == era && store->remembered.count < REMEMBERED_MAX &&
+	            map_put(&store->remembered, key, entry) == 0;
+	pthread_mutex_unlock(&store->lock);
+	if (old != NULL)
+		remembered_free(old);
+	if (!kept)
+		remembered_free(entry);
+}
+
+uint64_t identity_era(struct identity_store *store)
+{
+	pthread_mutex_lock(&store->lock);
+	uint64_t era = store->era;
+	pthread_mutex_unlock(&store->lock);
+	return era;
+}
+
+void identity_forget(struct identity_store *store, uint64_t account)
+{
+	struct map kept;
+	struct remembered *entry;
+	size_t position = 0;
+
+	map_init(&kept);
+	pthread_mutex_lock(&store->lock);
+	store->era++;
+	while ((entry = map_next(&store->remembered, &position)) != NULL) {
+		bool goes = account == 0 || entry->identity->account.id == account ||
+		            clock_mono_ms() >= entry->until_ms;
+		if (goes || map_put(&kept, slice_of(entry->proof, sizeof(entry->proof)), entry) < 0)
+			remembered_free(entry);
+	}
+	map_done(&store->remembered);
+	store->remembered = kept;
+	pthread_mutex_unlock(&store->lock);
+}

@@ -1,0 +1,124 @@
+/* SPDX-License-Identifier: ISC */
+/* Charging the rate limits; see limits.h. */
+#include "auth/limits.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#define ARRAY_MAX 8192
+
+/* "{1,2,3}" out of one number of each charge. */
+struct number_array {
+	struct buf text;
+	int error;
+};
+
+static void array_start(struct number_array *array)
+{
+	buf_init(&array->text, ARRAY_MAX);
+	array->error = buf_append(&array->text, "{", 1);
+}
+
+static void array_add(struct number_array *array, uint64_t number)
+{
+	if (array->error == 0)
+		array->error = buf_printf(
+		        &array->text, "%s%" PRIu64, buf_len(&array->text) > 1 ? "," : "", number);
+}
+
+static const char *array_text(struct number_array *array)
+{
+	if (array->error == 0)
+		array->error = buf_append(&array->text, "}", 1);
+	const char *text = array->error == 0 ? buf_str(&array->text) : NULL;
+	return text != NULL ? text : "{}";
+}
+
+static struct slice keep(char room[32], struct slice text)
+{
+	size_t len = MIN_OF(text.len, (size_t)31);
+
+	memcpy(room, text.ptr, len);
+	return slice_of(room, len);
+}
+
+static void read_answer(struct admission *admission, const PGresult *result, int row)
+{
+	struct slice verdict = db_text(result, row, 1);
+	struct auth_message *answer = &admission->answer;
+
+	if (slice_equal(verdict, SLICE("ok"))) {
+		answer->type = AUTH_ADMITTED;
+		answer->charge = admission->charge;
+		answer->charge.charged_at = db_int(result, row, 2);
+		return;
+	}
+	bool never = slice_equal(verdict, SLICE("never"));
+	if (!never && !slice_equal(verdict, SLICE("limit"))) {
+		answer->type = AUTH_BLOCKED;
+		return;
+	}
+	answer->type = AUTH_LIMITED;
+	answer->limited = (struct auth_limited){
+	        .never = never,
+	        .measure = keep(admission->measure, db_text(result, row, 3)),
+	        .per = keep(admission->per, db_text(result, row, 4)),
+	        .used = db_int(result, row, 5),
+	        .amount = db_int(result, row, 6),
+	        .next_s = db_int(result, row, 7),
+	};
+}
+
+void limits_admit(struct db *db, struct admission *admissions, unsigned count)
+{
+	struct number_array arrays[4];
+	PGresult *result;
+
+	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
+		array_start(&arrays[i]);
+	for (unsigned i = 0; i < count; i++) {
+		admissions[i].answer = (struct auth_message){.type = AUTH_UNAVAILABLE};
+		array_add(&arrays[0], admissions[i].charge.account);
+		array_add(&arrays[1], admissions[i].charge.messages);
+		array_add(&arrays[2], admissions[i].charge.recipients);
+		array_add(&arrays[3], admissions[i].charge.bytes);
+	}
+	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
+	        array_text(&arrays[2]), array_text(&arrays[3])};
+	int r = db_exec(db,
+	        "select ord, verdict, charged_at, measure, per_text, used, amount, "
+	        "extract(epoch from next_at)::bigint from postern.admit($1, $2, $3, $4)",
+	        4, params, &result, NULL);
+	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
+		int64_t ord = db_int(result, row, 0);
+		if (ord >= 1 && ord <= count)
+			read_answer(&admissions[ord - 1], result, row);
+	}
+	if (r == 0)
+		PQclear(result);
+	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
+		buf_done(&arrays[i].text);
+}
+
+void limits_settle(struct db *db, const struct auth_charge *charges, unsigned count)
+{
+	struct number_array arrays[5];
+	PGresult *result;
+
+	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
+		array_start(&arrays[i]);
+	for (unsigned i = 0; i < count; i++) {
+		array_add(&arrays[0], charges[i].account);
+		array_add(&arrays[1], (uint64_t)charges[i].charged_at);
+		array_add(&arrays[2], charges[i].messages);
+		array_add(&arrays[3], charges[i].recipients);
+		array_add(&arrays[4], charges[i].bytes);
+	}
+	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
+	        array_text(&arrays[2]), array_text(&arrays[3]), array_text(&arrays[4])};
+	if (db_exec(db, "select postern.settle($1, $2, $3, $4, $5)", 5, params, &result, NULL) == 0)
+		PQclear(result);
+	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
+		buf_done(&arrays[i].text);
+}

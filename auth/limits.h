@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: ISC */
+/* Charging the rate limits, many accounts in one statement. Blocks; a lane's thread. */
+#pragma once
+
+#include "auth/protocol.h"
+#include "db/db.h"
+
+#define LIMITS_BATCH_MAX 64
+
+struct admission {
+	struct auth_charge charge;  /* in */
+	struct auth_message answer; /* out: all but its number; its texts are in `room` */
+	char measure[32], per[32];
+};
+
+/* Fills in every answer; UNAVAILABLE when the database cannot tell. */
+void limits_admit(struct db *db, struct admission *admissions, unsigned count);
+
+/* Gives back; what cannot be given back stays charged. */
+void limits_settle(struct db *db, const struct auth_charge *charges, unsigned count);

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What `submit` and `auth` say to each other: one datagram a message over a
+ * SOCK_SEQPACKET pair, one pair for each loop of `submit`. The first message of
+ * either side is HELLO with the version. A malformed datagram ends the link.
+ *
+ * A request carries a number that `submit` chooses; the answer repeats it. A login
+ * keeps its number through all its steps. SETTLE and LOGIN_CANCEL have no answer;
+ * CHANGED comes unasked. Nobody gives an admission back but `submit`: when an
+ * ADMITTED answer comes that it no longer wants, it sends SETTLE.
+ *
+ * Pure but for protocol_send and protocol_receive. Any thread.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/base/buf.h"
+#include "gateway/base/compiler.h"
+#include "gateway/base/slice.h"
+
+#define PROTOCOL_VERSION      1
+#define PROTOCOL_DATAGRAM_MAX 65536
+#define PROTOCOL_SENDERS_MAX  512
+
+enum auth_type {
+	/* submit to auth */
+	AUTH_HELLO = 1,   /* both directions */
+	AUTH_LOGIN_START, /* → MORE, DONE, REFUSED, MALFORMED, UNAVAILABLE */
+	AUTH_LOGIN_STEP,  /* likewise */
+	AUTH_LOGIN_CANCEL,
+	AUTH_ADMIT, /* → ADMITTED, LIMITED, BLOCKED, UNAVAILABLE */
+	AUTH_SETTLE,
+	/* auth to submit */
+	AUTH_MORE,        /* 334 with the challenge */
+	AUTH_DONE,        /* 235 */
+	AUTH_REFUSED,     /* 535 */
+	AUTH_MALFORMED,   /* 501 */
+	AUTH_UNAVAILABLE, /* 454: cannot tell now */
+	AUTH_ADMITTED,
+	AUTH_LIMITED, /* over a rate */
+	AUTH_BLOCKED, /* the account may send no more: suspended or closed */
+	AUTH_CHANGED, /* this account (0: every account) has changed: what is known is old */
+	AUTH_TYPE_COUNT
+};
+
+/* The account as a login brings it. */
+struct auth_account {
+	uint64_t id;
+	struct slice login, route;
+	uint64_t message_bytes; /* 0: no limit of the plan */
+	uint32_t recipients, connections;
+	struct slice senders[PROTOCOL_SENDERS_MAX]; /* patterns of sender_right.h */
+	uint32_t sender_count;
+};
+
+struct auth_charge {
+	uint64_t account;
+	int64_t charged_at; /* SETTLE: what ADMITTED said */
+	uint32_t messages, recipients;
+	uint64_t bytes;
+};
+
+struct auth_limited {
+	bool never; /* more than can ever pass */
+	struct slice measure, per;
+	int64_t used, amount;
+	int64_t next_s; /* wall clock */
+};
+
+/* Any message; which fields count follows from the type. Slices point into the datagram. */
+struct auth_message {
+	enum auth_type type;
+	uint32_t number;
+	/* LOGIN_START */
+	struct slice mechanism, client_address, session;
+	bool has_initial;
+	/* LOGIN_START: initial response; LOGIN_STEP: response; MORE: challenge (not base64) */
+	struct slice data;
+	/* ADMIT, SETTLE, ADMITTED (charged_at), CHANGED (account) */
+	struct auth_charge charge;
+	struct auth_limited limited;
+};
+
+/*
+ * Appends the datagram of a message; of DONE with the account. `out` is emptied
+ * first and has PROTOCOL_DATAGRAM_MAX as its maximum: -ENOBUFS for too much.
+ */
+int protocol_encode(const struct auth_message *message, const struct auth_account *account,
+        struct buf *out) must_check;
+
+/* Takes a datagram apart; `ret_account` is filled for DONE. 0 or -EBADMSG. */
+int protocol_decode(struct slice datagram, struct auth_message *ret_message,
+        struct auth_account *ret_account) must_check;
+
+/* 0; -EAGAIN when the socket is full; -EPIPE and others: the link is gone. */
+int protocol_send(int link, struct slice datagram) must_check;
+
+/*
+ * One datagram into `room` (PROTOCOL_DATAGRAM_MAX). 1; 0 at the end of the link;
+ * -EAGAIN; -EMSGSIZE for a truncated one; -errno.
+ */
+int protocol_receive(int link, struct buf *room) must_check;

@@ -1,0 +1,505 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Conversations over libsasl2; see sasl.h.
+ *
+ * The look-up happens inside the library's callbacks, on the lane's thread: SCRAM
+ * asks our auxprop plug-in for the verifier, PLAIN and LOGIN call check_password().
+ * Both find the conversation through a callback id of our own. The library loses
+ * the reason of a failure on its way up, so the conversation keeps it.
+ */
+#include "auth/sasl.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sasl/sasl.h>
+#include <sasl/saslplug.h>
+#include <semaphore.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "auth/verifier.h"
+
+/* Our own callback id, in the range that the library leaves to applications. */
+#define CB_CONVERSATION 0x504f53
+
+/* Every mechanism has a name in the list that binds no channel: sasl_listmech() of 2.1.28
+ * writes behind its buffer when all of them do. */
+#define MECHANISMS "SCRAM-SHA-256 PLAIN LOGIN"
+
+#define CHALLENGE_MAX 8192
+#define EXTERNAL_SSF  256 /* we are under TLS always; 1 would still hide PLAIN */
+#define PASSWORD_MAX  1024
+
+struct sasl {
+	struct identity_store *store;
+	char hostname[256];
+	sem_t hashing; /* one PBKDF2 for each core at a time */
+};
+
+struct conversation {
+	struct sasl *sasl;
+	sasl_conn_t *conn;
+	sasl_callback_t callbacks[8];
+	char mechanism[32];
+	struct db *db; /* of the lane that runs the step */
+	struct identity *identity;
+	char login[LOGIN_MAX + 1];
+	bool away, verified;
+	const char *reason;
+};
+
+int sasl_split_plain(struct slice message, struct slice *ret_authzid, struct slice *ret_login,
+        struct slice *ret_password)
+{
+	ptrdiff_t first = slice_find(message, '\0');
+
+	if (first < 0)
+		return -EBADMSG;
+	struct slice rest = slice_part(message, (size_t)first + 1, message.len);
+	ptrdiff_t second = slice_find(rest, '\0');
+	if (second <= 0)
+		return -EBADMSG;
+	struct slice password = slice_part(rest, (size_t)second + 1, rest.len);
+	if (password.len == 0 || password.len > PASSWORD_MAX || slice_find(password, '\0') >= 0)
+		return -EBADMSG;
+	*ret_authzid = slice_of(message.ptr, (size_t)first);
+	*ret_login = slice_of(rest.ptr, (size_t)second);
+	*ret_password = password;
+	return 0;
+}
+
+int sasl_normal_login(struct slice login, char ret_login[LOGIN_MAX + 1])
+{
+	if (login.len == 0 || login.len > LOGIN_MAX || !slice_is_utf8(login))
+		return -EBADMSG;
+	for (size_t i = 0; i < login.len; i++) {
+		if ((unsigned char)login.ptr[i] <= ' ' || login.ptr[i] == 0x7f)
+			return -EBADMSG;
+		ret_login[i] = ascii_lower(login.ptr[i]);
+	}
+	ret_login[login.len] = '\0';
+	return 0;
+}
+
+/* Fetches who it is, once a conversation. SASL_OK, SASL_UNAVAIL, SASL_NOMEM. */
+static int look_up(struct conversation *conversation, struct slice login)
+{
+	if (conversation->identity != NULL)
+		return slice_equal(login, slice_str(conversation->login)) ? SASL_OK : SASL_BADAUTH;
+	if (sasl_normal_login(login, conversation->login) < 0) {
+		conversation->reason = "malformed_login";
+		return SASL_BADAUTH;
+	}
+	int r = identity_fetch(conversation->sasl->store, conversation->db,
+	        slice_str(conversation->login), &conversation->identity);
+	if (r < 0) {
+		conversation->away = true;
+		conversation->reason = "database_away";
+		return SASL_UNAVAIL;
+	}
+	return SASL_OK;
+}
+
+static bool password_fits(struct conversation *conversation, struct slice password)
+{
+	const struct identity *identity = conversation->identity;
+	struct verifier verifier;
+	bool fits = false;
+
+	/* All of them, always: the time tells nothing. */
+	for (size_t i = 0; i < identity->verifier_count; i++) {
+		if (verifier_parse(identity->verifiers[i], &verifier) < 0)
+			continue;
+		while (sem_wait(&conversation->sasl->hashing) < 0)
+			continue;
+		fits |= verifier_check(&verifier, password);
+		sem_post(&conversation->sasl->hashing);
+	}
+	return fits && identity->known;
+}
+
+/* SASL_CB_SERVER_USERDB_CHECKPASS: PLAIN and LOGIN. */
+static int check_password(sasl_conn_t *conn, void *context, const char *user, const char *password,
+        unsigned password_len, struct propctx *props)
+{
+	struct conversation *conversation = context;
+	uint64_t era = identity_era(conversation->sasl->store);
+
+	(void)conn;
+	(void)props;
+	int r = look_up(conversation, slice_str(user));
+	if (r != SASL_OK)
+		return r;
+	struct slice given = slice_of(password, password_len);
+	if (given.len > PASSWORD_MAX || !password_fits(conversation, given)) {
+		conversation->reason =
+		        conversation->identity->known ? "bad_password" : "unknown_user";
+		return SASL_BADAUTH;
+	}
+	conversation->verified = true;
+	if (!conversation->identity->suspended)
+		identity_remember(conversation->sasl->store, slice_str(conversation->login), given,
+		        conversation->identity, era);
+	return SASL_OK;
+}
+
+/* SASL_CB_CANON_USER: our own rule, before the library's (which strips blanks). */
+static int canon_user(sasl_conn_t *conn, void *context, const char *in, unsigned in_len,
+        unsigned flags, const char *realm, char *out, unsigned out_max, unsigned *out_len)
+{
+	char login[LOGIN_MAX + 1];
+
+	(void)conn;
+	(void)context;
+	(void)flags;
+	(void)realm;
+	if (sasl_normal_login(slice_of(in, in_len), login) < 0 || in_len >= out_max)
+		return SASL_BADAUTH;
+	memcpy(out, login, in_len + 1);
+	*out_len = in_len;
+	return SASL_OK;
+}
+
+/* SASL_CB_PROXY_POLICY: nobody logs in for another. */
+static int proxy_policy(sasl_conn_t *conn, void *context, const char *requested,
+        unsigned requested_len, const char *auth, unsigned auth_len, const char *realm,
+        unsigned realm_len, struct propctx *props)
+{
+	struct conversation *conversation = context;
+
+	(void)conn;
+	(void)realm;
+	(void)realm_len;
+	(void)props;
+	if (slice_equal(slice_of(requested, requested_len), slice_of(auth, auth_len)))
+		return SASL_OK;
+	conversation->reason = "authzid";
+	return SASL_BADAUTH;
+}
+
+/* Finds nothing but the conversation: the value of CB_CONVERSATION. */
+static int find_conversation(void)
+{
+	return SASL_OK;
+}
+
+/* The auxprop plug-in: SCRAM asks for authPassword. */
+static int auxprop_lookup(void *glob_context, sasl_server_params_t *sparams, unsigned flags,
+        const char *user, unsigned user_len)
+{
+	sasl_callback_ft proc;
+	void *context = NULL;
+	bool wanted = false;
+
+	(void)glob_context;
+	/* The second call of every login, about the authorization id: nothing to say. */
+	if ((flags & SASL_AUXPROP_AUTHZID) != 0)
+		return SASL_OK;
+	const struct propval *props = sparams->utils->prop_get(sparams->propctx);
+	for (; props != NULL && props->name != NULL; props++)
+		wanted |= strcmp(props->name, "*authPassword") == 0;
+	/* PLAIN and LOGIN ask for nothing here. */
+	if (!wanted)
+		return SASL_OK;
+	if (sparams->utils->getcallback(sparams->utils->conn, CB_CONVERSATION, &proc, &context) !=
+	                SASL_OK ||
+	        context == NULL)
+		return SASL_FAIL;
+
+	struct conversation *conversation = context;
+	int r = look_up(conversation, slice_of(user, user_len));
+	if (r != SASL_OK)
+		return r;
+	for (size_t i = 0; i < conversation->identity->verifier_count; i++) {
+		struct slice verifier = conversation->identity->verifiers[i];
+		r = sparams->utils->prop_set(
+		        sparams->propctx, "*authPassword", verifier.ptr, (int)verifier.len);
+		if (r != SASL_OK)
+			return r;
+	}
+	return SASL_OK;
+}
+
+static sasl_auxprop_plug_t auxprop_plugin = {
+        .auxprop_lookup = auxprop_lookup,
+        .name = (char *)(uintptr_t) "postern",
+};
+
+static int auxprop_init(const sasl_utils_t *utils, int max_version, int *out_version,
+        sasl_auxprop_plug_t **plug, const char *plug_name)
+{
+	(void)utils;
+	(void)plug_name;
+	if (max_version < SASL_AUXPROP_PLUG_VERSION)
+		return SASL_BADVERS;
+	*out_version = SASL_AUXPROP_PLUG_VERSION;
+	*plug = &auxprop_plugin;
+	return SASL_OK;
+}
+
+static int get_option(
+        void *context, const char *plugin, const char *option, const char **result, unsigned *len)
+{
+	static const char *const options[][2] = {
+	        {"mech_list", MECHANISMS},
+	        {"auxprop_plugin", "postern"},
+	        /* Any other value makes failures of PLAIN noisy; we never supply userPassword. */
+	        {"pwcheck_method", "auxprop"},
+	        {"log_level", "0"},
+	};
+
+	(void)context;
+	(void)plugin;
+	for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+		if (strcmp(option, options[i][0]) == 0) {
+			*result = options[i][1];
+			if (len != NULL)
+				*len = (unsigned)strlen(options[i][1]);
+			return SASL_OK;
+		}
+	}
+	return SASL_FAIL;
+}
+
+static int no_conf_path(void *context, char **path)
+{
+	static char nowhere[] = "/nonexistent";
+
+	(void)context;
+	*path = nowhere;
+	return SASL_OK;
+}
+
+static int no_log(void *context, int level, const char *message)
+{
+	(void)context;
+	(void)level;
+	(void)message;
+	return SASL_OK;
+}
+
+/* Which modules may be loaded: an allow-list in code. Configuration files: none. */
+static int verify_file(void *context, const char *file, sasl_verify_type_t type)
+{
+	static const char *const allowed[] = {"libscram.so", "libplain.so", "liblogin.so"};
+
+	(void)context;
+	for (size_t i = 0; type == SASL_VRFY_PLUGIN && i < ARRAY_LEN(allowed); i++) {
+		if (strstr(file, allowed[i]) != NULL)
+			return SASL_OK;
+	}
+	return SASL_CONTINUE;
+}
+
+/* The library's type of callbacks says nothing of their arguments. */
+#define CALLBACK(fn) ((sasl_callback_ft)(void (*)(void))(fn))
+
+static void *mutex_new(void)
+{
+	pthread_mutex_t *mutex = malloc(sizeof(*mutex));
+
+	if (mutex != NULL)
+		pthread_mutex_init(mutex, NULL);
+	return mutex;
+}
+
+static int mutex_lock(void *mutex)
+{
+	return pthread_mutex_lock(mutex) == 0 ? SASL_OK : SASL_FAIL;
+}
+
+static int mutex_unlock(void *mutex)
+{
+	return pthread_mutex_unlock(mutex) == 0 ? SASL_OK : SASL_FAIL;
+}
+
+static void mutex_free(void *mutex)
+{
+	pthread_mutex_destroy(mutex);
+	free(mutex);
+}
+
+int sasl_start(
+        const char *hostname, struct identity_store *store, struct sasl **ret_sasl, struct why *why)
+{
+	static const sasl_callback_t callbacks[] = {
+	        {SASL_CB_GETOPT, CALLBACK(get_option), NULL},
+	        {SASL_CB_LOG, CALLBACK(no_log), NULL},
+	        {SASL_CB_GETCONFPATH, CALLBACK(no_conf_path), NULL},
+	        {SASL_CB_VERIFYFILE, CALLBACK(verify_file), NULL},
+	        {SASL_CB_LIST_END, NULL, NULL},
+	};
+	struct sasl *sasl = calloc(1, sizeof(*sasl));
+	long cores = sysconf(_SC_NPROCESSORS_ONLN);
+
+	if (sasl == NULL)
+		return -ENOMEM;
+	sasl->store = store;
+	strncpy(sasl->hostname, hostname, sizeof(sasl->hostname) - 1);
+	sem_init(&sasl->hashing, 0, cores > 0 ? (unsigned)cores : 1);
+	sasl_set_mutex(mutex_new, mutex_lock, mutex_unlock, mutex_free);
+	int r = sasl_server_init(callbacks, "postern");
+	if (r == SASL_OK)
+		r = sasl_auxprop_add_plugin("postern", auxprop_init);
+	if (r != SASL_OK) {
+		why_set(why, "Cyrus SASL: %s", sasl_errstring(r, NULL, NULL));
+		free(sasl);
+		return -EINVAL;
+	}
+	*ret_sasl = sasl;
+	return 0;
+}
+
+void sasl_stop(struct sasl *sasl)
+{
+	if (sasl == NULL)
+		return;
+	sasl_server_done();
+	sem_destroy(&sasl->hashing);
+	free(sasl);
+}
+
+static bool mechanism_is_known(struct slice mechanism)
+{
+	struct slice known = SLICE(MECHANISMS);
+
+	while (known.len > 0) {
+		if (slice_equal_nocase(slice_until(&known, ' '), mechanism))
+			return true;
+	}
+	return false;
+}
+
+int conversation_new(
+        struct sasl *sasl, struct slice mechanism, struct conversation **ret_conversation)
+{
+	const sasl_security_properties_t security = {
+	        .security_flags = SASL_SEC_NOPLAINTEXT | SASL_SEC_NOANONYMOUS};
+	const sasl_ssf_t ssf = EXTERNAL_SSF;
+
+	if (!mechanism_is_known(mechanism))
+		return -EBADMSG;
+	struct conversation *conversation = calloc(1, sizeof(*conversation));
+	if (conversation == NULL)
+		return -ENOMEM;
+	conversation->sasl = sasl;
+	conversation->reason = "refused";
+	memcpy(conversation->mechanism, mechanism.ptr, mechanism.len);
+	const sasl_callback_t callbacks[] = {
+	        {SASL_CB_SERVER_USERDB_CHECKPASS, CALLBACK(check_password), conversation},
+	        {SASL_CB_CANON_USER, CALLBACK(canon_user), conversation},
+	        {SASL_CB_PROXY_POLICY, CALLBACK(proxy_policy), conversation},
+	        {CB_CONVERSATION, CALLBACK(find_conversation), conversation},
+	        {SASL_CB_LIST_END, NULL, NULL},
+	};
+	memcpy(conversation->callbacks, callbacks, sizeof(callbacks));
+	if (sasl_server_new("smtp", sasl->hostname, NULL, NULL, NULL, conversation->callbacks, 0,
+	            &conversation->conn) != SASL_OK ||
+	        sasl_setprop(conversation->conn, SASL_SEC_PROPS, &security) != SASL_OK ||
+	        sasl_setprop(conversation->conn, SASL_SSF_EXTERNAL, &ssf) != SASL_OK) {
+		conversation_free(conversation);
+		return -ENOMEM;
+	}
+	*ret_conversation = conversation;
+	return 0;
+}
+
+void conversation_free(struct conversation *conversation)
+{
+	if (conversation == NULL)
+		return;
+	if (conversation->conn != NULL)
+		sasl_dispose(&conversation->conn);
+	identity_unref(conversation->identity);
+	free(conversation);
+}
+
+/* The name that the library has settled on must be the one that was looked up. */
+static bool name_agrees(struct conversation *conversation)
+{
+	const void *name = NULL;
+
+	return sasl_getprop(conversation->conn, SASL_USERNAME, &name) == SASL_OK && name != NULL &&
+	       strcmp(name, conversation->login) == 0;
+}
+
+static enum sasl_verdict accept_login(struct conversation *conversation)
+{
+	const struct identity *identity = conversation->identity;
+	bool scram = strcasecmp(conversation->mechanism, "SCRAM-SHA-256") == 0;
+
+	if (identity == NULL || !identity->known || !name_agrees(conversation) ||
+	        (!scram && !conversation->verified))
+		return SASL_VERDICT_REFUSED;
+	if (identity->suspended) {
+		conversation->reason = "suspended";
+		return SASL_VERDICT_REFUSED;
+	}
+	return SASL_VERDICT_DONE;
+}
+
+static enum sasl_verdict judge(struct conversation *conversation, int code, const char *out,
+        unsigned out_len, struct buf *ret_challenge)
+{
+	if (conversation->away)
+		return SASL_VERDICT_UNAVAILABLE;
+	switch (code) {
+	case SASL_OK:
+		return accept_login(conversation);
+	case SASL_CONTINUE:
+		return out_len <= CHALLENGE_MAX && buf_append(ret_challenge, out, out_len) == 0
+		               ? SASL_VERDICT_MORE
+		               : SASL_VERDICT_UNAVAILABLE;
+	case SASL_UNAVAIL:
+	case SASL_TRYAGAIN:
+		return SASL_VERDICT_UNAVAILABLE;
+	case SASL_BADPROT:
+		conversation->reason = "malformed";
+		return SASL_VERDICT_MALFORMED;
+	default:
+		if (conversation->identity != NULL && strcmp(conversation->reason, "refused") == 0)
+			conversation->reason =
+			        conversation->identity->known ? "bad_password" : "unknown_user";
+		return SASL_VERDICT_REFUSED;
+	}
+}
+
+enum sasl_verdict conversation_start(struct conversation *conversation, struct db *db,
+        bool has_initial, struct slice initial, struct buf *ret_challenge)
+{
+	const char *out = NULL;
+	unsigned out_len = 0;
+
+	conversation->db = db;
+	int code = sasl_server_start(conversation->conn, conversation->mechanism,
+	        has_initial ? initial.ptr : NULL, (unsigned)initial.len, &out, &out_len);
+	return judge(conversation, code, out, out_len, ret_challenge);
+}
+
+enum sasl_verdict conversation_step(struct conversation *conversation, struct db *db,
+        struct slice response, struct buf *ret_challenge)
+{
+	const char *out = NULL;
+	unsigned out_len = 0;
+
+	conversation->db = db;
+	int code = sasl_server_step(
+	        conversation->conn, response.ptr, (unsigned)response.len, &out, &out_len);
+	return judge(conversation, code, out, out_len, ret_challenge);
+}
+
+struct identity *conversation_identity(const struct conversation *conversation)
+{
+	return conversation->identity;
+}
+
+const char *conversation_reason(const struct conversation *conversation)
+{
+	return conversation->reason;
+}
+
+struct slice conversation_login(const struct conversation *conversation)
+{
+	return slice_str(conversation->login);
+}

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Cyrus SASL without its configuration files: one conversation is one attempt of
+ * a client to log in, with a fresh sasl_conn_t (the library keeps state on it that
+ * must not live on). A conversation is used by one thread at a time.
+ *
+ * Facts of libsasl2 2.1.28 that shape this file are in README.md.
+ */
+#pragma once
+
+#include "auth/identity.h"
+#include "gateway/base/compiler.h"
+#include "gateway/base/slice.h"
+#include "gateway/base/why.h"
+
+struct sasl;
+struct conversation;
+
+/* Once in the process, before its threads. */
+int sasl_start(const char *hostname, struct identity_store *store, struct sasl **ret_sasl,
+        struct why *why) must_check;
+void sasl_stop(struct sasl *sasl);
+
+/* What a step has come to. */
+enum sasl_verdict {
+	SASL_VERDICT_MORE, /* the challenge is in the buffer */
+	SASL_VERDICT_DONE, /* conversation_identity() has logged in */
+	SASL_VERDICT_REFUSED,
+	SASL_VERDICT_MALFORMED,
+	SASL_VERDICT_UNAVAILABLE, /* the database is away */
+};
+
+/* PLAIN, LOGIN or SCRAM-SHA-256; others are MALFORMED. */
+int conversation_new(struct sasl *sasl, struct slice mechanism,
+        struct conversation **ret_conversation) must_check;
+void conversation_free(struct conversation *conversation);
+
+/* `db` is the calling thread's, for the look-up. May take milliseconds. */
+enum sasl_verdict conversation_start(struct conversation *conversation, struct db *db,
+        bool has_initial, struct slice initial, struct buf *ret_challenge);
+enum sasl_verdict conversation_step(struct conversation *conversation, struct db *db,
+        struct slice response, struct buf *ret_challenge);
+
+/* After DONE; the conversation's reference. */
+struct identity *conversation_identity(const struct conversation *conversation);
+
+/* For the log: "bad_password", "unknown_user", "suspended", "authzid", … */
+const char *conversation_reason(const struct conversation *conversation);
+/* The login as far as it is known; "" otherwise. */
+struct slice conversation_login(const struct conversation *conversation);
+
+/* Splits a PLAIN message (RFC 4616): 0 or -EBADMSG. */
+int sasl_split_plain(struct slice message, struct slice *ret_authzid, struct slice *ret_login,
+        struct slice *ret_password) must_check;
+
+/* The normal form of a login: ASCII lower-case. -EBADMSG for controls, blanks, bad UTF-8. */
+#define LOGIN_MAX 254
+int sasl_normal_login(struct slice login, char ret_login[LOGIN_MAX + 1]) must_check;

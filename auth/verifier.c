@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: ISC */
+/* SCRAM-SHA-256 verifiers; see verifier.h. */
+#include "auth/verifier.h"
+
+#include <errno.h>
+#include <gnutls/crypto.h>
+#include <string.h>
+
+#include "gateway/base/encode.h"
+
+#define PREFIX         SLICE("SCRAM-SHA-256$")
+#define ITERATIONS_MAX 1000000
+
+/* Decodes base64 of at most `max` octets. */
+static int decode(struct slice text, uint8_t *ret_octets, size_t max, size_t *ret_len)
+{
+	struct buf octets;
+
+	buf_init(&octets, 256);
+	int r = base64_decode(text, &octets);
+	if (r == 0 && buf_len(&octets) > max)
+		r = -EBADMSG;
+	if (r == 0) {
+		memcpy(ret_octets, buf_slice(&octets).ptr, buf_len(&octets));
+		*ret_len = buf_len(&octets);
+	}
+	buf_wipe(&octets);
+	return r < 0 ? -EBADMSG : 0;
+}
+
+int verifier_parse(struct slice text, struct verifier *ret_verifier)
+{
+	struct verifier verifier;
+	uint64_t iterations;
+	size_t len;
+
+	if (!slice_starts_with(text, PREFIX))
+		return -EBADMSG;
+	struct slice rest = slice_part(text, PREFIX.len, text.len);
+	struct slice count = slice_until(&rest, ':');
+	struct slice salt = slice_until(&rest, '$');
+	struct slice stored = slice_until(&rest, ':');
+	if (slice_to_u64(count, &iterations) < 0 || iterations == 0 ||
+	        iterations > ITERATIONS_MAX || salt.len == 0 ||
+	        decode(salt, verifier.salt, sizeof(verifier.salt), &verifier.salt_len) < 0 ||
+	        decode(stored, verifier.stored_key, sizeof(verifier.stored_key), &len) < 0 ||
+	        len != VERIFIER_KEY_SIZE)
+		return -EBADMSG;
+	verifier.iterations = (unsigned)iterations;
+	*ret_verifier = verifier;
+	return 0;
+}
+
+bool verifier_check(const struct verifier *verifier, struct slice password)
+{
+	const gnutls_datum_t key = {
+	        (unsigned char *)(uintptr_t)password.ptr, (unsigned)password.len};
+	const gnutls_datum_t salt = {
+	        (unsigned char *)(uintptr_t)verifier->salt, (unsigned)verifier->salt_len};
+	uint8_t salted[VERIFIER_KEY_SIZE], client[VERIFIER_KEY_SIZE], stored[VERIFIER_KEY_SIZE];
+
+	bool fits = gnutls_pbkdf2(GNUTLS_MAC_SHA256, &key, &salt, verifier->iterations, salted,
+	                    sizeof(salted)) == 0 &&
+	            gnutls_hmac_fast(GNUTLS_MAC_SHA256, salted, sizeof(salted), "Client Key", 10,
+	                    client) == 0 &&
+	            gnutls_hash_fast(GNUTLS_DIG_SHA256, client, sizeof(client), stored) == 0 &&
+	            gnutls_memcmp(stored, verifier->stored_key, sizeof(stored)) == 0;
+	gnutls_memset(salted, 0, sizeof(salted));
+	gnutls_memset(client, 0, sizeof(client));
+	return fits;
+}
+
+/* One of three values that only the holder of the secret can tell. */
+static int derive(struct slice secret, struct slice login, char purpose, uint8_t *ret_mac)
+{
+	struct buf text;
+
+	buf_init(&text, 4096);
+	int r = buf_append(&text, &purpose, 1);
+	if (r == 0)
+		r = buf_append_slice(&text, login);
+	if (r == 0 && gnutls_hmac_fast(GNUTLS_MAC_SHA256, secret.ptr, secret.len,
+	                      buf_slice(&text).ptr, buf_len(&text), ret_mac) < 0)
+		r = -ENOMEM;
+	buf_done(&text);
+	return r;
+}
+
+int verifier_fake(struct slice secret, struct slice login, unsigned iterations, struct buf *out)
+{
+	uint8_t salt[32], stored[32], server[32];
+
+	int r = derive(secret, login, 's', salt);
+	if (r == 0)
+		r = derive(secret, login, 'k', stored);
+	if (r == 0)
+		r = derive(secret, login, 'v', server);
+	if (r == 0)
+		r = buf_printf(out, "SCRAM-SHA-256$%u:", iterations);
+	if (r == 0)
+		r = base64_encode(slice_of(salt, 16), out);
+	if (r == 0)
+		r = buf_append(out, "$", 1);
+	if (r == 0)
+		r = base64_encode(slice_of(stored, sizeof(stored)), out);
+	if (r == 0)
+		r = buf_append(out, ":", 1);
+	return r == 0 ? base64_encode(slice_of(server, sizeof(server)), out) : r;
+}
