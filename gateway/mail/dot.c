@@ -34,23 +34,21 @@ static void check_content(struct dot *dot, struct slice content)
 		dot->faults |= DOT_NUL;
 }
 
-/* In TEXT: takes everything to the end of the line or of the input. Returns octets used. */
-static size_t take_text(
-        struct dot *dot, struct slice in, void (*emit)(void *arg, struct slice content), void *arg)
+/*
+ * In TEXT: takes everything to the end of the line or of the input, except a CR at
+ * the very end of the input, which waits for its LF. Returns octets used.
+ */
+static size_t take_text(struct dot *dot, struct slice in)
 {
 	const char *lf = memchr(in.ptr, '\n', in.len);
-	size_t used = lf != NULL ? (size_t)(lf - in.ptr) + 1 : in.len;
 
 	if (lf == NULL) {
-		/* A CR at the very end waits for its LF. */
-		if (in.ptr[in.len - 1] == '\r')
-			dot->state = CR;
-		struct slice content = slice_of(in.ptr, in.len - (dot->state == CR));
-		check_content(dot, content);
-		if (content.len > 0)
-			emit(arg, content);
-		return used;
+		bool ends_with_cr = in.ptr[in.len - 1] == '\r';
+		dot->state = ends_with_cr ? CR : TEXT;
+		check_content(dot, slice_of(in.ptr, in.len - ends_with_cr));
+		return in.len;
 	}
+	size_t used = (size_t)(lf - in.ptr) + 1;
 	if (used >= 2 && in.ptr[used - 2] == '\r') {
 		check_content(dot, slice_of(in.ptr, used - 2));
 		dot->state = LINE_START;
@@ -59,49 +57,58 @@ static size_t take_text(
 		check_content(dot, slice_of(in.ptr, used - 1));
 		dot->faults |= DOT_BARE_LF;
 	}
-	emit(arg, slice_of(in.ptr, used));
 	return used;
 }
 
 size_t dot_decode(struct dot *dot, struct slice in, void (*emit)(void *arg, struct slice content),
         void *arg, bool *ret_end)
 {
-	size_t at = 0;
+	size_t at = 0, from = 0; /* in[from, at) is content that was not emitted yet */
 
 	*ret_end = false;
-	while (at < in.len) {
+	while (at < in.len && !*ret_end) {
 		char c = in.ptr[at];
 		switch (dot->state) {
 		case LINE_START:
+			if (c == '.') {
+				if (at > from)
+					emit(arg, slice_of(in.ptr + from, at - from));
+				from = ++at;
+			}
 			dot->state = c == '.' ? DOT : TEXT;
-			at += c == '.';
 			break;
 		case DOT:
 			dot->state = c == '\r' ? DOT_CR : TEXT;
-			at += c == '\r';
+			if (c == '\r')
+				from = ++at;
 			break;
 		case DOT_CR:
-			if (c == '\n') {
-				*ret_end = true;
-				return at + 1;
+			*ret_end = c == '\n';
+			if (*ret_end) {
+				from = ++at;
+				break;
 			}
 			dot->faults |= DOT_BARE_CR;
 			dot->state = TEXT;
 			break;
 		case CR:
+			/* The CR that waited at the end of the last input. */
+			emit(arg, SLICE("\r"));
+			dot->state = TEXT;
 			if (c == '\n') {
-				emit(arg, SLICE("\r\n"));
 				dot->state = LINE_START;
 				dot->line_len = 0;
 				at++;
 			} else {
 				dot->faults |= DOT_BARE_CR;
-				dot->state = TEXT;
 			}
 			break;
 		default:
-			at += take_text(dot, slice_part(in, at, in.len), emit, arg);
+			at += take_text(dot, slice_part(in, at, in.len));
 		}
 	}
+	size_t held = dot->state == CR && at > from ? 1 : 0;
+	if (at - held > from)
+		emit(arg, slice_of(in.ptr + from, at - held - from));
 	return at;
 }

@@ -98,13 +98,19 @@ static void on_closed_watch(uv_handle_t *handle)
 	free(handle->data);
 }
 
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+	(void)arg;
+	if (!uv_is_closing(handle))
+		uv_close(handle, handle->type == UV_POLL ? on_closed_watch : NULL);
+}
+
 void loop_free(struct loop *loop)
 {
 	if (loop == NULL)
 		return;
-	uv_close((uv_handle_t *)&loop->wakeup, NULL);
-	uv_close((uv_handle_t *)&loop->turn_end, NULL);
-	uv_close((uv_handle_t *)&loop->clock, NULL);
+	/* Watches too: of connections that were still saying goodbye. */
+	uv_walk(&loop->uv, close_handle, NULL);
 	while (uv_run(&loop->uv, UV_RUN_NOWAIT) != 0)
 		continue;
 	assert_bug(uv_loop_close(&loop->uv) == 0);

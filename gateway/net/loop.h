@@ -16,7 +16,7 @@ struct loop;
 
 int loop_new(struct loop **ret_loop) must_check;
 
-/* Everything on it must have been freed or stopped before. */
+/* Its thread has ended. Connections that were given up and still linger go with it. */
 void loop_free(struct loop *loop);
 
 /* Runs until loop_stop(). */

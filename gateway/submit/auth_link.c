@@ -1,0 +1,304 @@
+/* SPDX-License-Identifier: ISC */
+/* Talking to `auth`; see auth_link.h. */
+#include "gateway/submit/auth_link.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "gateway/base/log.h"
+#include "gateway/base/map.h"
+
+#define QUEUE_MAX 4096 /* requests that wait for the socket */
+
+struct auth_call {
+	uint32_t number; /* key of the map */
+	struct auth_link *link;
+	enum auth_type type;
+	auth_answer_fn on_answer; /* NULL: cancelled */
+	void *arg;
+	struct list failed; /* to be answered "unavailable" at the end of the turn */
+};
+
+/* A datagram that the socket did not take. */
+struct queued {
+	struct list link;
+	struct buf datagram;
+};
+
+struct auth_link {
+	struct loop *loop;
+	int fd;
+	struct watch *watch;
+	uint32_t next_number;
+	struct map calls;
+	struct list queue;
+	size_t queue_len;
+	struct list failed;
+	struct defer tell_failed;
+	struct buf room;
+	auth_changed_fn on_changed;
+	void *arg;
+};
+
+static struct slice call_key(const struct auth_call *call)
+{
+	return slice_of(&call->number, sizeof(call->number));
+}
+
+/* Takes the call out of the books and answers it. */
+static void finish(struct auth_call *call, const struct auth_message *answer,
+        const struct auth_account *account)
+{
+	auth_answer_fn on_answer = call->on_answer;
+	void *arg = call->arg;
+
+	list_remove(&call->failed);
+	(void)map_remove(&call->link->calls, call_key(call));
+	free(call);
+	if (on_answer != NULL)
+		on_answer(arg, answer, account);
+}
+
+static void tell_failed(struct defer *defer)
+{
+	struct auth_link *link = container_of(defer, struct auth_link, tell_failed);
+	const struct auth_message unavailable = {.type = AUTH_UNAVAILABLE};
+
+	while (!list_is_empty(&link->failed))
+		finish(list_entry(link->failed.next, struct auth_call, failed), &unavailable, NULL);
+}
+
+static void fail(struct auth_call *call)
+{
+	if (!list_contains_link(&call->failed))
+		list_append(&call->link->failed, &call->failed);
+	loop_defer(call->link->loop, &call->link->tell_failed);
+}
+
+static void queued_free(struct auth_link *link, struct queued *queued)
+{
+	list_remove(&queued->link);
+	link->queue_len--;
+	buf_wipe(&queued->datagram);
+	free(queued);
+}
+
+/* The link is gone: so is every answer. */
+static void disconnect(struct auth_link *link)
+{
+	size_t position = 0;
+	struct auth_call *call;
+
+	if (link->fd < 0)
+		return;
+	watch_free(link->watch);
+	link->watch = NULL;
+	close(link->fd);
+	link->fd = -1;
+	while (!list_is_empty(&link->queue))
+		queued_free(link, list_entry(link->queue.next, struct queued, link));
+	while ((call = map_next(&link->calls, &position)) != NULL)
+		fail(call);
+}
+
+static int enqueue(struct auth_link *link, struct slice datagram)
+{
+	struct queued *queued = link->queue_len < QUEUE_MAX ? calloc(1, sizeof(*queued)) : NULL;
+
+	if (queued == NULL)
+		return -ENOBUFS;
+	buf_init(&queued->datagram, PROTOCOL_DATAGRAM_MAX);
+	list_append(&link->queue, &queued->link);
+	link->queue_len++;
+	if (buf_append_slice(&queued->datagram, datagram) < 0) {
+		queued_free(link, queued);
+		return -ENOMEM;
+	}
+	watch_set(link->watch, WATCH_READ | WATCH_WRITE);
+	return 0;
+}
+
+/* 0: sent or queued. */
+static int send_message(struct auth_link *link, const struct auth_message *message)
+{
+	if (link->fd < 0)
+		return -ENOTCONN;
+	int r = protocol_encode(message, NULL, &link->room);
+	if (r == 0)
+		r = list_is_empty(&link->queue) ? protocol_send(link->fd, buf_slice(&link->room))
+		                                : -EAGAIN;
+	if (r == -EAGAIN)
+		r = enqueue(link, buf_slice(&link->room));
+	buf_wipe(&link->room);
+	return r;
+}
+
+static void send_queued(struct auth_link *link)
+{
+	while (!list_is_empty(&link->queue)) {
+		struct queued *first = list_entry(link->queue.next, struct queued, link);
+		int r = protocol_send(link->fd, buf_slice(&first->datagram));
+		if (r == -EAGAIN)
+			return;
+		queued_free(link, first);
+		if (r < 0)
+			return; /* the end of the link shows as readable */
+	}
+	watch_set(link->watch, WATCH_READ);
+}
+
+static void take_answer(struct auth_link *link, const struct auth_message *answer,
+        const struct auth_account *account)
+{
+	if (answer->type == AUTH_HELLO)
+		return;
+	if (answer->type == AUTH_CHANGED) {
+		link->on_changed(link->arg, answer->charge.account);
+		return;
+	}
+	struct auth_call *call =
+	        map_get(&link->calls, slice_of(&answer->number, sizeof(answer->number)));
+	if (call == NULL)
+		return;
+	if (call->on_answer == NULL && answer->type == AUTH_ADMITTED)
+		auth_settle(link, &answer->charge);
+	/* A login goes on; the call stays. */
+	if (answer->type == AUTH_MORE && call->on_answer != NULL)
+		call->on_answer(call->arg, answer, NULL);
+	else
+		finish(call, answer, account);
+}
+
+static void on_ready(void *arg, unsigned events)
+{
+	struct auth_link *link = arg;
+	struct auth_message answer;
+	struct auth_account account;
+	struct buf room;
+	int r = 1;
+
+	if ((events & WATCH_WRITE) != 0)
+		send_queued(link);
+	buf_init(&room, PROTOCOL_DATAGRAM_MAX);
+	for (unsigned i = 0; i < 64 && r == 1 && link->fd >= 0; i++) {
+		r = protocol_receive(link->fd, &room);
+		if (r == 1 && protocol_decode(buf_slice(&room), &answer, &account) < 0)
+			r = -EBADMSG;
+		if (r == 1)
+			take_answer(link, &answer, &account);
+	}
+	buf_wipe(&room);
+	if (r == 1 || r == -EAGAIN)
+		return;
+	LOG(NULL, EV_AUTH_AWAY, "");
+	disconnect(link);
+}
+
+int auth_link_new(
+        struct loop *loop, auth_changed_fn on_changed, void *arg, struct auth_link **ret_link)
+{
+	struct auth_link *link = calloc(1, sizeof(*link));
+
+	if (link == NULL)
+		return -ENOMEM;
+	*link = (struct auth_link){
+	        .loop = loop,
+	        .fd = -1,
+	        .tell_failed.run = tell_failed,
+	        .on_changed = on_changed,
+	        .arg = arg,
+	};
+	map_init(&link->calls);
+	list_init(&link->queue);
+	list_init(&link->failed);
+	buf_init(&link->room, PROTOCOL_DATAGRAM_MAX);
+	*ret_link = link;
+	return 0;
+}
+
+void auth_link_free(struct auth_link *link)
+{
+	if (link == NULL)
+		return;
+	disconnect(link);
+	tell_failed(&link->tell_failed);
+	loop_defer_cancel(&link->tell_failed);
+	map_done(&link->calls);
+	buf_done(&link->room);
+	free(link);
+}
+
+void auth_link_connect(struct auth_link *link, int fd)
+{
+	const struct auth_message hello = {.type = AUTH_HELLO};
+
+	disconnect(link);
+	if (fd < 0)
+		return;
+	if (watch_new(link->loop, fd, on_ready, link, &link->watch) < 0) {
+		close(fd);
+		return;
+	}
+	link->fd = fd;
+	watch_set(link->watch, WATCH_READ);
+	(void)!send_message(link, &hello);
+}
+
+struct auth_call *auth_call_new(struct auth_link *link, const struct auth_message *request,
+        auth_answer_fn on_answer, void *arg)
+{
+	struct auth_message numbered = *request;
+	struct auth_call *call = calloc(1, sizeof(*call));
+
+	if (call == NULL)
+		return NULL;
+	*call = (struct auth_call){
+	        .number = ++link->next_number,
+	        .link = link,
+	        .type = request->type,
+	        .on_answer = on_answer,
+	        .arg = arg,
+	};
+	if (map_put(&link->calls, call_key(call), call) < 0) {
+		free(call);
+		return NULL;
+	}
+	numbered.number = call->number;
+	if (send_message(link, &numbered) < 0)
+		fail(call);
+	return call;
+}
+
+void auth_call_step(struct auth_call *call, struct slice response)
+{
+	const struct auth_message step = {
+	        .type = AUTH_LOGIN_STEP, .number = call->number, .data = response};
+
+	if (send_message(call->link, &step) < 0)
+		fail(call);
+}
+
+void auth_call_cancel(struct auth_call *call)
+{
+	if (call == NULL)
+		return;
+	call->on_answer = NULL;
+	call->arg = NULL;
+	if (call->type == AUTH_LOGIN_START) {
+		const struct auth_message cancel = {
+		        .type = AUTH_LOGIN_CANCEL, .number = call->number};
+		(void)!send_message(call->link, &cancel);
+		list_remove(&call->failed);
+		(void)map_remove(&call->link->calls, call_key(call));
+		free(call);
+	}
+}
+
+void auth_settle(struct auth_link *link, const struct auth_charge *charge)
+{
+	const struct auth_message settle = {.type = AUTH_SETTLE, .charge = *charge};
+
+	/* Lost at worst: then it stays charged. */
+	(void)!send_message(link, &settle);
+}

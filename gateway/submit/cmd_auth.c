@@ -1,0 +1,224 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535
+ * leaves at a fixed time after the client's last word, so that time tells nothing.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/submit/commands.h"
+
+#define RESPONSE_MAX 12288
+
+static void on_answer(
+        void *arg, const struct auth_message *answer, const struct auth_account *account);
+
+/* Mechanism and, behind a blank, the initial response. */
+static void split(struct slice args, struct slice *ret_mechanism, struct slice *ret_initial)
+{
+	*ret_initial = args;
+	*ret_mechanism = slice_until(ret_initial, ' ');
+}
+
+enum reply auth_check(struct session *session, struct slice args)
+{
+	static const char *const offered[] = {"SCRAM-SHA-256", "PLAIN", "LOGIN"};
+	struct slice mechanism, initial;
+
+	if (!conn_is_secure(session->conn))
+		return REPLY_AUTH_NEEDS_TLS;
+	if (session->account != NULL)
+		return REPLY_ALREADY_LOGGED_IN;
+	split(args, &mechanism, &initial);
+	for (size_t i = 0; i < ARRAY_LEN(offered); i++) {
+		if (slice_equal_nocase(mechanism, slice_str(offered[i])))
+			return REPLY_COUNT;
+	}
+	return REPLY_UNKNOWN_MECHANISM;
+}
+
+/* Asks `auth`: the first question of a login, or its next step. */
+static void ask(struct session *session, bool has_response, struct slice response)
+{
+	char ip[ADDR_TEXT];
+	const struct auth_message start = {
+	        .type = AUTH_LOGIN_START,
+	        .mechanism = slice_str(session->mechanism),
+	        .client_address = slice_str(addr_format_ip(&session->peer, ip)),
+	        .session = slice_str(session->sid),
+	        .has_initial = has_response,
+	        .data = response,
+	};
+
+	session->auth_asked_ms = clock_mono_ms();
+	session_move(session, ST_AUTH_WAIT);
+	if (session->call != NULL) {
+		auth_call_step(session->call, response);
+		return;
+	}
+	session->call = auth_call_new(session->serving->auth, &start, on_answer, session);
+	if (session->call == NULL) {
+		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
+		session_move(session, ST_READY);
+	}
+}
+
+/* Decodes a response and passes it on; "=" is an empty one (RFC 4954 4). */
+static enum reply pass_on(struct session *session, struct slice text)
+{
+	struct buf response;
+
+	buf_init(&response, RESPONSE_MAX);
+	int r = slice_equal(text, SLICE("=")) ? 0 : base64_decode(text, &response);
+	if (r == 0)
+		ask(session, true, buf_slice(&response));
+	buf_wipe(&response);
+	return r == 0 ? REPLY_LATER : REPLY_BAD_BASE64;
+}
+
+enum reply auth_act(struct session *session, struct slice args)
+{
+	struct slice mechanism, initial;
+
+	split(args, &mechanism, &initial);
+	memcpy(session->mechanism, mechanism.ptr, mechanism.len);
+	session->mechanism[mechanism.len] = '\0';
+	if (initial.len > 0)
+		return pass_on(session, initial);
+	/* PLAIN and SCRAM begin with the client: an empty challenge asks it to. */
+	if (!slice_equal_nocase(mechanism, SLICE("LOGIN"))) {
+		session->mechanism_waits = true;
+		session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(""));
+		session_move(session, ST_AUTH_MORE);
+		return REPLY_LATER;
+	}
+	ask(session, false, SLICE(""));
+	return REPLY_LATER;
+}
+
+static void end_login(struct session *session)
+{
+	auth_call_cancel(session->call);
+	session->call = NULL;
+	session->mechanism_waits = false;
+}
+
+void auth_response(struct session *session, struct slice line)
+{
+	enum reply reply;
+
+	if (slice_equal(line, SLICE("*"))) {
+		reply = REPLY_AUTH_CANCELLED;
+	} else {
+		reply = line.len > RESPONSE_MAX ? REPLY_BAD_BASE64 : REPLY_COUNT;
+		if (reply == REPLY_COUNT)
+			reply = pass_on(session, line);
+	}
+	if (reply == REPLY_LATER)
+		return;
+	end_login(session);
+	session_move(session, ST_READY);
+	session_reply(session, reply, NULL);
+}
+
+static void challenge(struct session *session, struct slice data)
+{
+	struct buf text;
+
+	buf_init(&text, RESPONSE_MAX * 2);
+	int r = base64_encode(data, &text);
+	const char *encoded = r == 0 ? buf_str(&text) : NULL;
+	if (encoded != NULL) {
+		session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(encoded));
+		session_move(session, ST_AUTH_MORE);
+	} else {
+		end_login(session);
+		session_move(session, ST_READY);
+		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
+	}
+	buf_done(&text);
+}
+
+/* Keeps what the login brought; everything is copied. 0 or -ENOMEM. */
+static int keep_account(struct session *session, const struct auth_account *facts)
+{
+	struct account *account = calloc(1, sizeof(*account));
+
+	if (account == NULL)
+		return -ENOMEM;
+	arena_init(&account->arena, 256U << 10);
+	account->facts = *facts;
+	account->facts.login = arena_slice(&account->arena, facts->login);
+	account->facts.route = arena_slice(&account->arena, facts->route);
+	bool whole = account->facts.login.ptr != NULL && account->facts.route.ptr != NULL;
+	for (uint32_t i = 0; i < facts->sender_count; i++) {
+		account->facts.senders[i] = arena_slice(&account->arena, facts->senders[i]);
+		whole = whole && account->facts.senders[i].ptr != NULL;
+	}
+	if (!whole) {
+		arena_reset(&account->arena);
+		free(account);
+		return -ENOMEM;
+	}
+	session->account = account;
+	log_ctx_add(&session->log, "account", account->facts.login);
+	return 0;
+}
+
+static void refusal_due(void *arg)
+{
+	struct session *session = arg;
+
+	if (++session->failures >= session->conf->submission.login_failures) {
+		session_reply(session, REPLY_LOGIN_REFUSED, NULL);
+		session_close_with(session, CLOSING_FAILURES, REPLY_TOO_MANY_FAILURES);
+		return;
+	}
+	session_move(session, ST_READY);
+	session_reply(session, REPLY_LOGIN_REFUSED, NULL);
+	session_continue(session);
+}
+
+static void refuse_later(struct session *session)
+{
+	uint64_t due = session->auth_asked_ms + session->conf->submission.refusal_delay;
+	uint64_t now = clock_mono_ms();
+
+	timer_init(&session->refusal, session->serving->loop, refusal_due, session);
+	timer_start(&session->refusal, due > now ? due - now : 0);
+}
+
+static void on_answer(
+        void *arg, const struct auth_message *answer, const struct auth_account *account)
+{
+	struct session *session = arg;
+	enum reply reply = REPLY_LOGIN_UNAVAILABLE;
+
+	/* The client must not have spoken meanwhile (it may not pipeline behind AUTH). */
+	if (session_has_input(session)) {
+		if (answer->type != AUTH_MORE)
+			session->call = NULL;
+		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
+		return;
+	}
+	if (answer->type == AUTH_MORE) {
+		challenge(session, answer->data);
+		return;
+	}
+	session->call = NULL;
+	session->mechanism_waits = false;
+	if (answer->type == AUTH_REFUSED) {
+		refuse_later(session);
+		return;
+	}
+	if (answer->type == AUTH_MALFORMED)
+		reply = REPLY_BAD_BASE64;
+	else if (answer->type == AUTH_DONE && keep_account(session, account) == 0)
+		reply = REPLY_LOGGED_IN;
+	session_move(session, ST_READY);
+	session_reply(session, reply, NULL);
+	session_continue(session);
+}

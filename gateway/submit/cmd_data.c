@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * DATA: the charge before 354, the message, the charge for what it has above its
+ * declared size, the commit. 250 leaves only from on_stored(): the message is on
+ * stable storage then. Everything else gives the charge back.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "gateway/base/board.h"
+#include "gateway/base/clock.h"
+#include "gateway/submit/commands.h"
+
+static struct transaction_context context_of(struct session *session)
+{
+	const struct auth_account *account = &session->account->facts;
+	uint64_t limit = session->conf->submission.message_size;
+
+	if (account->message_bytes != 0 && account->message_bytes < limit)
+		limit = account->message_bytes;
+	return (struct transaction_context){
+	        .loop = session->serving->loop,
+	        .spool = session->serving->spool,
+	        .account = account,
+	        .events = &data_spool_events,
+	        .arg = session,
+	        .hostname = session->conf->hostname,
+	        .session = session->sid,
+	        .helo = session->helo,
+	        .esmtp = session->esmtp,
+	        .tls_version = conn_tls_version(session->conn),
+	        .tls_cipher = conn_tls_cipher(session->conn),
+	        .size_limit = limit,
+	};
+}
+
+/* Refuses the message: one reply, the charge given back, back to READY. */
+static void refuse(struct session *session, enum reply reply, const struct reply_args *args)
+{
+	const struct transaction *transaction = session->transaction;
+
+	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s from=%s rcpts=%u size=%" PRIu64,
+	        transaction->id_text, reply_name(reply), LOG_VALUE(transaction->envelope.sender),
+	        transaction->envelope.recipient_count, transaction->size);
+	session_reply(session, reply, args);
+	session_reset(session);
+	session_continue(session);
+}
+
+/* What `auth` answered instead of ADMITTED. */
+static void refuse_by_limit(struct session *session, const struct auth_message *answer)
+{
+	const struct auth_limited *limited = &answer->limited;
+	char measure[40], per[40], used[24], amount[24], next[CLOCK_TEXT_SIZE];
+
+	if (answer->type == AUTH_BLOCKED) {
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+		return;
+	}
+	if (answer->type != AUTH_LIMITED) {
+		refuse(session, REPLY_TRY_LATER, NULL);
+		return;
+	}
+	snprintf(measure, sizeof(measure), "%.*s", SLICE_ARGS(limited->measure));
+	snprintf(per, sizeof(per), "%.*s", SLICE_ARGS(limited->per));
+	snprintf(used, sizeof(used), "%" PRId64, limited->used);
+	snprintf(amount, sizeof(amount), "%" PRId64, limited->amount);
+	if (!limited->never || slice_equal(limited->measure, SLICE("messages")))
+		refuse(session, REPLY_LIMIT_REACHED,
+		        REPLY_ARGS(measure, per, used, amount,
+		                limited->never ? "no time: nothing is allowed"
+		                               : clock_iso(limited->next_s, next)));
+	else if (slice_equal(limited->measure, SLICE("bytes")))
+		refuse(session, REPLY_BYTES_OVER_LIMIT, REPLY_ARGS(per, amount));
+	else
+		refuse(session, REPLY_RECIPIENTS_OVER_LIMIT, REPLY_ARGS(per, amount));
+}
+
+static int admit(
+        struct session *session, const struct auth_charge *charge, auth_answer_fn on_answer)
+{
+	const struct auth_message request = {.type = AUTH_ADMIT, .charge = *charge};
+
+	session->call = auth_call_new(session->serving->auth, &request, on_answer, session);
+	return session->call != NULL ? 0 : -ENOMEM;
+}
+
+static void on_admitted(
+        void *arg, const struct auth_message *answer, const struct auth_account *account)
+{
+	struct session *session = arg;
+
+	(void)account;
+	session->call = NULL;
+	if (answer->type != AUTH_ADMITTED) {
+		refuse_by_limit(session, answer);
+		return;
+	}
+	session->transaction->charged = answer->charge;
+	if (session_has_input(session)) {
+		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
+		return;
+	}
+	session_reply(session, REPLY_GO_AHEAD, NULL);
+	session_move(session, ST_DATA);
+}
+
+enum reply data_check(struct session *session, struct slice args)
+{
+	(void)session;
+	if (args.len == 0)
+		return REPLY_COUNT;
+	session_reply(session, REPLY_SYNTAX, REPLY_ARGS("DATA"));
+	return REPLY_LATER;
+}
+
+enum reply data_act(struct session *session, struct slice args)
+{
+	const struct transaction *transaction = session->transaction;
+	const struct auth_charge charge = {
+	        .account = session->account->facts.id,
+	        .messages = 1,
+	        .recipients = transaction->envelope.recipient_count,
+	        .bytes = transaction->declared_size,
+	};
+
+	(void)args;
+	session_move(session, ST_ADMIT);
+	if (admit(session, &charge, on_admitted) == 0)
+		return REPLY_LATER;
+	session_reset(session);
+	return REPLY_TRY_LATER;
+}
+
+static void commit(struct session *session)
+{
+	const struct transaction_context context = context_of(session);
+
+	if (transaction_commit(session->transaction, &context) < 0)
+		refuse(session, REPLY_TRY_LATER, NULL);
+}
+
+static void on_excess_admitted(
+        void *arg, const struct auth_message *answer, const struct auth_account *account)
+{
+	struct session *session = arg;
+
+	(void)account;
+	session->call = NULL;
+	if (answer->type != AUTH_ADMITTED) {
+		refuse_by_limit(session, answer);
+		return;
+	}
+	/* Given back together; the slots of the two charges are the same but for a moment. */
+	session->transaction->charged.bytes += answer->charge.bytes;
+	commit(session);
+}
+
+/* The final dot has come. */
+static void finish(struct session *session)
+{
+	struct transaction *transaction = session->transaction;
+	const struct transaction_context context = context_of(session);
+	char room[32];
+
+	session_move(session, ST_COMMIT);
+	enum reply refusal = transaction_finish(transaction, &context);
+	if (refusal != REPLY_COUNT) {
+		refuse(session, refusal,
+		        REPLY_ARGS(transaction_refusal_text(transaction, &context, room)));
+		return;
+	}
+	if (transaction->size <= transaction->declared_size) {
+		commit(session);
+		return;
+	}
+	const struct auth_charge excess = {
+	        .account = context.account->id,
+	        .bytes = transaction->size - transaction->declared_size,
+	};
+	if (admit(session, &excess, on_excess_admitted) < 0)
+		refuse(session, REPLY_TRY_LATER, NULL);
+}
+
+void data_take(struct session *session)
+{
+	const struct transaction_context context = context_of(session);
+	struct slice input = conn_input(session->conn);
+	bool end;
+
+	if (input.len == 0)
+		return;
+	size_t used = transaction_take(session->transaction, &context, input, &end);
+	conn_consume(session->conn, used);
+	/* The deadline is for silence, not for size. */
+	session_move(session, ST_DATA);
+	if (end)
+		finish(session);
+	else if (session->transaction->must_wait)
+		conn_pause(session->conn);
+}
+
+static void on_spool_ready(void *arg)
+{
+	struct session *session = arg;
+
+	session->transaction->must_wait = false;
+	conn_resume(session->conn);
+}
+
+static void on_stored(void *arg, int result)
+{
+	struct session *session = arg;
+	struct transaction *transaction = session->transaction;
+	const struct envelope *envelope = &transaction->envelope;
+
+	transaction->spool = NULL;
+	if (result < 0) {
+		LOG(&session->log, EV_STORE_FAILED, "qid=%s error=\"%s\"", transaction->id_text,
+		        strerrordesc_np(-result));
+		refuse(session, result == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED, NULL);
+		return;
+	}
+	session_reply(session, REPLY_QUEUED, REPLY_ARGS(transaction->id_text));
+	LOG(&session->log, EV_MESSAGE_ACCEPTED, "qid=%s from=%s rcpts=%u size=%" PRIu64,
+	        transaction->id_text, LOG_VALUE(envelope->sender), envelope->recipient_count,
+	        envelope->size);
+	counter_add(CT_MESSAGES_ACCEPTED, 1);
+	counter_add(CT_BYTES_ACCEPTED, envelope->size);
+	session->messages++;
+	/* Accepted: the charge stays. */
+	transaction->charged = (struct auth_charge){0};
+	session_reset(session);
+	session_continue(session);
+}
+
+const struct spool_tx_events data_spool_events = {
+        .on_ready = on_spool_ready,
+        .on_done = on_stored,
+};

@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: ISC */
+/* MAIL and RCPT: who sends to whom, and whether the account may. */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "gateway/mail/param.h"
+#include "gateway/mail/path.h"
+#include "gateway/mail/sender_right.h"
+#include "gateway/submit/commands.h"
+
+struct mail_args {
+	struct mailbox sender;
+	uint64_t size;
+	bool body_8bit, smtputf8;
+};
+
+static enum reply say(struct session *session, enum reply reply, const char *text)
+{
+	session_reply(session, reply, REPLY_ARGS(text));
+	return REPLY_LATER;
+}
+
+/* The ceiling, or what the plan sets below it. */
+static uint64_t size_limit(const struct session *session)
+{
+	uint64_t limit = session->conf->submission.message_size;
+	uint64_t plan = session->account->facts.message_bytes;
+
+	return plan != 0 && plan < limit ? plan : limit;
+}
+
+static uint64_t recipient_limit(const struct session *session)
+{
+	uint64_t limit = session->conf->submission.recipients;
+	uint64_t plan = session->account->facts.recipients;
+
+	return plan != 0 && plan < limit ? plan : limit;
+}
+
+static enum reply unknown_parameter(struct session *session, struct slice key)
+{
+	char name[48];
+
+	snprintf(name, sizeof(name), "%.*s", (int)MIN_OF(key.len, sizeof(name) - 1), key.ptr);
+	return say(session, REPLY_UNKNOWN_PARAMETER, name);
+}
+
+/* One parameter of MAIL. */
+static enum reply take_parameter(
+        struct session *session, const struct param *param, struct mail_args *args)
+{
+	if (slice_equal_nocase(param->key, SLICE("SIZE"))) {
+		int r = param->value.len <= 20 ? slice_to_u64(param->value, &args->size) : -EINVAL;
+		if (r == -EINVAL)
+			return say(session, REPLY_SYNTAX, "SIZE=octets");
+		if (r == -ERANGE)
+			args->size = UINT64_MAX;
+		return REPLY_COUNT;
+	}
+	if (slice_equal_nocase(param->key, SLICE("BODY"))) {
+		args->body_8bit = slice_equal_nocase(param->value, SLICE("8BITMIME"));
+		if (!args->body_8bit && !slice_equal_nocase(param->value, SLICE("7BIT")))
+			return say(session, REPLY_SYNTAX, "BODY=7BIT or BODY=8BITMIME");
+		return REPLY_COUNT;
+	}
+	if (slice_equal_nocase(param->key, SLICE("SMTPUTF8")) && param->value.ptr == NULL) {
+		args->smtputf8 = true;
+		return REPLY_COUNT;
+	}
+	/* RFC 4954 5: looked at and never passed on; we know who it is. */
+	if (slice_equal_nocase(param->key, SLICE("AUTH"))) {
+		if (param->value.ptr == NULL || !xtext_is_valid(param->value))
+			return say(session, REPLY_SYNTAX, "AUTH=<> or AUTH=xtext");
+		return REPLY_COUNT;
+	}
+	return unknown_parameter(session, param->key);
+}
+
+static enum reply parse_mail(struct session *session, struct slice text, struct mail_args *args)
+{
+	struct param param;
+	enum reply reply;
+	int r;
+
+	*args = (struct mail_args){0};
+	if (!slice_starts_with_nocase(text, SLICE("FROM:")))
+		return say(session, REPLY_SYNTAX, "MAIL FROM:<address>");
+	text = slice_trim(slice_part(text, 5, text.len));
+	if (path_parse(&text, &args->sender) < 0)
+		return REPLY_BAD_ADDRESS;
+	while ((r = param_next(&text, &param)) == 1) {
+		reply = take_parameter(session, &param, args);
+		if (reply != REPLY_COUNT)
+			return reply;
+	}
+	return r == 0 ? REPLY_COUNT : say(session, REPLY_SYNTAX, "MAIL FROM:<address> KEY=value");
+}
+
+static bool may_send_as(const struct session *session, const struct mailbox *sender)
+{
+	const struct auth_account *account = &session->account->facts;
+
+	/* The null sender: notifications, counted to the account like all else. */
+	if (sender->text.len == 0)
+		return true;
+	for (uint32_t i = 0; i < account->sender_count; i++) {
+		if (sender_right_covers(account->senders[i], sender))
+			return true;
+	}
+	return false;
+}
+
+enum reply mail_check(struct session *session, struct slice text)
+{
+	struct mail_args args;
+	char limit[24];
+	enum reply reply = parse_mail(session, text, &args);
+
+	if (reply != REPLY_COUNT)
+		return reply;
+	if (args.sender.is_utf8 && !args.smtputf8)
+		return REPLY_UTF8_ADDRESS;
+	if (!may_send_as(session, &args.sender)) {
+		LOG(&session->log, EV_MESSAGE_REFUSED, "reply=%s from=%s",
+		        reply_name(REPLY_SENDER_NOT_YOURS), LOG_VALUE(args.sender.text));
+		return REPLY_SENDER_NOT_YOURS;
+	}
+	if (args.size > size_limit(session)) {
+		snprintf(limit, sizeof(limit), "%" PRIu64, size_limit(session));
+		return say(session, REPLY_TOO_BIG, limit);
+	}
+	int r = spool_in_has_room(session->serving->spool);
+	return r == 0 ? REPLY_COUNT : r == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED;
+}
+
+enum reply mail_act(struct session *session, struct slice text)
+{
+	struct mail_args args;
+	struct transaction *transaction;
+	enum reply reply = parse_mail(session, text, &args);
+
+	assert_bug(reply == REPLY_COUNT);
+	if (transaction_new(&transaction) < 0)
+		return REPLY_TRY_LATER;
+	transaction->envelope.sender = arena_slice(&transaction->arena, args.sender.text);
+	transaction->envelope.body_8bit = args.body_8bit;
+	transaction->envelope.smtputf8 = args.smtputf8;
+	transaction->declared_size = args.size;
+	if (transaction->envelope.sender.ptr == NULL) {
+		transaction_free(transaction);
+		return REPLY_TRY_LATER;
+	}
+	session->transaction = transaction;
+	session_move(session, ST_MAIL);
+	return REPLY_SENDER_OK;
+}
+
+static enum reply parse_rcpt(
+        struct session *session, struct slice text, struct mailbox *ret_recipient)
+{
+	struct param param;
+
+	if (!slice_starts_with_nocase(text, SLICE("TO:")))
+		return say(session, REPLY_SYNTAX, "RCPT TO:<address>");
+	text = slice_trim(slice_part(text, 3, text.len));
+	if (path_parse(&text, ret_recipient) < 0 || ret_recipient->text.len == 0)
+		return REPLY_BAD_RECIPIENT;
+	int r = param_next(&text, &param);
+	if (r < 0)
+		return say(session, REPLY_SYNTAX, "RCPT TO:<address>");
+	return r == 0 ? REPLY_COUNT : unknown_parameter(session, param.key);
+}
+
+enum reply rcpt_check(struct session *session, struct slice text)
+{
+	struct mailbox recipient;
+	char limit[24];
+	enum reply reply = parse_rcpt(session, text, &recipient);
+
+	if (reply != REPLY_COUNT)
+		return reply;
+	if (recipient.is_utf8 && !session->transaction->envelope.smtputf8)
+		return REPLY_UTF8_ADDRESS;
+	if (session->transaction->envelope.recipient_count >= recipient_limit(session)) {
+		snprintf(limit, sizeof(limit), "%" PRIu64, recipient_limit(session));
+		return say(session, REPLY_TOO_MANY_RECIPIENTS, limit);
+	}
+	return REPLY_COUNT;
+}
+
+enum reply rcpt_act(struct session *session, struct slice text)
+{
+	struct mailbox recipient;
+	enum reply reply = parse_rcpt(session, text, &recipient);
+
+	assert_bug(reply == REPLY_COUNT);
+	if (transaction_add_recipient(session->transaction, recipient.text) < 0)
+		return REPLY_TRY_LATER;
+	session_move(session, ST_RCPT);
+	return REPLY_RECIPIENT_OK;
+}

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: ISC */
+/* The command table and its dispatcher; see commands.h. */
+#include "gateway/submit/commands.h"
+
+#define ANY_COMMAND (S(START) | S(READY) | S(MAIL) | S(RCPT))
+
+const struct command command_table[] = {
+        /* verb       check           act           states                        flags */
+        {"EHLO", helo_check, ehlo_act, ANY_COMMAND, NOTHING_BEHIND},
+        {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND},
+        {"STARTTLS", starttls_check, starttls_act, S(START) | S(READY), NOTHING_BEHIND},
+        {"AUTH", auth_check, auth_act, S(READY), NOTHING_BEHIND},
+        {"MAIL", mail_check, mail_act, S(READY), NEED_TLS | NEED_AUTH},
+        {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_TLS | NEED_AUTH},
+        {"DATA", data_check, data_act, S(RCPT), NEED_TLS | NEED_AUTH | NOTHING_BEHIND},
+        {"RSET", no_args, rset_act, ANY_COMMAND, 0},
+        {"NOOP", no_check, noop_act, ANY_COMMAND, 0},
+        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_TLS | NEED_AUTH},
+        {"HELP", no_check, help_act, ANY_COMMAND, 0},
+        {"QUIT", no_args, quit_act, ANY_COMMAND, 0},
+};
+const size_t command_count = ARRAY_LEN(command_table);
+
+static const struct command *find(struct slice verb)
+{
+	for (size_t i = 0; i < command_count; i++) {
+		if (slice_equal_nocase(verb, slice_str(command_table[i].verb)))
+			return &command_table[i];
+	}
+	return NULL;
+}
+
+/* Browsers and scanners: no point in going on with them. */
+static bool is_http(struct slice verb)
+{
+	static const char *const verbs[] = {
+	        "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "PATCH", "TRACE"};
+
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++) {
+		if (slice_equal(verb, slice_str(verbs[i])))
+			return true;
+	}
+	return false;
+}
+
+/* What a client that is out of step should do. */
+static const char *hint(const struct session *session, const struct command *command)
+{
+	if (session->state == ST_START)
+		return "EHLO first";
+	if (command->act == mail_act)
+		return "a transaction is open; RSET ends it";
+	if (command->act == rcpt_act)
+		return "MAIL first";
+	if (command->act == data_act)
+		return session->state == ST_MAIL ? "no valid recipients" : "MAIL and RCPT first";
+	return "not in a transaction";
+}
+
+static enum reply not_permitted(const struct session *session, const struct command *command)
+{
+	if ((command->flags & NEED_TLS) != 0 && !conn_is_secure(session->conn))
+		return REPLY_NEED_TLS_FIRST;
+	if ((command->flags & NEED_AUTH) != 0 && session->account == NULL)
+		return REPLY_NEED_LOGIN;
+	return REPLY_COUNT;
+}
+
+void command_run(struct session *session, struct slice line)
+{
+	struct slice args = line;
+	struct slice verb = slice_until(&args, ' ');
+	const struct command *command = find(verb);
+	enum reply reply;
+
+	args = slice_trim(args);
+	if (command == NULL) {
+		if (is_http(verb))
+			session_close_with(session, CLOSING_NOT_SMTP, REPLY_NOT_SMTP);
+		else
+			session_reply(session, REPLY_UNKNOWN_COMMAND, NULL);
+		return;
+	}
+	if ((command->flags & NOTHING_BEHIND) != 0 && session_has_input(session)) {
+		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
+		return;
+	}
+	/* A client that has not logged in learns that first, whatever else is wrong. */
+	reply = session->state == ST_START && command->act != mail_act
+	                ? REPLY_COUNT
+	                : not_permitted(session, command);
+	if (reply == REPLY_COUNT && (command->states & 1U << session->state) == 0) {
+		session_reply(session, REPLY_BAD_SEQUENCE, REPLY_ARGS(hint(session, command)));
+		return;
+	}
+	if (reply == REPLY_COUNT)
+		reply = not_permitted(session, command);
+	if (reply == REPLY_COUNT)
+		reply = command->check(session, args);
+	if (reply == REPLY_COUNT)
+		reply = command->act(session, args);
+	if (reply != REPLY_LATER)
+		session_reply(session, reply, NULL);
+}

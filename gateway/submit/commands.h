@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: ISC */
+/* The commands of the server: one table, one dispatcher. The loop's thread only. */
+#pragma once
+
+#include "gateway/submit/session.h"
+
+/*
+ * `check` only looks; `act` does. Each returns the reply of the command,
+ * REPLY_COUNT from `check` for "go on", REPLY_LATER from `act` when the reply has
+ * been written or comes later. `args` is what follows the verb.
+ */
+typedef enum reply (*command_fn)(struct session *session, struct slice args);
+
+enum command_flags {
+	NEED_TLS = 1,
+	NEED_AUTH = 2,
+	NOTHING_BEHIND =
+	        4, /* the client must wait for the reply: what is behind ends the session */
+};
+
+struct command {
+	const char *verb;
+	command_fn check, act;
+	unsigned states;
+	unsigned flags;
+};
+
+extern const struct command command_table[];
+extern const size_t command_count;
+
+/* Runs one command line (without its line end). */
+void command_run(struct session *session, struct slice line);
+
+/* cmd_basic.c */
+enum reply no_check(struct session *session, struct slice args);
+enum reply no_args(struct session *session, struct slice args);
+enum reply helo_check(struct session *session, struct slice args);
+enum reply helo_act(struct session *session, struct slice args);
+enum reply ehlo_act(struct session *session, struct slice args);
+enum reply help_act(struct session *session, struct slice args);
+enum reply noop_act(struct session *session, struct slice args);
+enum reply rset_act(struct session *session, struct slice args);
+enum reply quit_act(struct session *session, struct slice args);
+enum reply vrfy_act(struct session *session, struct slice args);
+enum reply starttls_check(struct session *session, struct slice args);
+enum reply starttls_act(struct session *session, struct slice args);
+
+/* cmd_auth.c */
+enum reply auth_check(struct session *session, struct slice args);
+enum reply auth_act(struct session *session, struct slice args);
+/* The client's next response, in AUTH_MORE. */
+void auth_response(struct session *session, struct slice line);
+
+/* cmd_mail.c */
+enum reply mail_check(struct session *session, struct slice args);
+enum reply mail_act(struct session *session, struct slice args);
+enum reply rcpt_check(struct session *session, struct slice args);
+enum reply rcpt_act(struct session *session, struct slice args);
+
+/* cmd_data.c */
+enum reply data_check(struct session *session, struct slice args);
+enum reply data_act(struct session *session, struct slice args);
+/* Input in DATA. */
+void data_take(struct session *session);
+extern const struct spool_tx_events data_spool_events;

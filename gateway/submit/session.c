@@ -1,0 +1,378 @@
+/* SPDX-License-Identifier: ISC */
+/* One client connection: states, input, deadlines, end; see session.h. */
+#include "gateway/submit/session.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "gateway/base/board.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/base/random.h"
+#include "gateway/submit/commands.h"
+
+/* Replies that may wait for a client that does not read. */
+#define OUTPUT_MAX    65536
+#define LINE_MAX_SMTP 4096  /* RFC 5321 4.5.3.1.4 asks for 512 */
+#define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
+#define ANSWER_MS     20000 /* for `auth`, whose own deadlines are shorter */
+#define ARENA_MAX     1024
+
+#define LOGIN_OK   (S(READY) | S(CLOSED))
+#define COMMAND_OK (S(TLS) | S(START) | S(READY) | S(CLOSED))
+
+static const struct {
+	unsigned successors;
+	size_t timeout; /* offset in struct conf_submission; 0: ANSWER_MS */
+	const char *name;
+} states[ST_COUNT] = {
+#define T(field) offsetof(struct conf_submission, field)
+        /*            may go to                                        deadline            in the
+           log */
+        [ST_TLS] = {S(START) | S(CLOSED), T(command_timeout), "handshake"},
+        [ST_START] = {COMMAND_OK, T(command_timeout), "before EHLO"},
+        [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(MAIL), T(command_timeout),
+                "between transactions"},
+        [ST_AUTH_WAIT] = {LOGIN_OK | S(AUTH_MORE), 0, "login"},
+        [ST_AUTH_MORE] = {LOGIN_OK | S(AUTH_WAIT), T(command_timeout), "login response"},
+        [ST_MAIL] = {COMMAND_OK | S(RCPT), T(command_timeout), "MAIL"},
+        [ST_RCPT] = {COMMAND_OK | S(RCPT) | S(ADMIT), T(command_timeout), "RCPT"},
+        [ST_ADMIT] = {LOGIN_OK | S(DATA), 0, "DATA"},
+        [ST_DATA] = {LOGIN_OK | S(DATA) | S(COMMIT), T(data_timeout), "message"},
+        [ST_COMMIT] = {LOGIN_OK, T(data_timeout), "storing"},
+        [ST_CLOSED] = {0, 0, "closed"},
+#undef T
+};
+
+static const char *const closing_names[] = {
+#define CLOSING(id, name) [CLOSING_##id] = name,
+#include "gateway/submit/closing.def"
+#undef CLOSING
+};
+
+void session_move(struct session *session, enum session_state to)
+{
+	uint64_t timeout = ANSWER_MS;
+
+	assert_bug(session->state == to || (states[session->state].successors & 1U << to) != 0);
+	session->state = to;
+	/* Until the login one deadline covers everything. */
+	if (session->account == NULL || to == ST_CLOSED)
+		return;
+	if (states[to].timeout != 0)
+		memcpy(&timeout, (const char *)&session->conf->submission + states[to].timeout,
+		        sizeof(timeout));
+	timer_start(&session->timer, timeout);
+}
+
+void session_reply(struct session *session, enum reply reply, const struct reply_args *args)
+{
+	struct buf line;
+
+	if (session->state == ST_CLOSED)
+		return;
+	buf_init(&line, OUTPUT_MAX / 2);
+	if (reply_write(&line, reply, args) == 0)
+		conn_write(session->conn, buf_slice(&line));
+	buf_done(&line);
+}
+
+bool session_has_input(const struct session *session)
+{
+	return conn_input(session->conn).len > 0;
+}
+
+void session_continue(struct session *session)
+{
+	if (session->state != ST_CLOSED)
+		conn_kick(session->conn);
+}
+
+/* Gives back what was charged for a message that was not taken. */
+static void settle(struct session *session)
+{
+	const struct auth_charge *charged = &session->transaction->charged;
+
+	if (charged->account != 0)
+		auth_settle(session->serving->auth, charged);
+}
+
+static void drop_transaction(struct session *session)
+{
+	if (session->transaction == NULL)
+		return;
+	settle(session);
+	transaction_free(session->transaction);
+	session->transaction = NULL;
+}
+
+void session_reset(struct session *session)
+{
+	drop_transaction(session);
+	if (session->state != ST_START)
+		session_move(session, ST_READY);
+}
+
+static void log_end(const struct session *session, enum closing why)
+{
+	LOG(&session->log, EV_SESSION_CLOSED,
+	        "reason=%s state=\"%s\" messages=%u in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64,
+	        closing_names[why], states[session->state].name, session->messages,
+	        conn_bytes_in(session->conn), conn_bytes_out(session->conn),
+	        clock_mono_ms() - session->opened_ms);
+}
+
+/* Everything but the connection. */
+static void take_down(struct session *session, enum closing why)
+{
+	struct serving *serving = session->serving;
+
+	log_end(session, why);
+	timer_stop(&session->timer);
+	timer_stop(&session->refusal);
+	auth_call_cancel(session->call);
+	/* A message whose commit is under way may be accepted yet: its charge stays. */
+	if (session->state == ST_COMMIT && session->transaction != NULL && session->call == NULL)
+		session->transaction->charged = (struct auth_charge){0};
+	drop_transaction(session);
+	session->state = ST_CLOSED;
+	if (session->account != NULL) {
+		arena_reset(&session->account->arena);
+		free(session->account);
+	}
+	arena_reset(&session->arena);
+	tls_server_unref(session->tls);
+	conf_unref(session->conf);
+	list_remove(&session->link);
+	if (serving->running == session)
+		serving->running = NULL;
+	struct addr peer = session->peer;
+	free(session);
+	serving->on_session_gone(serving, &peer);
+}
+
+void session_close(struct session *session, enum closing why)
+{
+	struct conn *conn = session->conn;
+
+	take_down(session, why);
+	conn_free(conn);
+}
+
+void session_close_with(struct session *session, enum closing why, enum reply reply)
+{
+	struct conn *conn = session->conn;
+
+	if (reply != REPLY_COUNT)
+		session_reply(session, reply, NULL);
+	take_down(session, why);
+	conn_close_when_sent(conn);
+}
+
+static void on_timeout(void *arg)
+{
+	session_close_with(arg, CLOSING_TIMEOUT, REPLY_TIMED_OUT);
+}
+
+/* Whether a line may be run: no control characters, which includes a bare CR. */
+static bool has_controls(struct slice line)
+{
+	for (size_t i = 0; i < line.len; i++) {
+		unsigned char c = (unsigned char)line.ptr[i];
+		if (c < ' ' || c == 0x7f)
+			return true;
+	}
+	return false;
+}
+
+static bool takes_lines(const struct session *session)
+{
+	return (S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE)) & 1U << session->state;
+}
+
+static bool between_messages(const struct session *session)
+{
+	return (S(START) | S(READY)) & 1U << session->state;
+}
+
+static void run_line(struct session *session, struct slice line)
+{
+	size_t len = line.len;
+
+	/* RFC 5321 2.3.8: a line ends with CRLF and nothing else does. */
+	bool whole = len >= 1 && line.ptr[len - 1] == '\r';
+	line.len -= whole;
+	if (!whole || has_controls(line)) {
+		if (session->state == ST_AUTH_MORE)
+			auth_response(session, SLICE("*"));
+		else
+			session_reply(session, REPLY_BAD_CHARACTERS, NULL);
+	} else if (session->state == ST_AUTH_MORE) {
+		auth_response(session, line);
+	} else {
+		command_run(session, line);
+	}
+}
+
+/* A line without end that fills its room: thrown away in constant memory, never run. */
+static bool skip_long_line(struct session *session, struct slice input)
+{
+	bool auth =
+	        session->state == ST_AUTH_MORE || slice_starts_with_nocase(input, SLICE("AUTH "));
+
+	if (!session->skipping_line && input.len < (auth ? LINE_MAX_AUTH : LINE_MAX_SMTP))
+		return false;
+	session->skipping_line = true;
+	conn_consume(session->conn, input.len);
+	return true;
+}
+
+/* One line of input: true if there was one. */
+static bool take_line(struct session *session)
+{
+	struct slice input = conn_input(session->conn);
+	char line[LINE_MAX_AUTH];
+	ptrdiff_t end = slice_find(input, '\n');
+	bool auth =
+	        session->state == ST_AUTH_MORE || slice_starts_with_nocase(input, SLICE("AUTH "));
+
+	if (end < 0)
+		return skip_long_line(session, input) && false;
+	size_t len = (size_t)end;
+	if (session->skipping_line || len >= (auth ? LINE_MAX_AUTH : LINE_MAX_SMTP)) {
+		session->skipping_line = false;
+		conn_consume(session->conn, len + 1);
+		if (session->state == ST_AUTH_MORE)
+			auth_response(session, SLICE("*"));
+		else
+			session_reply(session, REPLY_LINE_TOO_LONG, NULL);
+		return true;
+	}
+	/* A copy: running it may change the window. It may hold a password. */
+	memcpy(line, input.ptr, len);
+	conn_consume(session->conn, len + 1);
+	run_line(session, slice_of(line, len));
+	explicit_bzero(line, len);
+	return true;
+}
+
+static void on_data(void *arg)
+{
+	struct session *session = arg;
+	struct serving *serving = session->serving;
+
+	/* take_down() clears it: the session may be gone after each line. */
+	serving->running = session;
+	while (serving->running == session) {
+		if (session->state == ST_DATA) {
+			data_take(session);
+			return;
+		}
+		if (!takes_lines(session))
+			return;
+		if (between_messages(session) && session->account_changed) {
+			session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+			return;
+		}
+		if (between_messages(session) && serving->stopping) {
+			session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
+			return;
+		}
+		if (!take_line(session))
+			return;
+	}
+}
+
+static void on_secure(void *arg)
+{
+	struct session *session = arg;
+
+	session_move(session, ST_START);
+	if (session->tls_mode == CONF_TLS_IMPLICIT)
+		session_reply(session, REPLY_GREETING, REPLY_ARGS(session->conf->hostname));
+}
+
+static void on_closed(void *arg, enum conn_end end, const char *text)
+{
+	static const enum closing closings[] = {
+	        [CONN_END_EOF] = CLOSING_PEER,
+	        [CONN_END_ERROR] = CLOSING_ERROR,
+	        [CONN_END_TLS] = CLOSING_TLS,
+	        [CONN_END_OVERFLOW] = CLOSING_OVERFLOW,
+	};
+
+	(void)text;
+	session_close(arg, closings[end]);
+}
+
+static const struct conn_events conn_events = {
+        .on_data = on_data,
+        .on_secure = on_secure,
+        .on_closed = on_closed,
+};
+
+int session_new(
+        struct serving *serving, int fd, const struct addr *peer, enum conf_tls_mode tls_mode)
+{
+	struct session *session = calloc(1, sizeof(*session));
+	char ip[ADDR_TEXT];
+	uint32_t number;
+
+	if (session == NULL) {
+		close(fd);
+		return -ENOMEM;
+	}
+	int r = conn_new(serving->loop, fd, OUTPUT_MAX, &conn_events, session, &session->conn);
+	if (r < 0) {
+		free(session);
+		return r;
+	}
+	session->serving = serving;
+	session->conf = conf_ref(serving->conf);
+	session->tls = tls_server_ref(serving->tls);
+	session->tls_mode = tls_mode;
+	session->peer = *peer;
+	session->opened_ms = clock_mono_ms();
+	session->state = ST_START;
+	session->helo = SLICE("");
+	random_bytes(&number, sizeof(number));
+	hex_encode(&number, sizeof(number), session->sid);
+	arena_init(&session->arena, ARENA_MAX);
+	log_ctx_init(&session->log);
+	log_ctx_add(&session->log, "sid", slice_str(session->sid));
+	log_ctx_add(&session->log, "ip", slice_str(addr_format_ip(peer, ip)));
+	timer_init(&session->timer, serving->loop, on_timeout, session);
+	timer_start(&session->timer, session->conf->submission.login_timeout);
+	list_append(&serving->sessions, &session->link);
+	counter_add(CT_CONNECTIONS, 1);
+	if (tls_mode == CONF_TLS_IMPLICIT) {
+		session->state = ST_TLS;
+		conn_start_tls_server(session->conn, session->tls);
+	} else {
+		session_reply(session, REPLY_GREETING, REPLY_ARGS(session->conf->hostname));
+	}
+	return 0;
+}
+
+void session_stop(struct session *session)
+{
+	if (between_messages(session) || session->state == ST_TLS)
+		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
+}
+
+void session_account_changed(struct session *session, uint64_t account)
+{
+	/*
+	 * 0: the database was away, and nobody knows what changed. Then the next ADMIT
+	 * finds out; ending every session would punish all for a restart.
+	 */
+	if (session->account == NULL || session->account->facts.id != account)
+		return;
+	session->account_changed = true;
+	if (between_messages(session))
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+}

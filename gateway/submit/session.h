@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * One client connection. Its legal paths:
+ *
+ *   TLS ─► START ─EHLO─► READY ─MAIL─► MAIL ─RCPT─► RCPT ─DATA─► ADMIT ─354─► DATA
+ *    ▲        │            │ ▲                                     │            │
+ *    └STARTTLS┴────────────┘ └──────────── RSET, EHLO, refusals ◄──┴── COMMIT ◄─┘
+ *                          READY ─AUTH─► AUTH_WAIT ◄──► AUTH_MORE ─► READY
+ *
+ * states[] in session.c is that drawing as a table; commands.c tells what each
+ * command needs. The loop's thread only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "auth/protocol.h"
+#include "gateway/base/addr.h"
+#include "gateway/base/arena.h"
+#include "gateway/base/list.h"
+#include "gateway/base/log.h"
+#include "gateway/conf/conf.h"
+#include "gateway/mail/reply.h"
+#include "gateway/net/conn.h"
+#include "gateway/net/timer.h"
+#include "gateway/spool/spool.h"
+#include "gateway/submit/auth_link.h"
+#include "gateway/submit/transaction.h"
+
+enum session_state {
+	ST_TLS,       /* handshake */
+	ST_START,     /* no EHLO yet, or forgotten at STARTTLS */
+	ST_READY,     /* between transactions */
+	ST_AUTH_WAIT, /* `auth` thinks */
+	ST_AUTH_MORE, /* the client's next response */
+	ST_MAIL,      /* a sender, no recipient yet */
+	ST_RCPT,      /* at least one recipient */
+	ST_ADMIT,     /* `auth` charges the limits, before 354 */
+	ST_DATA,      /* the message comes */
+	ST_COMMIT,    /* charged for its true size, then stored */
+	ST_CLOSED,
+	ST_COUNT
+};
+
+#define S(state) (1U << ST_##state)
+
+enum closing {
+#define CLOSING(id, name) CLOSING_##id,
+#include "gateway/submit/closing.def"
+#undef CLOSING
+};
+
+/* What the sessions of one loop share. */
+struct serving {
+	struct loop *loop;
+	struct auth_link *auth;
+	struct spool_in *spool;
+	const struct conf *conf; /* of new sessions */
+	struct tls_server *tls;  /* likewise */
+	struct list sessions;
+	struct session *running; /* whose input is being read */
+	bool stopping;
+	void (*on_session_gone)(struct serving *serving, const struct addr *peer);
+};
+
+/* Of a login: shared by nobody, dropped with the session. */
+struct account {
+	struct auth_account facts;
+	struct arena arena;
+};
+
+struct session {
+	struct list link; /* in serving->sessions */
+	struct serving *serving;
+	const struct conf *conf;
+	struct tls_server *tls;
+	struct conn *conn;
+	enum conf_tls_mode tls_mode;
+	struct addr peer;
+	char sid[9];
+	struct log_ctx log;
+	uint64_t opened_ms;
+
+	enum session_state state;
+	struct timer timer; /* of the state, and of login_timeout before the login */
+	struct arena arena; /* helo */
+	struct slice helo;
+	bool esmtp;           /* EHLO, not HELO */
+	bool skipping_line;   /* too long: the rest is thrown away */
+	bool account_changed; /* the account was changed: no next transaction */
+
+	struct account *account; /* NULL before the login */
+	unsigned failures;
+	struct auth_call *call; /* a login or an admission */
+	struct timer refusal;   /* a 535 that waits for its time */
+	uint64_t auth_asked_ms;
+	bool mechanism_waits; /* AUTH without initial response: "334 " was sent for it */
+	char mechanism[32];
+
+	struct transaction *transaction;
+	unsigned messages;
+};
+
+/* Takes the descriptor over. 0 or -errno. */
+int session_new(struct serving *serving, int fd, const struct addr *peer,
+        enum conf_tls_mode tls_mode) must_check;
+
+/* Ends it at once, without a word. */
+void session_close(struct session *session, enum closing why);
+
+/* Says the reply (or nothing: REPLY_COUNT), then ends it in order. */
+void session_close_with(struct session *session, enum closing why, enum reply reply);
+
+/* The only way to another state. */
+void session_move(struct session *session, enum session_state to);
+
+void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
+
+/* Whether the client has sent something that it should not have sent yet. */
+bool session_has_input(const struct session *session);
+
+/* Goes on with what has come, at the end of the turn. */
+void session_continue(struct session *session);
+
+/* Drops the transaction, gives back what it was charged, back to READY or START. */
+void session_reset(struct session *session);
+
+/* At a stop: between two commands it ends now, else soon. */
+void session_stop(struct session *session);
+
+/* An account has changed (0: any). */
+void session_account_changed(struct session *session, uint64_t account);

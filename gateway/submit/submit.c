@@ -1,0 +1,473 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * The process `submit`: its loops, who may connect, reload and stop; see submit.h.
+ *
+ * The main loop accepts and hands descriptors round to all loops, itself included.
+ * Everything that concerns another loop goes there as a post.
+ */
+#include "gateway/submit/submit.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "gateway/base/map.h"
+#include "gateway/mail/reply.h"
+#include "gateway/net/listener.h"
+#include "gateway/submit/session.h"
+
+#define LOOPS_MAX     64
+#define LISTENERS_MAX 64
+#define DRAIN_MS      5000
+
+/* One loop and its sessions. */
+struct server {
+	struct serving serving; /* first: sessions lead back here */
+	struct submit *submit;
+	pthread_t thread;
+	bool has_thread; /* the main loop has none of its own */
+	struct timer drain;
+	bool drained;
+};
+
+/* Connections of one IP address. */
+struct address_use {
+	struct addr addr;
+	uint64_t count;
+};
+
+struct listening {
+	struct submit *submit;
+	struct listener *listener;
+	enum conf_tls_mode tls;
+};
+
+struct submit {
+	struct loop *main_loop;
+	struct spool_in *spool;
+	int wake_fd;
+	struct server servers[LOOPS_MAX];
+	unsigned server_count, next_server;
+	struct listening listeners[LISTENERS_MAX];
+	size_t listener_count;
+
+	pthread_mutex_t lock; /* of all that follows */
+	const struct conf *conf;
+	struct map addresses;
+	uint64_t connections;
+
+	/* owner: main loop */
+	unsigned draining;
+	void (*on_stopped)(void *arg);
+	void *arg;
+};
+
+/* A message to a server's loop. */
+struct order {
+	struct post post;
+	struct server *server;
+	int fd; /* a newcomer, or a link to `auth` */
+	struct addr peer;
+	enum conf_tls_mode tls_mode;
+	const struct conf *conf;
+	struct tls_server *tls;
+};
+
+static struct slice address_key(const struct addr *addr)
+{
+	if (addr->u.sa.sa_family == AF_INET6)
+		return slice_of(&addr->u.in6.sin6_addr, sizeof(addr->u.in6.sin6_addr));
+	return slice_of(&addr->u.in.sin_addr, sizeof(addr->u.in.sin_addr));
+}
+
+static int order_new(struct server *server, void (*run)(struct post *post), struct order **ret)
+{
+	struct order *order = calloc(1, sizeof(*order));
+
+	if (order == NULL)
+		return -ENOMEM;
+	order->server = server;
+	order->fd = -1;
+	order->post.run = run;
+	*ret = order;
+	return 0;
+}
+
+static void order_send(struct order *order)
+{
+	loop_post(order->server->serving.loop, &order->post);
+}
+
+/* ---- who may connect ---- */
+
+/* Counts a connection: whether there is room for it. */
+static bool take_place(struct submit *submit, const struct addr *peer)
+{
+	const struct conf_submission *limits = &submit->conf->submission;
+	struct address_use *use = map_get(&submit->addresses, address_key(peer));
+
+	if (submit->connections >= limits->connections ||
+	        (use != NULL && use->count >= limits->connections_per_address))
+		return false;
+	if (use == NULL) {
+		use = calloc(1, sizeof(*use));
+		if (use == NULL)
+			return false;
+		use->addr = *peer;
+		if (map_put(&submit->addresses, address_key(&use->addr), use) < 0) {
+			free(use);
+			return false;
+		}
+	}
+	use->count++;
+	submit->connections++;
+	return true;
+}
+
+/* Any loop. */
+static void give_place_back(struct submit *submit, const struct addr *peer)
+{
+	pthread_mutex_lock(&submit->lock);
+	struct address_use *use = map_get(&submit->addresses, address_key(peer));
+	if (use != NULL && --use->count == 0) {
+		(void)map_remove(&submit->addresses, address_key(peer));
+		free(use);
+	}
+	submit->connections--;
+	pthread_mutex_unlock(&submit->lock);
+}
+
+/* One line in the clear, without waiting: a newcomer that must go again. */
+static void turn_away(int fd, enum conf_tls_mode tls)
+{
+	struct buf line;
+
+	buf_init(&line, 512);
+	if (tls == CONF_TLS_STARTTLS && reply_write(&line, REPLY_TOO_MANY_CONNECTIONS, NULL) == 0)
+		(void)!send(fd, buf_slice(&line).ptr, buf_len(&line), MSG_DONTWAIT | MSG_NOSIGNAL);
+	buf_done(&line);
+	close(fd);
+}
+
+static void run_newcomer(struct post *post)
+{
+	struct order *order = container_of(post, struct order, post);
+	struct server *server = order->server;
+
+	if (server->serving.stopping) {
+		close(order->fd);
+		give_place_back(server->submit, &order->peer);
+	} else if (session_new(&server->serving, order->fd, &order->peer, order->tls_mode) < 0) {
+		give_place_back(server->submit, &order->peer);
+	}
+	free(order);
+}
+
+static void on_accept(void *arg, int fd, const struct addr *peer)
+{
+	struct listening *listening = arg;
+	struct submit *submit = listening->submit;
+	struct server *server = &submit->servers[submit->next_server++ % submit->server_count];
+	struct order *order;
+
+	pthread_mutex_lock(&submit->lock);
+	bool has_place = take_place(submit, peer);
+	pthread_mutex_unlock(&submit->lock);
+	if (!has_place) {
+		turn_away(fd, listening->tls);
+		return;
+	}
+	if (order_new(server, run_newcomer, &order) < 0) {
+		give_place_back(submit, peer);
+		close(fd);
+		return;
+	}
+	order->fd = fd;
+	order->peer = *peer;
+	order->tls_mode = listening->tls;
+	order_send(order);
+}
+
+/* ---- servers ---- */
+
+static void run_all_gone(struct post *post)
+{
+	struct order *order = container_of(post, struct order, post);
+	struct submit *submit = order->server->submit;
+
+	free(order);
+	if (--submit->draining == 0)
+		submit->on_stopped(submit->arg);
+}
+
+/* The last session of a stopping server has ended: tell the main loop, once. */
+static void check_drained(struct server *server)
+{
+	struct order *order;
+
+	if (!server->serving.stopping || server->drained ||
+	        !list_is_empty(&server->serving.sessions))
+		return;
+	server->drained = true;
+	timer_stop(&server->drain);
+	/* Without memory for this the supervisor's deadline ends us. */
+	if (order_new(server, run_all_gone, &order) == 0)
+		loop_post(server->submit->main_loop, &order->post);
+}
+
+static void on_session_gone(struct serving *serving, const struct addr *peer)
+{
+	struct server *server = container_of(serving, struct server, serving);
+
+	give_place_back(server->submit, peer);
+	check_drained(server);
+}
+
+static void on_changed(void *arg, uint64_t account)
+{
+	struct server *server = arg;
+
+	list_for_each_safe (at, &server->serving.sessions)
+		session_account_changed(list_entry(at, struct session, link), account);
+}
+
+static void on_drain_end(void *arg)
+{
+	struct server *server = arg;
+
+	list_for_each_safe (at, &server->serving.sessions) {
+		struct session *session = list_entry(at, struct session, link);
+		/* What is being stored is still answered: the disk decides, not the client. */
+		if (session->state != ST_COMMIT)
+			session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
+	}
+}
+
+static int server_init(
+        struct submit *submit, struct server *server, struct loop *loop, struct tls_server *tls)
+{
+	server->submit = submit;
+	server->serving = (struct serving){
+	        .loop = loop,
+	        .spool = submit->spool,
+	        .conf = conf_ref(submit->conf),
+	        .tls = tls_server_ref(tls),
+	        .on_session_gone = on_session_gone,
+	};
+	list_init(&server->serving.sessions);
+	timer_init(&server->drain, loop, on_drain_end, server);
+	return auth_link_new(loop, on_changed, server, &server->serving.auth);
+}
+
+static void *server_main(void *arg)
+{
+	struct server *server = arg;
+
+	loop_run(server->serving.loop);
+	return NULL;
+}
+
+static int add_server(struct submit *submit, struct tls_server *tls)
+{
+	struct server *server = &submit->servers[submit->server_count];
+	bool is_main = submit->server_count == 0;
+	struct loop *loop = submit->main_loop;
+
+	int r = is_main ? 0 : loop_new(&loop);
+	if (r < 0)
+		return r;
+	submit->server_count++;
+	r = server_init(submit, server, loop, tls);
+	if (r == 0 && !is_main) {
+		r = -pthread_create(&server->thread, NULL, server_main, server);
+		server->has_thread = r == 0;
+	}
+	return r;
+}
+
+static int listen_on(struct submit *submit, const struct submit_settings *settings)
+{
+	size_t next = 0;
+	int r = 0;
+
+	for (size_t i = 0; i < submit->conf->listener_count; i++) {
+		const struct conf_listener *listener = &submit->conf->listeners[i];
+		for (size_t k = 0; k < listener->address_count; k++) {
+			if (next == settings->listener_count || next == LISTENERS_MAX)
+				return -EINVAL;
+			struct listening *listening = &submit->listeners[next];
+			*listening = (struct listening){.submit = submit, .tls = listener->tls};
+			r = listener_new(submit->main_loop, settings->listeners[next++], on_accept,
+			        listening, &listening->listener);
+			if (r < 0)
+				return r;
+			submit->listener_count = next;
+		}
+	}
+	return next == settings->listener_count ? 0 : -EINVAL;
+}
+
+static int open_spool(struct submit *submit, struct why *why)
+{
+	const struct spool_in_settings settings = {
+	        .path = submit->conf->spool,
+	        .ops = &file_system,
+	        .message_size = submit->conf->submission.message_size,
+	        .wake_fd = submit->wake_fd,
+	};
+
+	return spool_in_open(&settings, &submit->spool, why);
+}
+
+int submit_new(const struct submit_settings *settings, struct submit **ret_submit, struct why *why)
+{
+	struct submit *submit = calloc(1, sizeof(*submit));
+	struct tls_server *tls = NULL;
+	unsigned loops = MIN_OF(settings->loops, (unsigned)LOOPS_MAX);
+
+	if (submit == NULL)
+		return -ENOMEM;
+	submit->main_loop = settings->main_loop;
+	submit->wake_fd = settings->wake_fd;
+	submit->conf = conf_ref(settings->conf);
+	pthread_mutex_init(&submit->lock, NULL);
+	map_init(&submit->addresses);
+	int r = tls_server_new(settings->certificate, settings->key, &tls, why);
+	if (r == 0)
+		r = open_spool(submit, why);
+	if (r == 0) {
+		for (unsigned i = 0; r == 0 && i < loops; i++)
+			r = add_server(submit, tls);
+		if (r == 0)
+			r = listen_on(submit, settings);
+		if (r < 0)
+			why_errno(why, r, "cannot start the loops");
+	}
+	tls_server_unref(tls);
+	/* The process ends after a failure here; it does not take half a server apart. */
+	if (r == 0)
+		*ret_submit = submit;
+	return r;
+}
+
+static void run_auth_link(struct post *post)
+{
+	struct order *order = container_of(post, struct order, post);
+
+	auth_link_connect(order->server->serving.auth, order->fd);
+	free(order);
+}
+
+void submit_auth_links(struct submit *submit, const int *fds, size_t count)
+{
+	struct order *order;
+
+	for (size_t i = 0; i < count; i++) {
+		if (i >= submit->server_count ||
+		        order_new(&submit->servers[i], run_auth_link, &order) < 0) {
+			close(fds[i]);
+			continue;
+		}
+		order->fd = fds[i];
+		order_send(order);
+	}
+}
+
+static void run_reload(struct post *post)
+{
+	struct order *order = container_of(post, struct order, post);
+	struct serving *serving = &order->server->serving;
+
+	conf_unref(serving->conf);
+	tls_server_unref(serving->tls);
+	serving->conf = order->conf;
+	serving->tls = order->tls;
+	free(order);
+}
+
+int submit_reload(struct submit *submit, const struct conf *conf, struct slice certificate,
+        struct slice key, struct why *why)
+{
+	struct order *orders[LOOPS_MAX];
+	struct tls_server *tls;
+
+	int r = tls_server_new(certificate, key, &tls, why);
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < submit->server_count; i++) {
+		r = order_new(&submit->servers[i], run_reload, &orders[i]);
+		assert_bug(r == 0);
+		orders[i]->conf = conf_ref(conf);
+		orders[i]->tls = tls_server_ref(tls);
+		order_send(orders[i]);
+	}
+	tls_server_unref(tls);
+	pthread_mutex_lock(&submit->lock);
+	conf_unref(submit->conf);
+	submit->conf = conf_ref(conf);
+	pthread_mutex_unlock(&submit->lock);
+	return 0;
+}
+
+static void run_stop(struct post *post)
+{
+	struct order *order = container_of(post, struct order, post);
+	struct server *server = order->server;
+
+	free(order);
+	server->serving.stopping = true;
+	timer_start(&server->drain, DRAIN_MS);
+	list_for_each_safe (at, &server->serving.sessions)
+		session_stop(list_entry(at, struct session, link));
+	check_drained(server);
+}
+
+void submit_stop(struct submit *submit, void (*on_stopped)(void *arg), void *arg)
+{
+	struct order *order;
+
+	submit->on_stopped = on_stopped;
+	submit->arg = arg;
+	for (size_t i = 0; i < submit->listener_count; i++)
+		listener_free(submit->listeners[i].listener);
+	submit->listener_count = 0;
+	submit->draining = submit->server_count;
+	for (unsigned i = 0; i < submit->server_count; i++) {
+		if (order_new(&submit->servers[i], run_stop, &order) == 0)
+			order_send(order);
+	}
+}
+
+void submit_free(struct submit *submit)
+{
+	struct address_use *use;
+	size_t position = 0;
+
+	if (submit == NULL)
+		return;
+	for (unsigned i = 0; i < submit->server_count; i++) {
+		struct server *server = &submit->servers[i];
+		if (server->has_thread) {
+			loop_stop(server->serving.loop);
+			pthread_join(server->thread, NULL);
+		}
+		auth_link_free(server->serving.auth);
+		conf_unref(server->serving.conf);
+		tls_server_unref(server->serving.tls);
+	}
+	spool_in_close(submit->spool);
+	for (unsigned i = 0; i < submit->server_count; i++) {
+		if (submit->servers[i].has_thread)
+			loop_free(submit->servers[i].serving.loop);
+	}
+	while ((use = map_next(&submit->addresses, &position)) != NULL)
+		free(use);
+	map_done(&submit->addresses);
+	if (submit->wake_fd >= 0)
+		close(submit->wake_fd);
+	conf_unref(submit->conf);
+	pthread_mutex_destroy(&submit->lock);
+	free(submit);
+}

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * A mail transaction: everything between MAIL and the reply to the final dot, in
+ * one struct that one function takes down. The session's loop only.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "auth/protocol.h"
+#include "gateway/base/arena.h"
+#include "gateway/base/id.h"
+#include "gateway/dkim/dkim.h"
+#include "gateway/mail/dot.h"
+#include "gateway/mail/envelope.h"
+#include "gateway/mail/header.h"
+#include "gateway/mail/reply.h"
+#include "gateway/mail/trace.h"
+#include "gateway/spool/spool.h"
+
+/* What the transaction must know of its session; outlives it. */
+struct transaction_context {
+	struct loop *loop;
+	struct spool_in *spool;
+	const struct auth_account *account;
+	const struct spool_tx_events *events; /* with this argument: */
+	void *arg;
+	const char *hostname, *session;
+	struct slice helo;
+	bool esmtp;
+	const char *tls_version, *tls_cipher;
+	uint64_t size_limit;
+};
+
+struct transaction {
+	struct arena arena; /* the envelope's texts */
+	struct message_id id;
+	char id_text[ID_TEXT + 1];
+	struct envelope envelope;
+	uint32_t recipient_room;
+	uint64_t declared_size;     /* SIZE=, 0 without */
+	struct auth_charge charged; /* by ADMIT, and not given back */
+
+	/* from DATA on */
+	struct dot dot;
+	struct buf header; /* as it comes; then the final block */
+	bool header_done;
+	struct dkim_body body_hash;
+	bool hashing;
+	struct spool_tx *spool; /* NULL before the body, and after its commit */
+	bool must_wait;         /* the spool asked to stop reading */
+	uint64_t size;          /* octets as received, dots removed */
+	enum reply refusal;     /* REPLY_COUNT: none so far */
+	const char *refusal_text;
+};
+
+int transaction_new(struct transaction **ret_transaction) must_check;
+
+/* Takes it down in any state; a committed message stays. NULL is fine. */
+void transaction_free(struct transaction *transaction);
+
+/* 0 or -ENOMEM. */
+int transaction_add_recipient(struct transaction *transaction, struct slice path) must_check;
+
+/*
+ * Takes input after DATA: returns how much was used; *ret_end at the final dot. Sets
+ * must_wait when the session should stop reading for a while.
+ */
+size_t transaction_take(struct transaction *transaction, const struct transaction_context *context,
+        struct slice input, bool *ret_end);
+
+/* After the final dot: REPLY_COUNT if the message is fine, else why not. */
+enum reply transaction_finish(
+        struct transaction *transaction, const struct transaction_context *context);
+
+/* Gives it to the journal; the context's on_done tells. 0 or -ENOMEM. */
+int transaction_commit(
+        struct transaction *transaction, const struct transaction_context *context) must_check;
+
+/* What the %s of the refusal is. */
+const char *transaction_refusal_text(const struct transaction *transaction,
+        const struct transaction_context *context, char room[32]);
