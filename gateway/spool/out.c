@@ -452,7 +452,7 @@ void spool_defer(struct spool_out *out, struct spool_entry *entry)
 }
 
 /* The id of a bounce follows from what it is about, so that writing it twice is writing it once. */
-static struct message_id bounce_id(
+struct message_id spool_bounce_id(
         const struct spool_entry *entry, const struct stored_result *results, uint32_t count)
 {
 	struct {
@@ -480,7 +480,7 @@ static int pack_bounce(struct mark *mark, const struct stored_result *results, u
 	struct pack pack = pack_start(&settles);
 	results_pack(mark->entry->id, results, count, &pack);
 	const struct stored_message message = {
-	        .id = bounce_id(mark->entry, results, count),
+	        .id = spool_bounce_id(mark->entry, results, count),
 	        .account = dsn->account,
 	        .accepted_us = dsn->accepted_us,
 	        .recipients = 1,

@@ -213,6 +213,10 @@ struct spool_dsn {
 	struct slice envelope, header, body; /* copied; body at most 1 MiB */
 };
 
+/* The id that a bounce about these recipients gets: the same whenever it is written. */
+struct message_id spool_bounce_id(
+        const struct spool_entry *entry, const struct stored_result *results, uint32_t count);
+
 /*
  * Writes a bounce that settles these recipients of the entry: one synced record,
  * never one without the other. on_entry for the bounce and then `on_marked` follow.

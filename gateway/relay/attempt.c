@@ -1,0 +1,344 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * One attempt to deliver a message: load and sign on a worker, split by route,
+ * hand over, wait for all deliveries to come back.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/relay/inner.h"
+
+#define ARENA_MAX      (64U << 20)
+#define SIGNATURES_MAX 65536
+/* RFC 6376 8.15: a signature that ends limits replay; longer than any retry. */
+#define SIGNATURE_LIFE_S (7 * 24 * 3600)
+
+/* ---- on a worker ---- */
+
+static int sign(struct attempt *attempt)
+{
+	struct slice domain = attempt->envelope.from_domain;
+
+	for (size_t i = 0; i < attempt->keyset->count; i++) {
+		const struct signing_key *key = &attempt->keyset->keys[i];
+		const struct dkim_signing signing = {
+		        .domain = domain,
+		        .selector = slice_str(key->selector),
+		        .key = key->key,
+		        .now_s = clock_wall_s(),
+		        .expires_s = clock_wall_s() + SIGNATURE_LIFE_S,
+		};
+		int r = dkim_sign(&signing, attempt->message.stored.header,
+		        attempt->envelope.body_hash, &attempt->signatures, &attempt->why);
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+/* Keys are asked for in lower case, and signatures name the domain so. */
+static int lower_domain(struct attempt *attempt)
+{
+	struct slice from = attempt->envelope.from_domain;
+	char *copy = arena_str(&attempt->arena, from);
+
+	if (copy == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; i < from.len; i++)
+		copy[i] = ascii_lower(copy[i]);
+	attempt->envelope.from_domain = slice_of(copy, from.len);
+	return 0;
+}
+
+static void prepare(struct job *job)
+{
+	struct attempt *attempt = container_of(job, struct attempt, job);
+	struct relay *relay = attempt->task->relay;
+
+	attempt->error = spool_message_load(relay->spool, attempt->task->entry, &attempt->message);
+	if (attempt->error < 0)
+		return;
+	attempt->loaded = true;
+	attempt->error = envelope_decode(
+	        attempt->message.stored.envelope, &attempt->arena, &attempt->envelope);
+	if (attempt->error == 0 &&
+	        attempt->envelope.recipient_count != attempt->task->entry->recipients)
+		attempt->error = -EBADMSG;
+	if (attempt->error == 0)
+		attempt->error = lower_domain(attempt);
+	if (attempt->error < 0 || attempt->envelope.from_domain.len == 0)
+		return;
+	attempt->keyset = keys_find(relay->keys, attempt->envelope.from_domain);
+	if (attempt->keyset != NULL)
+		attempt->error = sign(attempt);
+}
+
+static void sign_only(struct job *job)
+{
+	struct attempt *attempt = container_of(job, struct attempt, job);
+
+	attempt->error = sign(attempt);
+}
+
+/* ---- on the loop ---- */
+
+void attempt_set_fate(struct attempt *attempt, uint32_t recipient, enum fate fate,
+        const char *status, const char *host, const char *diagnostic)
+{
+	struct result *result = &attempt->results[recipient];
+	size_t len = MIN_OF(strlen(status), sizeof(result->status) - 1);
+
+	result->fate = fate;
+	memcpy(result->status, status, len);
+	result->status[len] = '\0';
+	result->host = host == NULL ? NULL : arena_str(&attempt->arena, slice_str(host));
+	const char *copy = arena_str(&attempt->arena, slice_str(diagnostic));
+	result->diagnostic = copy != NULL ? copy : "";
+}
+
+void delivery_set_fate(struct delivery *delivery, enum fate fate, const char *status,
+        const char *host, const char *diagnostic)
+{
+	for (uint32_t i = 0; i < delivery->count; i++) {
+		uint32_t recipient = delivery->recipients[i];
+		enum fate now = delivery->attempt->results[recipient].fate;
+		if (now == FATE_OPEN || now == FATE_ACCEPTED)
+			attempt_set_fate(
+			        delivery->attempt, recipient, fate, status, host, diagnostic);
+	}
+}
+
+static void finish(struct attempt *attempt)
+{
+	struct relay *relay = attempt->task->relay;
+
+	relay->running--;
+	relay_dispatch_soon(relay);
+	outcome_record(attempt);
+	if (attempt->loaded)
+		spool_message_done(&attempt->message);
+	keyset_unref(attempt->keyset);
+	buf_done(&attempt->signatures);
+	arena_reset(&attempt->arena);
+	free(attempt);
+}
+
+static void one_less(struct attempt *attempt)
+{
+	if (--attempt->open == 0)
+		finish(attempt);
+}
+
+void attempt_delivery_done(struct delivery *delivery)
+{
+	one_less(delivery->attempt);
+}
+
+void attempt_delivery_held(struct delivery *delivery, bool frozen)
+{
+	delivery->held = true;
+	delivery->frozen = frozen;
+	one_less(delivery->attempt);
+}
+
+/* A domain's own route, else the account's, else the default. */
+static struct slice route_of(struct attempt *attempt, struct slice recipient)
+{
+	const struct conf *conf = attempt->task->relay->conf;
+	ptrdiff_t at = slice_find_last(recipient, '@');
+	struct slice domain = at < 0 ? SLICE("") : slice_part(recipient, (size_t)at + 1, SIZE_MAX);
+
+	for (size_t i = 0; i < conf->domain_route_count; i++)
+		if (slice_equal_nocase(slice_str(conf->domain_routes[i].domain), domain))
+			return slice_str(conf->domain_routes[i].route);
+	return attempt->envelope.route.len > 0 ? attempt->envelope.route : slice_str(conf->route);
+}
+
+/* The delivery to that upstream, made when there is none yet; NULL without memory. */
+static struct delivery *delivery_to(struct attempt *attempt, struct upstream *upstream)
+{
+	struct delivery *delivery;
+
+	for (uint32_t i = 0; i < attempt->delivery_count; i++)
+		if (attempt->deliveries[i].upstream == upstream)
+			return &attempt->deliveries[i];
+	delivery = &attempt->deliveries[attempt->delivery_count];
+	delivery->recipients = arena_alloc(
+	        &attempt->arena, attempt->task->entry->unsettled * sizeof(*delivery->recipients));
+	if (delivery->recipients == NULL)
+		return NULL;
+	delivery->attempt = attempt;
+	delivery->upstream = upstream;
+	attempt->delivery_count++;
+	return delivery;
+}
+
+static int split(struct attempt *attempt)
+{
+	struct relay *relay = attempt->task->relay;
+	struct spool_entry *entry = attempt->task->entry;
+	size_t upstreams = 0;
+
+	list_for_each (at, &relay->upstreams)
+		upstreams++;
+	attempt->deliveries =
+	        arena_alloc(&attempt->arena, (upstreams + 1) * sizeof(*attempt->deliveries));
+	if (attempt->deliveries == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < entry->recipients; i++) {
+		if (spool_entry_is_settled(entry, i)) {
+			attempt->results[i].fate = FATE_DELIVERED;
+			continue;
+		}
+		struct slice route = route_of(attempt, attempt->envelope.recipients[i]);
+		struct upstream *upstream = relay_find_upstream(relay, route);
+		if (upstream == NULL) {
+			LOG(&attempt->log, EV_ROUTE_UNKNOWN, "route=%s", LOG_VALUE(route));
+			attempt_set_fate(attempt, i, FATE_DEFERRED, "4.3.5", NULL,
+			        "the route of this mail is not configured");
+			continue;
+		}
+		struct delivery *delivery = delivery_to(attempt, upstream);
+		if (delivery == NULL)
+			return -ENOMEM;
+		delivery->recipients[delivery->count++] = i;
+	}
+	return 0;
+}
+
+static void defer_all(struct attempt *attempt, const char *status, const char *text)
+{
+	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++)
+		if (!spool_entry_is_settled(attempt->task->entry, i))
+			attempt_set_fate(attempt, i, FATE_DEFERRED, status, NULL, text);
+	finish(attempt);
+}
+
+static void fail(struct attempt *attempt, const char *text)
+{
+	if (attempt->results == NULL)
+		attempt->results = arena_alloc(&attempt->arena,
+		        attempt->task->entry->recipients * sizeof(*attempt->results));
+	if (attempt->results == NULL)
+		finish(attempt);
+	else
+		defer_all(attempt, "4.3.0", text);
+}
+
+static void hand_over(struct attempt *attempt)
+{
+	/* Held by one more, so that the last delivery to come back is not missed here. */
+	attempt->open = 1;
+	if (split(attempt) < 0) {
+		fail(attempt, "out of memory");
+		return;
+	}
+	attempt->open += attempt->delivery_count;
+	for (uint32_t i = 0, count = attempt->delivery_count; i < count; i++)
+		upstream_deliver(attempt->deliveries[i].upstream, &attempt->deliveries[i]);
+	one_less(attempt);
+}
+
+static void signed_(struct job *job)
+{
+	struct attempt *attempt = container_of(job, struct attempt, job);
+
+	attempt->task->relay->busy--;
+	if (attempt->error < 0)
+		fail(attempt, "cannot sign for the sender's domain");
+	else
+		hand_over(attempt);
+}
+
+static int work(struct attempt *attempt, void (*run)(struct job *), void (*done)(struct job *))
+{
+	struct relay *relay = attempt->task->relay;
+
+	attempt->job = (struct job){.loop = relay->loop, .run = run, .done = done};
+	int r = jobs_submit(relay->jobs, &attempt->job);
+	if (r == 0)
+		relay->busy++;
+	return r;
+}
+
+static void tell_unsigned(struct attempt *attempt)
+{
+	LOG(&attempt->log, EV_MESSAGE_UNSIGNED, "domain=%s",
+	        LOG_VALUE(attempt->envelope.from_domain));
+}
+
+static void have_keys(struct key_wait *wait)
+{
+	struct attempt *attempt = container_of(wait, struct attempt, key_wait);
+
+	attempt->task->relay->busy--;
+	attempt->keyset = wait->keyset;
+	if (attempt->keyset == NULL) {
+		/* Better late than unsigned: receivers were promised a signature. */
+		fail(attempt, "the DKIM keys of the sender's domain cannot be fetched now");
+		return;
+	}
+	if (attempt->keyset->count == 0) {
+		tell_unsigned(attempt);
+		hand_over(attempt);
+		return;
+	}
+	if (work(attempt, sign_only, signed_) < 0)
+		fail(attempt, "too much to do");
+}
+
+static void prepared(struct job *job)
+{
+	struct attempt *attempt = container_of(job, struct attempt, job);
+	struct relay *relay = attempt->task->relay;
+
+	relay->busy--;
+	if (attempt->error == -EBADMSG && !attempt->loaded)
+		LOG(&attempt->log, EV_MESSAGE_DAMAGED, "");
+	if (attempt->error < 0) {
+		fail(attempt, attempt->error == -EBADMSG ? "the message is damaged in the spool"
+		                                         : "the message cannot be read now");
+		return;
+	}
+	attempt->results = arena_alloc(
+	        &attempt->arena, attempt->task->entry->recipients * sizeof(*attempt->results));
+	if (attempt->results == NULL) {
+		fail(attempt, "out of memory");
+	} else if (attempt->envelope.from_domain.len == 0) {
+		hand_over(attempt); /* a bounce of ours */
+	} else if (attempt->keyset != NULL) {
+		if (attempt->keyset->count == 0)
+			tell_unsigned(attempt);
+		hand_over(attempt);
+	} else {
+		attempt->key_wait.done = have_keys;
+		if (keys_ask(relay->keys, attempt->envelope.from_domain, &attempt->key_wait) < 0)
+			fail(attempt, "too much to do");
+		else
+			relay->busy++;
+	}
+}
+
+void attempt_start(struct task *task)
+{
+	struct attempt *attempt = calloc(1, sizeof(*attempt));
+	char id[ID_TEXT + 1];
+
+	task->state = TASK_RUNNING;
+	if (attempt == NULL) {
+		task->state = TASK_WAITING;
+		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
+		return;
+	}
+	task->relay->running++;
+	attempt->task = task;
+	arena_init(&attempt->arena, ARENA_MAX);
+	buf_init(&attempt->signatures, SIGNATURES_MAX);
+	log_ctx_init(&attempt->log);
+	log_ctx_add(&attempt->log, "qid", slice_str(id_format(&task->entry->id, id)));
+	if (work(attempt, prepare, prepared) < 0)
+		fail(attempt, "too much to do");
+}

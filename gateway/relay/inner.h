@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What the files of this folder share. The loop's thread only, but for what the
+ * comments call a worker's.
+ *
+ * A message's attempt (attempt.c) loads and signs it on a worker, splits its
+ * recipients by route into deliveries, and gives each to its upstream (upstream.c),
+ * which has a session (session.c) carry it (transaction.c). When all deliveries
+ * have come back, the outcome (outcome.c) is recorded and the attempt ends.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/base/arena.h"
+#include "gateway/base/buf.h"
+#include "gateway/base/list.h"
+#include "gateway/base/log.h"
+#include "gateway/conf/conf.h"
+#include "gateway/mail/ehlo.h"
+#include "gateway/mail/envelope.h"
+#include "gateway/mail/reply.h"
+#include "gateway/net/conn.h"
+#include "gateway/net/jobs.h"
+#include "gateway/net/loop.h"
+#include "gateway/net/timer.h"
+#include "gateway/relay/keys.h"
+#include "gateway/relay/relay.h"
+#include "gateway/relay/task.h"
+#include "gateway/spool/spool.h"
+
+#define NO_MEMORY_WAIT_MS 5000
+#define HOSTS_MAX         32
+#define HOST_ADDRS_MAX    8
+#define RESOLVE_KEEP_MS   60000
+#define PROBE_MS          600000 /* a stopped upstream is tried again */
+#define STOP_WAIT_MS      10000
+
+struct control;
+
+struct relay {
+	const struct conf *conf;
+	struct loop *loop;
+	struct jobs *jobs;
+	struct spool_out *spool;
+	struct keys *keys;
+	struct control *control;
+	struct scheduler scheduler;
+	struct list upstreams;
+	struct defer dispatch;
+	size_t running, window; /* attempts; at most so many */
+	size_t busy;            /* jobs and marks that will call back */
+	int wake_fd;
+	struct watch *wake;
+	bool stopping;
+	struct timer stop_check, stop_limit;
+	void (*on_stopped)(void *arg);
+	void *on_stopped_arg;
+};
+
+/* Starts attempts at the end of this turn. */
+void relay_dispatch_soon(struct relay *relay);
+
+/* The upstream of that name, or NULL. */
+struct upstream *relay_find_upstream(struct relay *relay, struct slice name);
+
+/* ---- what became of a recipient ---- */
+
+enum fate {
+	FATE_OPEN,      /* not tried in this attempt, or to be tried again at once */
+	FATE_ACCEPTED,  /* RCPT was accepted: what the final dot says holds for it */
+	FATE_DELIVERED, /* settled */
+	FATE_FAILED,
+	FATE_DEFERRED,
+};
+
+struct result {
+	enum fate fate;
+	char status[12];        /* "5.1.1" */
+	const char *host;       /* in the attempt's arena, or NULL */
+	const char *diagnostic; /* printable; in the arena */
+};
+
+/* ---- attempt.c ---- */
+
+/* The recipients of a message that go to one upstream. */
+struct delivery {
+	struct list link; /* in upstream.waiting */
+	struct attempt *attempt;
+	struct upstream *upstream;
+	uint32_t *recipients; /* numbers */
+	uint32_t count;
+	bool repeated;     /* a kept connection had died; tried on another one */
+	bool held, frozen; /* came back untried: waits for the upstream */
+};
+
+struct attempt {
+	struct job job;
+	struct task *task;
+	struct log_ctx log;
+	struct spool_message message;
+	bool loaded;
+	struct arena arena;
+	struct envelope envelope;
+	struct buf signatures; /* DKIM-Signature fields */
+	struct keyset *keyset; /* or NULL: not asked yet */
+	struct key_wait key_wait;
+	struct result *results; /* one a recipient of the message */
+	struct delivery *deliveries;
+	uint32_t delivery_count, open;
+	int error;
+	struct why why;
+};
+
+/* Begins with a task that was taken from the scheduler. */
+void attempt_start(struct task *task);
+
+/* A delivery has come back: every recipient of it has a fate. */
+void attempt_delivery_done(struct delivery *delivery);
+
+/* The upstream cannot take it now: the message waits for it, unloaded; frozen: without ageing. */
+void attempt_delivery_held(struct delivery *delivery, bool frozen);
+
+/* Sets the fate of one recipient; texts are copied. */
+void attempt_set_fate(struct attempt *attempt, uint32_t recipient, enum fate fate,
+        const char *status, const char *host, const char *diagnostic);
+
+/* The same for all recipients of the delivery that are still open. */
+void delivery_set_fate(struct delivery *delivery, enum fate fate, const char *status,
+        const char *host, const char *diagnostic);
+
+/* ---- outcome.c ---- */
+
+/* Records failures and what is left to do; the attempt is freed, its task maybe too. */
+void outcome_record(struct attempt *attempt);
+
+/* ---- upstream.c ---- */
+
+struct host {
+	char *name; /* as configured, without port: what its certificate must name */
+	uint16_t port;
+	struct addr addrs[HOST_ADDRS_MAX];
+	size_t addr_count;
+	uint64_t resolved_ms; /* 0: never */
+	uint64_t bad_until_ms;
+	unsigned failures;
+};
+
+struct upstream {
+	struct list link;
+	struct relay *relay;
+	const struct conf *conf; /* that `settings` is part of */
+	const struct conf_upstream *settings;
+	char *password;
+	struct tls_client *tls; /* NULL: never TLS */
+	struct host hosts[HOSTS_MAX];
+	size_t host_count;
+	unsigned generation; /* of the settings: sessions of older ones are not kept */
+	struct list waiting; /* deliveries without a session */
+	size_t waiting_count;
+	struct list sessions;             /* all of them */
+	struct list idle;                 /* those without work */
+	size_t session_count, connecting; /* without those that have ended */
+	struct list held;                 /* tasks that wait for it */
+	bool removed, stopped, down;
+	struct timer probe;
+};
+
+/* 0 or -errno. The password is copied. */
+int upstream_new(struct relay *relay, const struct conf *conf, const struct conf_upstream *settings,
+        struct slice password, struct upstream **ret_upstream, struct why *why) must_check;
+int upstream_update(struct upstream *upstream, const struct conf *conf,
+        const struct conf_upstream *settings, struct slice password, struct why *why) must_check;
+
+/* No session is left. */
+void upstream_free(struct upstream *upstream);
+
+/* Takes a delivery; it comes back through attempt_delivery_done() or _held(). */
+void upstream_deliver(struct upstream *upstream, struct delivery *delivery);
+
+/* Tries it again although it was stopped or down. */
+void upstream_resume(struct upstream *upstream);
+
+/* It is not configured any more: what waits is deferred, sessions end. */
+void upstream_remove(struct upstream *upstream);
+
+/* The first host from `from` on that may be tried now, or host_count. */
+size_t upstream_choose_host(const struct upstream *upstream, size_t from);
+
+/* From its sessions: one has logged in (`host` NULL: at one of older settings); a host did not
+ * serve; one has ended. */
+void upstream_session_ready(struct upstream *upstream, struct host *host);
+void upstream_host_failed(struct upstream *upstream, size_t host, const char *text);
+void upstream_session_ended(struct upstream *upstream, bool was_connecting, const char *text);
+
+/* From a session that is idle: the next delivery, or NULL. */
+struct delivery *upstream_next_delivery(struct upstream *upstream);
+
+/* From a session: the upstream refuses our login. Its mail waits and does not age. */
+void upstream_stop(struct upstream *upstream, const char *host, const char *text);
+
+/* The gateway stops: only final dots that were sent are waited for. */
+void upstream_shut(struct upstream *upstream);
+
+/* ---- session.c, transaction.c: one connection ---- */
+
+enum session_state {
+	SESSION_RESOLVING,
+	SESSION_CONNECTING,
+	SESSION_GREETING,
+	SESSION_EHLO,
+	SESSION_STARTTLS,
+	SESSION_TLS,
+	SESSION_AUTH,
+	SESSION_IDLE,
+	SESSION_ENVELOPE, /* MAIL, RCPT, DATA */
+	SESSION_BODY,
+	SESSION_DOT,  /* the final dot is sent */
+	SESSION_RSET, /* after a transaction that did not end by itself */
+	SESSION_CLOSED,
+};
+
+struct session {
+	struct list link;   /* in upstream.idle */
+	struct list member; /* in upstream.sessions */
+	struct upstream *upstream;
+	unsigned generation;
+	enum session_state state;
+	struct conn *conn;
+	struct timer timer;
+	struct defer later; /* the first step, or freeing it */
+	size_t host, addr;  /* that it uses */
+	struct job job;     /* names, the login, a piece of a body */
+	bool job_runs, finished;
+	struct host lookup; /* owner: the job, while it looks up names */
+	int job_result;
+	struct buf room;           /* owner: the job: the login's command, a piece of a body */
+	char *username, *password; /* for the login; copies, because a reload may come */
+	struct ehlo ehlo;
+	struct peer_reply reply;
+	unsigned reply_lines;
+	bool secure;
+	char trouble[400];     /* why it ends, or why the last host did not serve */
+	uint64_t transactions; /* begun */
+	unsigned marks;        /* not yet written */
+	bool mark_failed;
+
+	struct delivery *delivery; /* of the transaction that runs, or NULL */
+	struct transaction {
+		uint32_t sent, answered, accepted; /* of its recipients */
+		bool mail_sent, mail_answered, mail_refused, data_sent;
+		bool too_many;  /* recipients for one transaction */
+		bool dot_waits; /* for the mark of the last one */
+		bool in_doubt;  /* the connection was lost after the final dot */
+		unsigned part;  /* of the content: signatures, header, body */
+		size_t part_used;
+		bool at_line_start;
+	} tx;
+	struct spool_message content; /* a body in a file; owner: the job while it runs */
+};
+
+/* Opens a connection for the upstream's waiting deliveries. 0 or -ENOMEM. */
+int session_start(struct upstream *upstream) must_check;
+/* A session that is idle gets work. */
+void session_give(struct session *session, struct delivery *delivery);
+/* Says QUIT and goes. Only when idle. */
+void session_quit(struct session *session);
+/* Ends it now; a delivery that it has comes back, deferred or to be repeated. */
+void session_end(struct session *session, const char *text);
+
+/* For transaction.c. */
+const char *session_host(const struct session *session);
+/* The transaction is over, the connection lives. */
+void session_idle(struct session *session);
+void session_deadline(struct session *session, uint64_t ms);
+/* Runs `run` on a worker, then `done`; -EAGAIN when the workers are swamped. */
+int session_job(
+        struct session *session, void (*run)(struct job *), void (*done)(struct job *)) must_check;
+/* In `done`: whether the session has ended meanwhile; then it is freed. */
+bool session_job_orphaned(struct session *session);
+/* Frees it when nothing can call it any more. */
+void session_release(struct session *session);
+
+void transaction_start(struct session *session, struct delivery *delivery);
+void transaction_reply(struct session *session);
+void transaction_drained(struct session *session);
+/* The connection is gone: the delivery goes back. */
+void transaction_lost(struct session *session);

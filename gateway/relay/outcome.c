@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What became of an attempt: failures go back to the sender in a bounce whose
+ * record is also their mark; the rest is tried again later.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "gateway/base/board.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/random.h"
+#include "gateway/mail/dsn.h"
+#include "gateway/relay/inner.h"
+
+/* So that a bounce's record stays below its limit however much the upstream said. */
+#define BOUNCE_RECIPIENTS_MAX 400
+#define BOUNCE_MAX            (1U << 20)
+
+static void on_marked(void *arg, int result)
+{
+	struct relay *relay = arg;
+
+	/* A mark that could not be written is tried again by the spool. */
+	(void)result;
+	relay->busy--;
+}
+
+static int write_bounce(struct attempt *attempt, const struct stored_result *failed, uint32_t count,
+        struct buf *header, struct buf *body, struct buf *envelope)
+{
+	const struct envelope *about = &attempt->envelope;
+	struct dsn_recipient recipients[BOUNCE_RECIPIENTS_MAX];
+	char id[ID_TEXT + 1], original_id[ID_TEXT + 1];
+	struct message_id bounce = spool_bounce_id(attempt->task->entry, failed, count);
+	struct slice to = about->sender;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct result *result = &attempt->results[failed[i].recipient];
+		recipients[i] = (struct dsn_recipient){
+		        .address = about->recipients[failed[i].recipient],
+		        .status = result->status,
+		        .remote_mta = result->host,
+		        .diagnostic = result->diagnostic,
+		};
+	}
+	const struct dsn dsn = {
+	        .hostname = attempt->task->relay->conf->hostname,
+	        .id = id_format(&bounce, id),
+	        .original_id = id_format(&attempt->task->entry->id, original_id),
+	        .sender = about->sender,
+	        .wall_s = clock_wall_s(),
+	        .accepted_s = attempt->task->entry->accepted_us / 1000000,
+	        .recipients = recipients,
+	        .recipient_count = count,
+	        .original_header = attempt->message.stored.header,
+	};
+	int r = dsn_write(&dsn, header, body);
+	const struct envelope own = {
+	        .account = about->account,
+	        .login = about->login,
+	        .session = about->session,
+	        .recipients = &to,
+	        .recipient_count = 1,
+	        .body_8bit = true,
+	        .smtputf8 = !slice_is_ascii(to),
+	        .size = buf_len(header) + buf_len(body),
+	        .route = about->route,
+	};
+	return r == 0 ? envelope_encode(&own, envelope) : r;
+}
+
+static int bounce(struct attempt *attempt, const struct stored_result *failed, uint32_t count)
+{
+	struct buf header, body, envelope;
+
+	buf_init(&header, BOUNCE_MAX);
+	buf_init(&body, BOUNCE_MAX);
+	buf_init(&envelope, BOUNCE_MAX);
+	int r = write_bounce(attempt, failed, count, &header, &body, &envelope);
+	const struct spool_dsn dsn = {
+	        .account = attempt->envelope.account,
+	        .accepted_us = clock_wall_us(),
+	        .envelope = buf_slice(&envelope),
+	        .header = buf_slice(&header),
+	        .body = buf_slice(&body),
+	};
+	if (r == 0)
+		r = spool_bounce(attempt->task->relay->spool, attempt->task->entry, failed, count,
+		        &dsn, on_marked, attempt->task->relay);
+	buf_done(&header);
+	buf_done(&body);
+	buf_done(&envelope);
+	return r;
+}
+
+static void tell_failed(struct attempt *attempt, const struct stored_result *failed, uint32_t count,
+        enum event event, const char *notice)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		const struct result *result = &attempt->results[failed[i].recipient];
+		LOG(&attempt->log, event, "to=%s status=%s host=%s reply=%s notice=%s",
+		        LOG_VALUE(attempt->envelope.recipients[failed[i].recipient]),
+		        result->status, result->host != NULL ? result->host : "-",
+		        LOG_VALUE(slice_str(result->diagnostic)), notice);
+	}
+	counter_add(CT_RECIPIENTS_FAILED, count);
+}
+
+/* Settles recipients that failed, with a bounce where somebody can get one. */
+static void give_back(struct attempt *attempt, const struct stored_result *failed, uint32_t count)
+{
+	struct relay *relay = attempt->task->relay;
+	struct spool_entry *entry = attempt->task->entry;
+	bool tell = attempt->envelope.sender.len > 0 && !entry->is_dsn;
+
+	int r = tell ? bounce(attempt, failed, count)
+	             : spool_settle(relay->spool, entry, failed, count, on_marked, relay);
+	if (r < 0) {
+		/* Without memory: they fail again at the next attempt. */
+		for (uint32_t i = 0; i < count; i++)
+			attempt->results[failed[i].recipient].fate = FATE_DEFERRED;
+		return;
+	}
+	relay->busy++;
+	tell_failed(attempt, failed, count, entry->is_dsn ? EV_MESSAGE_DROPPED : EV_MESSAGE_BOUNCED,
+	        tell ? "sent" : "none");
+}
+
+static void give_back_failed(struct attempt *attempt)
+{
+	struct stored_result failed[BOUNCE_RECIPIENTS_MAX];
+	uint32_t count = 0;
+
+	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++) {
+		if (attempt->results[i].fate != FATE_FAILED)
+			continue;
+		failed[count++] = (struct stored_result){.recipient = i, .outcome = OUTCOME_FAILED};
+		if (count == BOUNCE_RECIPIENTS_MAX) {
+			give_back(attempt, failed, count);
+			count = 0;
+		}
+	}
+	if (count > 0)
+		give_back(attempt, failed, count);
+}
+
+static void expire(struct attempt *attempt)
+{
+	if (task_age(attempt->task) < attempt->task->relay->conf->retry.expire)
+		return;
+	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++) {
+		const struct result *result = &attempt->results[i];
+		if (result->fate == FATE_DEFERRED)
+			attempt_set_fate(
+			        attempt, i, FATE_FAILED, "4.4.7", result->host, result->diagnostic);
+	}
+}
+
+/* The wait doubles, and is spread, so that what failed together does not come back together. */
+static uint64_t retry_delay(const struct conf_retry *retry, uint32_t attempt)
+{
+	uint64_t wait = retry->first;
+
+	for (uint32_t i = 1; i < attempt && wait < retry->max; i++)
+		wait *= 2;
+	wait = MIN_OF(wait, retry->max);
+	return wait / 2 + random_below(wait / 2 + 1);
+}
+
+static const struct result *first_deferred(const struct attempt *attempt, uint32_t *ret_recipient)
+{
+	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++)
+		if (attempt->results[i].fate == FATE_DEFERRED) {
+			*ret_recipient = i;
+			return &attempt->results[i];
+		}
+	return NULL;
+}
+
+static void try_later(struct attempt *attempt, uint32_t recipient, const struct result *result)
+{
+	struct task *task = attempt->task;
+	struct spool_entry *entry = task->entry;
+	char next[CLOCK_TEXT_SIZE];
+
+	entry->attempt++;
+	uint64_t delay = retry_delay(&task->relay->conf->retry, entry->attempt);
+	entry->next_us = clock_wall_us() + (int64_t)delay * 1000;
+	task_set_last(task, result->diagnostic);
+	LOG(&attempt->log, EV_MESSAGE_DEFERRED,
+	        "attempt=%" PRIu32 " recipients=%" PRIu32
+	        " to=%s status=%s host=%s reply=%s next=%s",
+	        entry->attempt, entry->unsettled,
+	        LOG_VALUE(attempt->envelope.recipient_count > 0
+	                          ? attempt->envelope.recipients[recipient]
+	                          : SLICE("?")),
+	        result->status, result->host != NULL ? result->host : "-",
+	        LOG_VALUE(slice_str(result->diagnostic)),
+	        clock_iso(entry->next_us / 1000000, next));
+	counter_add(CT_ATTEMPTS_DEFERRED, 1);
+	spool_defer(task->relay->spool, entry);
+	task_wait(task);
+}
+
+/* The upstream whose recovery should wake the message, or NULL. */
+static struct delivery *find_waiting_for(struct attempt *attempt)
+{
+	for (uint32_t i = 0; i < attempt->delivery_count; i++)
+		if (attempt->deliveries[i].held || attempt->deliveries[i].upstream->down)
+			return &attempt->deliveries[i];
+	return NULL;
+}
+
+void outcome_record(struct attempt *attempt)
+{
+	struct task *task = attempt->task;
+	struct delivery *waiting_for;
+	const struct result *deferred;
+	uint32_t recipient = 0;
+
+	if (attempt->results == NULL) { /* not even memory for the results */
+		task->state = TASK_WAITING;
+		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
+		return;
+	}
+	(void)task_age(task);
+	expire(attempt);
+	give_back_failed(attempt);
+	if (task->entry->unsettled == 0) {
+		task_free(task);
+		return;
+	}
+	waiting_for = find_waiting_for(attempt);
+	deferred = first_deferred(attempt, &recipient);
+	if (task->relay->stopping) {
+		task->state =
+		        TASK_WAITING; /* as if this attempt had not been: the next start tries */
+	} else if (deferred != NULL) {
+		try_later(attempt, recipient, deferred);
+		if (waiting_for != NULL && task->state == TASK_WAITING)
+			list_append(&waiting_for->upstream->held, &task->link);
+	} else if (waiting_for != NULL) {
+		task_hold(task, waiting_for->upstream, waiting_for->frozen);
+	} else {
+		task->state = TASK_WAITING;
+		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
+	}
+}

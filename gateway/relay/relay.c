@@ -1,0 +1,280 @@
+/* SPDX-License-Identifier: ISC */
+/* The process `relay`: what holds its parts together; see relay.h. */
+#include "gateway/relay/relay.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/relay/control.h"
+#include "gateway/relay/inner.h"
+#include "gateway/relay/sasl_client.h"
+
+#define WORKERS       4
+#define JOBS_MAX      8192
+#define WINDOW_MIN    16
+#define WINDOW_MAX    600
+#define STOP_CHECK_MS 10
+
+/* ---- the queue ---- */
+
+static void dispatch(struct defer *defer)
+{
+	struct relay *relay = container_of(defer, struct relay, dispatch);
+	struct task *task;
+
+	while (!relay->stopping && relay->running < relay->window &&
+	        (task = scheduler_take(&relay->scheduler)) != NULL)
+		attempt_start(task);
+}
+
+void relay_dispatch_soon(struct relay *relay)
+{
+	loop_defer(relay->loop, &relay->dispatch);
+}
+
+static void on_entry(void *arg, struct spool_entry *entry)
+{
+	/* Without memory it waits in the spool for the next start. */
+	(void)!task_new(arg, entry);
+}
+
+static void on_alarm(void *arg, const char *text)
+{
+	(void)arg;
+	LOG(NULL, EV_SPOOL_ALARM, "what=%s", LOG_VALUE(slice_str(text)));
+}
+
+static void on_wake(void *arg, unsigned events)
+{
+	struct relay *relay = arg;
+	uint64_t count;
+
+	(void)events;
+	if (read(relay->wake_fd, &count, sizeof(count)) > 0)
+		spool_out_follow(relay->spool);
+}
+
+/* ---- upstreams ---- */
+
+struct upstream *relay_find_upstream(struct relay *relay, struct slice name)
+{
+	list_for_each (at, &relay->upstreams) {
+		struct upstream *upstream = list_entry(at, struct upstream, link);
+		if (!upstream->removed && slice_equal(slice_str(upstream->settings->name), name))
+			return upstream;
+	}
+	return NULL;
+}
+
+/* Enough to keep all connections busy while the next messages are read and signed. */
+static void set_window(struct relay *relay)
+{
+	size_t connections = 0;
+
+	for (size_t i = 0; i < relay->conf->upstream_count; i++)
+		connections += relay->conf->upstreams[i].connections;
+	relay->window = MIN_OF(2 * connections + WINDOW_MIN, (size_t)WINDOW_MAX);
+}
+
+static struct upstream *find_any(struct relay *relay, const char *name)
+{
+	list_for_each (at, &relay->upstreams) {
+		struct upstream *upstream = list_entry(at, struct upstream, link);
+		if (strcmp(upstream->settings->name, name) == 0)
+			return upstream;
+	}
+	return NULL;
+}
+
+static int configure(struct relay *relay, const struct conf *conf, const struct slice *passwords,
+        size_t password_count, struct why *why)
+{
+	for (size_t i = 0; i < conf->upstream_count; i++) {
+		const struct conf_upstream *settings = &conf->upstreams[i];
+		struct slice password = i < password_count ? passwords[i] : SLICE("");
+		struct upstream *upstream = find_any(relay, settings->name);
+		int r;
+		if (upstream != NULL) {
+			r = upstream_update(upstream, conf, settings, password, why);
+		} else {
+			r = upstream_new(relay, conf, settings, password, &upstream, why);
+			if (r == 0)
+				list_append(&relay->upstreams, &upstream->link);
+		}
+		if (r < 0)
+			return r;
+	}
+	if (relay->conf != NULL)
+		conf_unref(relay->conf);
+	relay->conf = conf_ref(conf);
+	set_window(relay);
+	return 0;
+}
+
+int relay_reload(struct relay *relay, const struct conf *conf, const struct slice *passwords,
+        size_t password_count, struct why *why)
+{
+	int r = configure(relay, conf, passwords, password_count, why);
+
+	if (r < 0)
+		return r;
+	list_for_each (at, &relay->upstreams) {
+		struct upstream *upstream = list_entry(at, struct upstream, link);
+		if (conf_find_upstream(conf, upstream->settings->name) == NULL)
+			upstream_remove(upstream);
+		else
+			upstream_resume(upstream);
+	}
+	return 0;
+}
+
+/* ---- life ---- */
+
+static int open_spool(struct relay *relay, struct why *why)
+{
+	static const struct spool_out_events events = {.on_entry = on_entry, .on_alarm = on_alarm};
+	const struct spool_out_settings settings = {
+	        .path = relay->conf->spool,
+	        .ops = &file_system,
+	        .loop = relay->loop,
+	        .jobs = relay->jobs,
+	        .events = &events,
+	        .arg = relay,
+	};
+
+	return spool_out_open(&settings, &relay->spool, why);
+}
+
+static int start(struct relay *relay, const struct relay_settings *settings, struct why *why)
+{
+	const struct keys_settings keys = {
+	        .loop = relay->loop,
+	        .database = settings->conf->database,
+	        .password = settings->database_password,
+	};
+
+	int r = sasl_client_prepare(why);
+	if (r == 0)
+		r = jobs_new(WORKERS, JOBS_MAX, &relay->jobs);
+	if (r == 0)
+		r = keys_new(&keys, &relay->keys, why);
+	if (r == 0)
+		r = configure(
+		        relay, settings->conf, settings->passwords, settings->password_count, why);
+	if (r == 0)
+		r = open_spool(relay, why);
+	if (r == 0)
+		r = watch_new(relay->loop, relay->wake_fd, on_wake, relay, &relay->wake);
+	if (r == 0 && settings->control_fd >= 0)
+		r = control_new(relay, settings->control_fd, &relay->control);
+	if (r < 0)
+		return r;
+	watch_set(relay->wake, WATCH_READ);
+	spool_out_follow(relay->spool);
+	return 0;
+}
+
+int relay_new(const struct relay_settings *settings, struct relay **ret_relay, struct why *why)
+{
+	struct relay *relay = calloc(1, sizeof(*relay));
+
+	if (relay == NULL)
+		return -ENOMEM;
+	relay->loop = settings->main_loop;
+	relay->wake_fd = settings->wake_fd;
+	relay->dispatch.run = dispatch;
+	scheduler_init(&relay->scheduler);
+	list_init(&relay->upstreams);
+	why_set(why, "out of memory");
+	int r = start(relay, settings, why);
+	if (r < 0) {
+		relay_free(relay);
+		return r;
+	}
+	*ret_relay = relay;
+	return 0;
+}
+
+static bool has_sessions(struct relay *relay)
+{
+	list_for_each (at, &relay->upstreams) {
+		struct upstream *upstream = list_entry(at, struct upstream, link);
+		if (!list_is_empty(&upstream->sessions))
+			return true;
+	}
+	return false;
+}
+
+/* Jobs and marks end by themselves soon, in no order worth telling each other of. */
+static void check_stop(void *arg)
+{
+	struct relay *relay = arg;
+
+	if (has_sessions(relay) || relay->running > 0 || relay->busy > 0 ||
+	        spool_out_is_busy(relay->spool)) {
+		timer_start(&relay->stop_check, STOP_CHECK_MS);
+		return;
+	}
+	timer_stop(&relay->stop_limit);
+	relay->on_stopped(relay->on_stopped_arg);
+}
+
+/* Replies to final dots that have not come by now are not waited for. */
+static void end_waiting(void *arg)
+{
+	struct relay *relay = arg;
+
+	list_for_each (at, &relay->upstreams) {
+		struct upstream *upstream = list_entry(at, struct upstream, link);
+		list_for_each_safe (member, &upstream->sessions)
+			session_end(
+			        list_entry(member, struct session, member), "the gateway stops");
+	}
+}
+
+void relay_stop(struct relay *relay, void (*on_stopped)(void *arg), void *arg)
+{
+	relay->stopping = true;
+	relay->on_stopped = on_stopped;
+	relay->on_stopped_arg = arg;
+	watch_set(relay->wake, 0);
+	control_free(TAKE(relay->control));
+	list_for_each (at, &relay->upstreams)
+		upstream_shut(list_entry(at, struct upstream, link));
+	timer_init(&relay->stop_check, relay->loop, check_stop, relay);
+	timer_init(&relay->stop_limit, relay->loop, end_waiting, relay);
+	timer_start(&relay->stop_limit, STOP_WAIT_MS);
+	timer_start(&relay->stop_check, 0);
+}
+
+void relay_free(struct relay *relay)
+{
+	struct spool_entry *entry;
+	struct list *link;
+	size_t position = 0;
+
+	if (relay == NULL)
+		return;
+	control_free(relay->control);
+	watch_free(relay->wake);
+	if (relay->wake_fd >= 0)
+		close(relay->wake_fd);
+	if (relay->spool != NULL) {
+		while ((entry = spool_out_next(relay->spool, &position)) != NULL)
+			if (entry->user != NULL)
+				task_free(entry->user);
+		spool_out_close(relay->spool);
+	}
+	while ((link = list_pop(&relay->upstreams)) != NULL)
+		upstream_free(list_entry(link, struct upstream, link));
+	keys_free(relay->keys);
+	jobs_free(relay->jobs);
+	loop_defer_cancel(&relay->dispatch);
+	scheduler_done(&relay->scheduler);
+	if (relay->conf != NULL)
+		conf_unref(relay->conf);
+	free(relay);
+}

@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: ISC */
+/* Whose turn it is, and when; see task.h. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/relay/inner.h"
+
+struct account_queue {
+	uint64_t account;
+	struct list ring; /* in scheduler.ring */
+	struct list tasks;
+	size_t count;
+};
+
+void scheduler_init(struct scheduler *scheduler)
+{
+	map_init(&scheduler->accounts);
+	list_init(&scheduler->ring);
+}
+
+void scheduler_done(struct scheduler *scheduler)
+{
+	struct list *link;
+
+	while ((link = list_pop(&scheduler->ring)) != NULL)
+		free(list_entry(link, struct account_queue, ring));
+	map_done(&scheduler->accounts);
+}
+
+static struct slice account_key(const uint64_t *account)
+{
+	return slice_of(account, sizeof(*account));
+}
+
+int scheduler_add(struct scheduler *scheduler, struct task *task)
+{
+	uint64_t account = task->entry->account;
+	struct account_queue *queue = map_get(&scheduler->accounts, account_key(&account));
+
+	if (queue == NULL) {
+		queue = calloc(1, sizeof(*queue));
+		if (queue == NULL)
+			return -ENOMEM;
+		queue->account = account;
+		list_init(&queue->tasks);
+		if (map_put(&scheduler->accounts, account_key(&queue->account), queue) < 0) {
+			free(queue);
+			return -ENOMEM;
+		}
+		list_append(&scheduler->ring, &queue->ring);
+	}
+	list_append(&queue->tasks, &task->link);
+	queue->count++;
+	return 0;
+}
+
+static void leave(struct scheduler *scheduler, struct account_queue *queue, struct task *task)
+{
+	list_remove(&task->link);
+	list_remove(&queue->ring);
+	if (--queue->count > 0) {
+		list_append(&scheduler->ring, &queue->ring);
+		return;
+	}
+	map_remove(&scheduler->accounts, account_key(&queue->account));
+	free(queue);
+}
+
+struct task *scheduler_take(struct scheduler *scheduler)
+{
+	if (list_is_empty(&scheduler->ring))
+		return NULL;
+	struct account_queue *queue = list_entry(scheduler->ring.next, struct account_queue, ring);
+	struct task *task = list_entry(queue->tasks.next, struct task, link);
+	leave(scheduler, queue, task);
+	return task;
+}
+
+void scheduler_remove(struct scheduler *scheduler, struct task *task)
+{
+	uint64_t account = task->entry->account;
+
+	leave(scheduler, map_get(&scheduler->accounts, account_key(&account)), task);
+}
+
+/* ---- tasks ---- */
+
+static void on_due(void *arg)
+{
+	task_wake(arg);
+}
+
+int task_new(struct relay *relay, struct spool_entry *entry)
+{
+	struct task *task = calloc(1, sizeof(*task));
+
+	if (task == NULL)
+		return -ENOMEM;
+	task->relay = relay;
+	task->entry = entry;
+	timer_init(&task->timer, relay->loop, on_due, task);
+	task->counted_from = clock_mono_ms();
+	entry->user = task;
+	task_wait(task);
+	return 0;
+}
+
+void task_free(struct task *task)
+{
+	timer_stop(&task->timer);
+	if (task->state == TASK_READY)
+		scheduler_remove(&task->relay->scheduler, task);
+	list_remove(&task->link);
+	task->entry->user = NULL;
+	free(task->last);
+	free(task);
+}
+
+void task_wait(struct task *task)
+{
+	int64_t wait_us = task->entry->next_us - clock_wall_us();
+
+	task->state = TASK_WAITING;
+	if (wait_us <= 0) {
+		task_wake(task);
+		return;
+	}
+	/* A wall clock that was set back must not hold mail for longer than the longest wait. */
+	uint64_t wait_ms = (uint64_t)wait_us / 1000 + 1;
+	timer_start(&task->timer, MIN_OF(wait_ms, task->relay->conf->retry.max));
+}
+
+void task_hold(struct task *task, struct upstream *upstream, bool frozen)
+{
+	task->state = TASK_WAITING;
+	if (frozen) {
+		(void)task_age(task);
+		task->frozen = true;
+	}
+	list_append(&upstream->held, &task->link);
+}
+
+void task_wake(struct task *task)
+{
+	if (task->state != TASK_WAITING)
+		return;
+	timer_stop(&task->timer);
+	list_remove(&task->link);
+	if (task->frozen) {
+		task->frozen = false;
+		task->counted_from = clock_mono_ms();
+	}
+	if (scheduler_add(&task->relay->scheduler, task) < 0) {
+		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
+		return;
+	}
+	task->state = TASK_READY;
+	relay_dispatch_soon(task->relay);
+}
+
+uint64_t task_age(struct task *task)
+{
+	uint64_t now = clock_mono_ms();
+
+	if (!task->frozen)
+		task->entry->age_ms += now - task->counted_from;
+	task->counted_from = now;
+	return task->entry->age_ms;
+}
+
+void task_set_last(struct task *task, const char *text)
+{
+	char *copy = strndup(text, TASK_LAST_MAX);
+
+	if (copy == NULL)
+		return;
+	free(task->last);
+	task->last = copy;
+}

@@ -1,0 +1,592 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * A connection to an upstream, from looking up its host to being ready for a
+ * transaction: greeting, EHLO, STARTTLS, login. A host that does not get that far
+ * makes way for the next one.
+ */
+#include <errno.h>
+#include <netdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
+#include "gateway/relay/inner.h"
+#include "gateway/relay/sasl_client.h"
+
+/* Output that may wait: a batch of RCPT commands and a piece of a body fit well. */
+#define OUTPUT_MAX       (1U << 20)
+#define LOGIN_MAX        8192
+#define ROOM_MAX         65536
+#define TRANSACTIONS_MAX 1000 /* on one connection: upstreams restart too */
+
+static void try_host(struct session *session);
+
+/* ---- ending ---- */
+
+static void wipe_login(struct session *session)
+{
+	if (session->password != NULL)
+		explicit_bzero(session->password, strlen(session->password));
+	free(TAKE(session->password));
+	free(TAKE(session->username));
+}
+
+static void free_now(struct defer *later)
+{
+	struct session *session = container_of(later, struct session, later);
+
+	list_remove(&session->member);
+	timer_stop(&session->timer);
+	buf_wipe(&session->room);
+	wipe_login(session);
+	free(session->lookup.name);
+	free(session);
+}
+
+void session_release(struct session *session)
+{
+	if (!session->finished || session->job_runs || session->marks > 0)
+		return;
+	session->later.run = free_now;
+	loop_defer(session->upstream->relay->loop, &session->later);
+}
+
+static void finish(struct session *session, bool was_connecting)
+{
+	session->finished = true;
+	if (session->delivery != NULL)
+		transaction_lost(session);
+	upstream_session_ended(session->upstream, was_connecting, session->trouble);
+	session_release(session);
+}
+
+void session_end(struct session *session, const char *text)
+{
+	bool was_connecting = session->state < SESSION_IDLE;
+
+	if (session->state == SESSION_CLOSED)
+		return;
+	if (text != session->trouble)
+		snprintf(session->trouble, sizeof(session->trouble), "%s", text);
+	session->tx.in_doubt = session->state == SESSION_DOT;
+	session->state = SESSION_CLOSED;
+	timer_stop(&session->timer);
+	loop_defer_cancel(&session->later);
+	list_remove(&session->link);
+	conn_free(TAKE(session->conn));
+	/* A job may be reading the message: the delivery goes back when it is done. */
+	if (!session->job_runs || was_connecting)
+		finish(session, was_connecting);
+}
+
+bool session_job_orphaned(struct session *session)
+{
+	if (session->state != SESSION_CLOSED)
+		return false;
+	if (!session->finished)
+		finish(session, false);
+	else
+		session_release(session);
+	return true;
+}
+
+void session_quit(struct session *session)
+{
+	conn_write(session->conn, SLICE("QUIT\r\n"));
+	conn_close_when_sent(TAKE(session->conn));
+	session_end(session, "closed");
+}
+
+/* The host did not get as far as being ready. */
+static void host_failed(struct session *session)
+{
+	conn_free(TAKE(session->conn));
+	timer_stop(&session->timer);
+	if (session->generation == session->upstream->generation)
+		upstream_host_failed(session->upstream, session->host, session->trouble);
+	session->host++;
+	if (session->job_runs) /* a look-up that takes too long */
+		session_end(session, session->trouble);
+	else
+		try_host(session);
+}
+
+const char *session_host(const struct session *session)
+{
+	return session->lookup.name;
+}
+
+/* Something is wrong with the connection, whatever it was doing. */
+static void trouble(struct session *session, const char *text)
+{
+	snprintf(session->trouble, sizeof(session->trouble), "%s", text);
+	if (session->state >= SESSION_IDLE)
+		session_end(session, session->trouble);
+	else
+		host_failed(session);
+}
+
+/* The upstream said something that ends the hope in this host. */
+static void trouble_reply(struct session *session, const char *what)
+{
+	snprintf(session->trouble, sizeof(session->trouble), "%s: %u %.300s", what,
+	        session->reply.code, session->reply.text);
+	host_failed(session);
+}
+
+static void on_timeout(void *arg)
+{
+	struct session *session = arg;
+
+	if (session->state == SESSION_IDLE)
+		session_quit(session);
+	else
+		trouble(session, "the upstream did not answer in time");
+}
+
+void session_deadline(struct session *session, uint64_t ms)
+{
+	timer_start(&session->timer, ms);
+}
+
+/* ---- greeting, EHLO, STARTTLS, AUTH ---- */
+
+static void say(struct session *session, enum session_state state, const char *verb,
+        const char *argument, uint64_t wait_ms)
+{
+	char line[600];
+
+	int len = snprintf(
+	        line, sizeof(line), "%s%s%s\r\n", verb, argument[0] != '\0' ? " " : "", argument);
+	session->state = state;
+	session->reply_lines = 0;
+	peer_reply_start(&session->reply);
+	conn_write(session->conn, slice_of(line, (size_t)len));
+	session_deadline(session, wait_ms);
+}
+
+static void say_ehlo(struct session *session)
+{
+	/* Nothing that was said before TLS counts after it. */
+	session->ehlo = (struct ehlo){0};
+	say(session, SESSION_EHLO, "EHLO", session->upstream->relay->conf->hostname,
+	        session->upstream->settings->command_timeout);
+}
+
+void session_idle(struct session *session)
+{
+	struct upstream *upstream = session->upstream;
+	struct delivery *delivery;
+
+	if (session->state < SESSION_IDLE)
+		upstream_session_ready(upstream, session->generation == upstream->generation
+		                                         ? &upstream->hosts[session->host]
+		                                         : NULL);
+	session->state = SESSION_IDLE;
+	if (session->generation != upstream->generation || session->mark_failed ||
+	        session->transactions >= TRANSACTIONS_MAX || upstream->relay->stopping) {
+		session_quit(session);
+		return;
+	}
+	delivery = upstream_next_delivery(upstream);
+	if (delivery != NULL) {
+		session_give(session, delivery);
+		return;
+	}
+	session_deadline(session, upstream->settings->idle_timeout);
+	list_prepend(&upstream->idle, &session->link);
+}
+
+void session_give(struct session *session, struct delivery *delivery)
+{
+	session->transactions++;
+	transaction_start(session, delivery);
+}
+
+static void login(struct job *job)
+{
+	struct session *session = container_of(job, struct session, job);
+	struct buf response;
+
+	buf_init(&response, LOGIN_MAX);
+	session->job_result = sasl_client_plain(
+	        session->lookup.name, session->username, session->password, &response, NULL);
+	if (session->job_result == 0)
+		session->job_result = buf_append_str(&session->room, "AUTH PLAIN ");
+	if (session->job_result == 0)
+		session->job_result = base64_encode(buf_slice(&response), &session->room);
+	if (session->job_result == 0)
+		session->job_result = buf_append_str(&session->room, "\r\n");
+	buf_wipe(&response);
+}
+
+static void have_login(struct job *job)
+{
+	struct session *session = container_of(job, struct session, job);
+
+	session->job_runs = false;
+	session->upstream->relay->busy--;
+	wipe_login(session);
+	if (session_job_orphaned(session))
+		return;
+	if (session->job_result < 0) {
+		trouble(session, "the login could not be made");
+		return;
+	}
+	session->state = SESSION_AUTH;
+	peer_reply_start(&session->reply);
+	conn_write(session->conn, buf_slice(&session->room));
+	buf_wipe(&session->room);
+	session_deadline(session, session->upstream->settings->command_timeout);
+}
+
+static void start_login(struct session *session)
+{
+	const struct conf_upstream *settings = session->upstream->settings;
+
+	if (settings->tls != CONF_TLS_VERIFY && settings->tls != CONF_TLS_NONE) {
+		trouble(session,
+		        "a password is only sent to a verified host: set tls = \"verify\"");
+		return;
+	}
+	if (!session->ehlo.auth_plain) {
+		trouble(session, "the upstream does not offer AUTH PLAIN");
+		return;
+	}
+	session->state = SESSION_AUTH;
+	session->username = strdup(settings->username);
+	session->password = strdup(session->upstream->password);
+	if (session->username == NULL || session->password == NULL ||
+	        session_job(session, login, have_login) < 0)
+		trouble(session, "too much to do");
+}
+
+static void after_ehlo(struct session *session)
+{
+	const struct conf_upstream *settings = session->upstream->settings;
+
+	if (session->reply.code != 250) {
+		trouble_reply(session, "EHLO was refused");
+		return;
+	}
+	bool wanted = settings->tls != CONF_TLS_NONE && !session->secure;
+	if (wanted && session->ehlo.starttls)
+		say(session, SESSION_STARTTLS, "STARTTLS", "", settings->command_timeout);
+	else if (wanted && settings->tls != CONF_TLS_OPPORTUNISTIC)
+		trouble(session, "the upstream does not offer STARTTLS");
+	else if (settings->username[0] != '\0')
+		start_login(session);
+	else
+		session_idle(session);
+}
+
+static void start_tls(struct session *session)
+{
+	session->state = SESSION_TLS;
+	session_deadline(session, session->upstream->settings->connect_timeout);
+	conn_start_tls_client(session->conn, session->upstream->tls, session_host(session));
+}
+
+static void after_starttls(struct session *session)
+{
+	if (session->reply.code != 220)
+		trouble_reply(session, "STARTTLS was refused");
+	else if (conn_input(session->conn).len > 0)
+		/* Said in the clear, to be taken as if it were under TLS (threat: response
+		 * injection). */
+		trouble(session, "the upstream talked before TLS");
+	else
+		start_tls(session);
+}
+
+static void after_auth(struct session *session)
+{
+	unsigned code = session->reply.code;
+
+	if (code == 235) {
+		session_idle(session);
+	} else if (code >= 500) {
+		snprintf(session->trouble, sizeof(session->trouble),
+		        "the upstream refuses our login: %u %.300s", code, session->reply.text);
+		upstream_stop(session->upstream, session_host(session), session->trouble);
+		session_end(session, session->trouble);
+	} else {
+		trouble_reply(session, "the login failed");
+	}
+}
+
+static void on_reply(struct session *session)
+{
+	/* RFC 5321 3.8: the upstream closes; what it was about to do is not done. */
+	if (session->reply.code == 421 && session->state >= SESSION_IDLE &&
+	        session->state != SESSION_DOT) {
+		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
+		        session->reply.code, session->reply.text);
+		session_end(session, session->trouble);
+		return;
+	}
+	switch (session->state) {
+	case SESSION_GREETING:
+		if (session->reply.code == 220)
+			say_ehlo(session);
+		else
+			trouble_reply(session, "the upstream does not serve");
+		break;
+	case SESSION_EHLO:
+		after_ehlo(session);
+		break;
+	case SESSION_STARTTLS:
+		after_starttls(session);
+		break;
+	case SESSION_AUTH:
+		if (session->job_runs)
+			trouble(session, "the upstream talked out of turn");
+		else
+			after_auth(session);
+		break;
+	case SESSION_ENVELOPE:
+	case SESSION_BODY:
+	case SESSION_DOT:
+	case SESSION_RSET:
+		transaction_reply(session);
+		break;
+	default:
+		trouble(session, "the upstream talked out of turn");
+	}
+}
+
+/* Takes a line from the input. 1: a reply is complete; 0: not yet; -EBADMSG. */
+static int take_line(struct session *session)
+{
+	struct slice input = conn_input(session->conn);
+	ptrdiff_t end = slice_find(input, '\n');
+
+	if (end < 0)
+		return input.len >= PEER_REPLY_LINE_MAX ? -EBADMSG : -EAGAIN;
+	struct slice line = slice_part(input, 0, (size_t)end);
+	if (line.len > 0 && line.ptr[line.len - 1] == '\r')
+		line.len--;
+	int r = peer_reply_line(&session->reply, line);
+	if (session->state == SESSION_EHLO && session->reply_lines++ > 0 && line.len > 4)
+		ehlo_take_line(&session->ehlo, slice_part(line, 4, line.len));
+	conn_consume(session->conn, (size_t)end + 1);
+	return r;
+}
+
+static void on_data(void *arg)
+{
+	struct session *session = arg;
+	int r;
+
+	while (session->conn != NULL && (r = take_line(session)) != -EAGAIN) {
+		if (r < 0) {
+			trouble(session, "the upstream sent a malformed reply");
+			return;
+		}
+		if (r == 0)
+			continue;
+		on_reply(session);
+		/* The TLS of a new connection or a new state reads on by itself. */
+		peer_reply_start(&session->reply);
+		session->reply_lines = 0;
+	}
+}
+
+static void on_secure(void *arg)
+{
+	struct session *session = arg;
+
+	session->secure = true;
+	peer_reply_start(&session->reply);
+	session->reply_lines = 0;
+	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT) {
+		session->state = SESSION_GREETING;
+		session_deadline(session, session->upstream->settings->greeting_timeout);
+	} else {
+		say_ehlo(session);
+	}
+}
+
+static void on_drained(void *arg)
+{
+	struct session *session = arg;
+
+	if (session->state == SESSION_BODY)
+		transaction_drained(session);
+}
+
+static void on_connected(void *arg)
+{
+	struct session *session = arg;
+
+	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT &&
+	        session->upstream->tls != NULL) {
+		start_tls(session);
+		return;
+	}
+	session->state = SESSION_GREETING;
+	session_deadline(session, session->upstream->settings->greeting_timeout);
+}
+
+/* ---- hosts and addresses ---- */
+
+static void connect_next(struct session *session);
+
+static void on_closed(void *arg, enum conn_end end, const char *text)
+{
+	struct session *session = arg;
+	bool more = session->state == SESSION_CONNECTING &&
+	            session->addr + 1 < session->lookup.addr_count;
+
+	snprintf(session->trouble, sizeof(session->trouble), "%s: %.300s",
+	        session->state == SESSION_CONNECTING ? "cannot connect"
+	        : end == CONN_END_TLS                ? "TLS failed"
+	                                             : "the connection was lost",
+	        text != NULL ? text : "closed");
+	if (more) {
+		session->addr++;
+		conn_free(TAKE(session->conn));
+		connect_next(session);
+	} else {
+		trouble(session, session->trouble);
+	}
+}
+
+static void connect_next(struct session *session)
+{
+	static const struct conn_events events = {
+	        .on_connected = on_connected,
+	        .on_data = on_data,
+	        .on_drained = on_drained,
+	        .on_secure = on_secure,
+	        .on_closed = on_closed,
+	};
+
+	session->state = SESSION_CONNECTING;
+	session->secure = false;
+	peer_reply_start(&session->reply);
+	session_deadline(session, session->upstream->settings->connect_timeout);
+	int r = conn_connect(session->upstream->relay->loop, &session->lookup.addrs[session->addr],
+	        OUTPUT_MAX, &events, session, &session->conn);
+	if (r < 0)
+		trouble(session, "no socket can be made");
+}
+
+static void resolve(struct job *job)
+{
+	struct session *session = container_of(job, struct session, job);
+	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+	struct addrinfo *found = NULL;
+	char port[8];
+
+	snprintf(port, sizeof(port), "%u", session->lookup.port);
+	session->job_result = getaddrinfo(session->lookup.name, port, &hints, &found);
+	if (session->job_result != 0)
+		return;
+	for (struct addrinfo *at = found; at != NULL; at = at->ai_next)
+		if (session->lookup.addr_count < HOST_ADDRS_MAX &&
+		        addr_from_sockaddr(at->ai_addr, at->ai_addrlen,
+		                &session->lookup.addrs[session->lookup.addr_count]) == 0)
+			session->lookup.addr_count++;
+	freeaddrinfo(found);
+}
+
+static void resolved(struct job *job)
+{
+	struct session *session = container_of(job, struct session, job);
+	struct upstream *upstream = session->upstream;
+
+	session->job_runs = false;
+	upstream->relay->busy--;
+	if (session_job_orphaned(session))
+		return;
+	if (session->job_result != 0 || session->lookup.addr_count == 0) {
+		char text[200];
+		snprintf(text, sizeof(text), "the name of the host cannot be resolved: %s",
+		        session->job_result != 0 ? gai_strerror(session->job_result)
+		                                 : "no address");
+		trouble(session, text);
+		return;
+	}
+	if (session->generation == upstream->generation) {
+		struct host *host = &upstream->hosts[session->host];
+		memcpy(host->addrs, session->lookup.addrs, sizeof(host->addrs));
+		host->addr_count = session->lookup.addr_count;
+		host->resolved_ms = clock_mono_ms();
+	}
+	connect_next(session);
+}
+
+/* Goes to the next host that may be tried, or gives up. */
+static void try_host(struct session *session)
+{
+	struct upstream *upstream = session->upstream;
+
+	if (session->generation != upstream->generation) {
+		session_end(session, "the upstream was configured anew");
+		return;
+	}
+	session->host = upstream_choose_host(upstream, session->host);
+	if (session->host >= upstream->host_count) {
+		if (session->trouble[0] == '\0')
+			snprintf(session->trouble, sizeof(session->trouble), "no host to try");
+		session_end(session, session->trouble);
+		return;
+	}
+	const struct host *host = &upstream->hosts[session->host];
+	free(session->lookup.name);
+	session->lookup = *host;
+	session->lookup.name = strdup(host->name);
+	session->addr = 0;
+	session->state = SESSION_RESOLVING;
+	if (session->lookup.name == NULL) {
+		session_end(session, "out of memory");
+		return;
+	}
+	session_deadline(session, upstream->settings->connect_timeout);
+	if (host->resolved_ms != 0 && host->resolved_ms + RESOLVE_KEEP_MS > clock_mono_ms()) {
+		connect_next(session);
+		return;
+	}
+	session->lookup.addr_count = 0;
+	if (session_job(session, resolve, resolved) < 0)
+		session_end(session, "too much to do");
+}
+
+int session_job(struct session *session, void (*run)(struct job *), void (*done)(struct job *))
+{
+	struct relay *relay = session->upstream->relay;
+
+	session->job = (struct job){.loop = relay->loop, .run = run, .done = done};
+	int r = jobs_submit(relay->jobs, &session->job);
+	if (r < 0)
+		return r;
+	session->job_runs = true;
+	relay->busy++;
+	return 0;
+}
+
+static void first_step(struct defer *later)
+{
+	try_host(container_of(later, struct session, later));
+}
+
+int session_start(struct upstream *upstream)
+{
+	struct session *session = calloc(1, sizeof(*session));
+
+	if (session == NULL)
+		return -ENOMEM;
+	session->upstream = upstream;
+	session->generation = upstream->generation;
+	timer_init(&session->timer, upstream->relay->loop, on_timeout, session);
+	buf_init(&session->room, ROOM_MAX);
+	list_append(&upstream->sessions, &session->member);
+	upstream->session_count++;
+	upstream->connecting++;
+	session->later.run = first_step;
+	loop_defer(upstream->relay->loop, &session->later);
+	return 0;
+}

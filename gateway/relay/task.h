@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * A task is a message in the queue: it waits for its time, then for its turn
+ * among the accounts, then an attempt is made with it. The loop's thread only.
+ *
+ *     waiting --timer--> ready --turn--> running --> gone
+ *        ^                                  |
+ *        +------- some recipients left -----+
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/base/list.h"
+#include "gateway/base/map.h"
+#include "gateway/net/timer.h"
+#include "gateway/spool/spool.h"
+
+struct attempt;
+struct relay;
+struct upstream;
+
+enum task_state { TASK_WAITING, TASK_READY, TASK_RUNNING };
+
+#define TASK_LAST_MAX 300
+
+struct task {
+	struct list
+	        link; /* ready: in its account's queue; waiting: maybe in an upstream's `held` */
+	struct relay *relay;
+	struct spool_entry *entry;
+	struct timer timer; /* of the next attempt */
+	enum task_state state;
+	bool frozen;           /* waits for a stopped upstream: does not age */
+	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
+	char *last;            /* what the last attempt came to, printable; or NULL */
+};
+
+/* The order in which ready tasks take their turn: one of each account after the other. */
+struct scheduler {
+	struct map accounts;
+	struct list ring; /* accounts with ready tasks */
+};
+
+void scheduler_init(struct scheduler *scheduler);
+void scheduler_done(struct scheduler *scheduler);
+
+/* 0 or -ENOMEM. */
+int scheduler_add(struct scheduler *scheduler, struct task *task) must_check;
+/* The next task to run, or NULL. */
+struct task *scheduler_take(struct scheduler *scheduler);
+/* Takes a ready task out of its turn. */
+void scheduler_remove(struct scheduler *scheduler, struct task *task);
+
+/* A task for a new entry, due as the entry says; owned by the entry. 0 or -ENOMEM. */
+int task_new(struct relay *relay, struct spool_entry *entry) must_check;
+
+/* Forgets it; its entry may live on. */
+void task_free(struct task *task);
+
+/* Lets it wait until the entry's next_us. */
+void task_wait(struct task *task);
+
+/* Lets it wait until the upstream has something for it to do; no time is set. */
+void task_hold(struct task *task, struct upstream *upstream, bool frozen);
+
+/* Makes a waiting task ready now; nothing for others. */
+void task_wake(struct task *task);
+
+/* How long it has tried to be delivered, in ms; also written into the entry. */
+uint64_t task_age(struct task *task);
+
+/* Remembers what an operator should see; cut and made printable. */
+void task_set_last(struct task *task, const char *text);

@@ -1,0 +1,524 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * One message over a session: MAIL, RCPT and DATA (pipelined where offered,
+ * RFC 2920), the content with its dots stuffed, the final dot.
+ *
+ * What the final dot's reply settles is written to the spool before the next final
+ * dot leaves on this connection: a crash repeats one transaction a connection at
+ * most, and forgets none.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/board.h"
+#include "gateway/relay/inner.h"
+
+#define BATCH       50     /* RCPT commands whose replies may be outstanding */
+#define PIECE       65536  /* of the content */
+#define UNSENT_MAX  131072 /* then we wait for the kernel */
+#define DIAGNOSTIC  700
+#define COMMAND_MAX 65536
+
+static void send_more(struct session *session);
+static void pump(struct session *session);
+
+static struct relay *relay_of(struct session *session)
+{
+	return session->upstream->relay;
+}
+
+/* ---- giving the delivery back ---- */
+
+static void give_back(struct session *session)
+{
+	struct delivery *delivery = TAKE(session->delivery);
+
+	spool_message_done(&session->content);
+	/* Left open: nobody said anything of them in a transaction that went well. */
+	for (uint32_t i = 0; i < delivery->count; i++) {
+		struct result *result = &delivery->attempt->results[delivery->recipients[i]];
+		if (result->fate == FATE_OPEN && result->diagnostic != NULL)
+			result->fate = FATE_DEFERRED;
+	}
+	delivery_set_fate(delivery, FATE_DEFERRED, "4.3.0", session_host(session),
+	        "the transaction was given up");
+	attempt_delivery_done(delivery);
+}
+
+void transaction_lost(struct session *session)
+{
+	struct delivery *delivery = session->delivery;
+	char text[DIAGNOSTIC];
+
+	spool_message_done(&session->content);
+	session->delivery = NULL;
+	if (relay_of(session)->stopping && !session->tx.in_doubt) {
+		attempt_delivery_held(delivery, false);
+		return;
+	}
+	if (!session->tx.mail_answered && session->transactions > 1 && !delivery->repeated) {
+		/* A kept connection had died meanwhile: says nothing of the upstream. */
+		delivery->repeated = true;
+		upstream_deliver(session->upstream, delivery);
+		return;
+	}
+	snprintf(text, sizeof(text), "%s%s", session->trouble,
+	        session->tx.in_doubt ? " (after the final dot: it may arrive twice)" : "");
+	delivery_set_fate(delivery, FATE_DEFERRED, "4.4.2", session_host(session), text);
+	attempt_delivery_done(delivery);
+}
+
+/* The transaction did not end with a final dot: the upstream must forget it. */
+static void reset(struct session *session)
+{
+	give_back(session);
+	session->state = SESSION_RSET;
+	session_deadline(session, session->upstream->settings->command_timeout);
+	conn_write(session->conn, SLICE("RSET\r\n"));
+}
+
+/* ---- replies ---- */
+
+static enum fate fate_of(const struct peer_reply *reply)
+{
+	return reply->code / 100 == 5 ? FATE_FAILED : FATE_DEFERRED;
+}
+
+static const char *status_of(const struct peer_reply *reply)
+{
+	if (reply->enhanced[0] != '\0')
+		return reply->enhanced;
+	return reply->code / 100 == 5 ? "5.0.0" : "4.0.0";
+}
+
+static const char *words_of(const struct peer_reply *reply, char text[DIAGNOSTIC])
+{
+	snprintf(text, DIAGNOSTIC, "%u %.650s", reply->code, reply->text);
+	return text;
+}
+
+static void refuse_all(struct session *session)
+{
+	char text[DIAGNOSTIC];
+
+	delivery_set_fate(session->delivery, fate_of(&session->reply), status_of(&session->reply),
+	        session_host(session), words_of(&session->reply, text));
+}
+
+static void refuse_one(struct session *session, uint32_t recipient, enum fate fate)
+{
+	char text[DIAGNOSTIC];
+
+	attempt_set_fate(session->delivery->attempt, recipient, fate, status_of(&session->reply),
+	        session_host(session), words_of(&session->reply, text));
+}
+
+/* It wants a login that it does not accept or that we do not have: not the sender's fault. */
+static bool is_login_trouble(unsigned code)
+{
+	return code == 530 || code == 535 || code == 538;
+}
+
+static void stop_upstream(struct session *session)
+{
+	struct delivery *delivery = TAKE(session->delivery);
+	char text[DIAGNOSTIC];
+
+	upstream_stop(session->upstream, session_host(session), words_of(&session->reply, text));
+	attempt_delivery_held(delivery, true);
+	session_end(session, text);
+}
+
+static void on_mail(struct session *session)
+{
+	session->tx.mail_answered = true;
+	if (session->reply.code / 100 == 2)
+		return;
+	session->tx.mail_refused = true;
+	refuse_all(session);
+}
+
+static void on_recipient(struct session *session)
+{
+	struct delivery *delivery = session->delivery;
+	uint32_t recipient = delivery->recipients[session->tx.answered++];
+	unsigned code = session->reply.code;
+
+	if (session->tx.mail_refused)
+		return;
+	if (code / 100 == 2) {
+		delivery->attempt->results[recipient].fate = FATE_ACCEPTED;
+		session->tx.accepted++;
+	} else if (code == 452 && session->tx.accepted > 0) {
+		/* Too many for one transaction (RFC 5321 4.5.3.1.10): the next one takes more. */
+		session->tx.too_many = true;
+		refuse_one(session, recipient, FATE_OPEN);
+	} else {
+		refuse_one(session, recipient, fate_of(&session->reply));
+	}
+}
+
+static void send_dot(struct session *session)
+{
+	session->tx.dot_waits = session->marks > 0;
+	if (session->tx.dot_waits)
+		return;
+	conn_write(session->conn, session->tx.at_line_start ? SLICE(".\r\n") : SLICE("\r\n.\r\n"));
+	session->state = SESSION_DOT;
+	session_deadline(session, session->upstream->settings->data_timeout);
+}
+
+static void on_data_reply(struct session *session)
+{
+	if (session->reply.code == 354) {
+		session->state = SESSION_BODY;
+		session->tx.at_line_start = true;
+		if (session->tx.accepted > 0)
+			pump(session);
+		else
+			send_dot(session); /* nothing to send, and only this ends it (RFC 2920 3.1)
+			                    */
+		return;
+	}
+	if (session->reply.code / 100 <= 3) {
+		session_end(session, "the upstream did not understand DATA");
+		return;
+	}
+	if (session->tx.accepted > 0)
+		refuse_all(session);
+	reset(session);
+}
+
+static void on_envelope_reply(struct session *session)
+{
+	struct transaction *tx = &session->tx;
+
+	if (!tx->mail_answered)
+		on_mail(session);
+	else if (tx->answered < tx->sent)
+		on_recipient(session);
+	else {
+		on_data_reply(session);
+		return;
+	}
+	if (is_login_trouble(session->reply.code) && tx->accepted == 0) {
+		stop_upstream(session);
+		return;
+	}
+	if (tx->answered < tx->sent)
+		return;
+	if (tx->data_sent)
+		return; /* its reply decides */
+	if (tx->mail_refused || (tx->sent == session->delivery->count && tx->accepted == 0))
+		reset(session);
+	else
+		send_more(session);
+}
+
+static void on_marked(void *arg, int result)
+{
+	struct session *session = arg;
+
+	relay_of(session)->busy--;
+	session->marks--;
+	session->mark_failed |= result < 0;
+	if (session->finished)
+		session_release(session);
+	else if (session->mark_failed && session->state == SESSION_BODY)
+		session_end(session, "the last result could not be recorded");
+	else if (session->tx.dot_waits && session->state == SESSION_BODY)
+		send_dot(session);
+}
+
+static int record_delivered(struct session *session)
+{
+	struct delivery *delivery = session->delivery;
+	struct attempt *attempt = delivery->attempt;
+	struct stored_result *delivered = calloc(session->tx.accepted, sizeof(*delivered));
+	char text[DIAGNOSTIC];
+	uint32_t count = 0;
+
+	if (delivered == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < delivery->count; i++) {
+		uint32_t recipient = delivery->recipients[i];
+		if (attempt->results[recipient].fate != FATE_ACCEPTED)
+			continue;
+		delivered[count++] = (struct stored_result){
+		        .recipient = recipient, .outcome = OUTCOME_DELIVERED};
+		LOG(&attempt->log, EV_MESSAGE_DELIVERED, "to=%s upstream=%s host=%s reply=%s",
+		        LOG_VALUE(attempt->envelope.recipients[recipient]),
+		        session->upstream->settings->name, session_host(session),
+		        LOG_VALUE(slice_str(words_of(&session->reply, text))));
+	}
+	int r = spool_settle(relay_of(session)->spool, attempt->task->entry, delivered, count,
+	        on_marked, session);
+	if (r == 0) {
+		session->marks++;
+		relay_of(session)->busy++;
+		for (uint32_t i = 0; i < count; i++)
+			attempt->results[delivered[i].recipient].fate = FATE_DELIVERED;
+		counter_add(CT_RECIPIENTS_DELIVERED, count);
+	}
+	free(delivered);
+	return r;
+}
+
+static void on_dot_reply(struct session *session)
+{
+	struct delivery *delivery = session->delivery;
+	unsigned class = session->reply.code / 100;
+	bool again = false;
+
+	if (session->tx.accepted > 0 && class == 2) {
+		/* Without memory for the record it is sent again: twice is better than never. */
+		again = record_delivered(session) == 0 && session->tx.too_many;
+	} else if (session->tx.accepted > 0) {
+		refuse_all(session);
+	}
+	session->state = SESSION_ENVELOPE;
+	if (again) {
+		transaction_start(session, delivery);
+		return;
+	}
+	give_back(session);
+	session_idle(session);
+}
+
+void transaction_reply(struct session *session)
+{
+	switch (session->state) {
+	case SESSION_ENVELOPE:
+		on_envelope_reply(session);
+		break;
+	case SESSION_DOT:
+		on_dot_reply(session);
+		break;
+	case SESSION_RSET:
+		session_idle(session);
+		break;
+	default:
+		/* It gave up in mid-message, or is out of step: what it would say next is unknown.
+		 */
+		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
+		        session->reply.code, session->reply.text);
+		session_end(session, session->trouble);
+	}
+}
+
+/* ---- commands ---- */
+
+/* Nothing that came from a client may break a command: it was checked when it came. */
+static void append_path(struct buf *out, struct slice path)
+{
+	for (size_t i = 0; i < path.len; i++)
+		assert_bug((unsigned char)path.ptr[i] >= 0x20 && path.ptr[i] != 0x7f);
+	(void)!buf_append_str(out, "<");
+	(void)!buf_append_slice(out, path);
+	(void)!buf_append_str(out, ">");
+}
+
+static uint64_t content_size(const struct attempt *attempt)
+{
+	return buf_len(&attempt->signatures) + attempt->message.stored.header.len +
+	       attempt->message.stored.body_size;
+}
+
+static void append_mail(struct session *session, struct buf *out)
+{
+	const struct attempt *attempt = session->delivery->attempt;
+
+	(void)!buf_append_str(out, "MAIL FROM:");
+	append_path(out, attempt->envelope.sender);
+	if (session->ehlo.has_size)
+		(void)!buf_printf(out, " SIZE=%" PRIu64, content_size(attempt));
+	if (session->ehlo.eightbitmime && attempt->envelope.body_8bit)
+		(void)!buf_append_str(out, " BODY=8BITMIME");
+	if (session->ehlo.smtputf8 && attempt->envelope.smtputf8)
+		(void)!buf_append_str(out, " SMTPUTF8");
+	(void)!buf_append_str(out, "\r\n");
+}
+
+/* Sends the commands that may leave now. All replies to earlier ones are there. */
+static void send_more(struct session *session)
+{
+	struct transaction *tx = &session->tx;
+	struct delivery *delivery = session->delivery;
+	bool pipelining = session->ehlo.pipelining;
+	uint32_t batch = pipelining ? BATCH : 1;
+	struct buf commands;
+
+	buf_init(&commands, COMMAND_MAX);
+	if (!tx->mail_sent) {
+		append_mail(session, &commands);
+		tx->mail_sent = true;
+		batch = pipelining ? BATCH : 0;
+	} else if (!pipelining && tx->sent == delivery->count) {
+		batch = 0;
+		(void)!buf_append_str(&commands, "DATA\r\n");
+		tx->data_sent = true;
+	}
+	for (; batch > 0 && tx->sent < delivery->count; batch--, tx->sent++) {
+		(void)!buf_append_str(&commands, "RCPT TO:");
+		append_path(&commands,
+		        delivery->attempt->envelope.recipients[delivery->recipients[tx->sent]]);
+		(void)!buf_append_str(&commands, "\r\n");
+	}
+	if (pipelining && tx->sent == delivery->count) {
+		(void)!buf_append_str(&commands, "DATA\r\n");
+		tx->data_sent = true;
+	}
+	conn_write(session->conn, buf_slice(&commands));
+	buf_done(&commands);
+	session_deadline(session, session->upstream->settings->command_timeout);
+}
+
+/* What the upstream can never take is refused here, in the words of its own reply. */
+static bool fits(struct session *session)
+{
+	struct delivery *delivery = session->delivery;
+	const struct ehlo *ehlo = &session->ehlo;
+
+	if (ehlo->size > 0 && content_size(delivery->attempt) > ehlo->size) {
+		delivery_set_fate(delivery, FATE_FAILED, "5.3.4", session_host(session),
+		        "the message is bigger than the upstream takes");
+		return false;
+	}
+	if (delivery->attempt->envelope.smtputf8 && !ehlo->smtputf8) {
+		delivery_set_fate(delivery, FATE_FAILED, "5.6.7", session_host(session),
+		        "the upstream cannot take addresses with UTF-8");
+		return false;
+	}
+	return true;
+}
+
+void transaction_start(struct session *session, struct delivery *delivery)
+{
+	uint32_t count = 0;
+
+	session->delivery = delivery;
+	session->tx = (struct transaction){.at_line_start = true};
+	session->content.body_fd = -1;
+	session->state = SESSION_ENVELOPE;
+	for (uint32_t i = 0; i < delivery->count; i++)
+		if (delivery->attempt->results[delivery->recipients[i]].fate == FATE_OPEN)
+			delivery->recipients[count++] = delivery->recipients[i];
+	delivery->count = count;
+	if (fits(session)) {
+		send_more(session);
+		return;
+	}
+	give_back(session);
+	session_idle(session);
+}
+
+/* ---- content ---- */
+
+/* RFC 5321 4.5.2: a dot at the start of a line gets another one. */
+static void write_stuffed(struct session *session, struct slice content)
+{
+	const char *at = content.ptr, *end = content.ptr + content.len, *line;
+
+	if (content.len == 0)
+		return;
+	if (session->tx.at_line_start && *at == '.')
+		conn_write(session->conn, SLICE("."));
+	while ((line = memmem(at, (size_t)(end - at), "\n.", 2)) != NULL) {
+		conn_write(session->conn, slice_of(at, (size_t)(line + 1 - at)));
+		conn_write(session->conn, SLICE("."));
+		at = line + 1;
+	}
+	conn_write(session->conn, slice_of(at, (size_t)(end - at)));
+	session->tx.at_line_start = end[-1] == '\n';
+}
+
+static void read_piece(struct job *job)
+{
+	struct session *session = container_of(job, struct session, job);
+	struct attempt *attempt = session->delivery->attempt;
+	char *room;
+
+	/* A handle of its own: several deliveries may send the same body, and again. */
+	ssize_t got = session->content.body_fd < 0
+	                      ? spool_message_load(attempt->task->relay->spool,
+	                                attempt->task->entry, &session->content)
+	                      : 0;
+	if (got == 0)
+		got = buf_reserve(&session->room, PIECE, &room);
+	if (got == 0)
+		got = spool_message_read(&session->content, room, PIECE);
+	if (got > 0)
+		buf_added(&session->room, (size_t)got);
+	session->job_result = (int)got;
+}
+
+static void have_piece(struct job *job)
+{
+	struct session *session = container_of(job, struct session, job);
+
+	session->job_runs = false;
+	relay_of(session)->busy--;
+	if (session_job_orphaned(session))
+		return;
+	if (session->job_result < 0) {
+		LOG(&session->delivery->attempt->log, EV_MESSAGE_DAMAGED, "error=%d",
+		        -session->job_result);
+		session_end(session, "the message cannot be read now");
+		return;
+	}
+	if (session->job_result == 0) {
+		session->tx.part++;
+	} else {
+		write_stuffed(session, buf_slice(&session->room));
+		buf_clear(&session->room);
+	}
+	pump(session);
+}
+
+static struct slice part_in_memory(const struct attempt *attempt, unsigned part)
+{
+	switch (part) {
+	case 0:
+		return buf_slice(&attempt->signatures);
+	case 1:
+		return attempt->message.stored.header;
+	default:
+		return buf_slice(&attempt->message.body);
+	}
+}
+
+/* Writes content until the kernel is behind, a worker reads, or the end has come. */
+static void pump(struct session *session)
+{
+	struct transaction *tx = &session->tx;
+	const struct attempt *attempt = session->delivery->attempt;
+
+	session_deadline(session, session->upstream->settings->command_timeout);
+	while (tx->part < 3) {
+		if (conn_unsent(session->conn) > UNSENT_MAX || session->job_runs)
+			return;
+		if (tx->part == 2 && attempt->message.stored.body_in_file) {
+			if (session_job(session, read_piece, have_piece) < 0)
+				session_end(session, "too much to do");
+			return;
+		}
+		struct slice part = part_in_memory(attempt, tx->part);
+		struct slice piece = slice_part(part, tx->part_used, PIECE);
+		write_stuffed(session, piece);
+		tx->part_used += piece.len;
+		if (tx->part_used == part.len) {
+			tx->part++;
+			tx->part_used = 0;
+		}
+	}
+	send_dot(session);
+}
+
+void transaction_drained(struct session *session)
+{
+	if (session->tx.part < 3 && session->tx.accepted > 0)
+		pump(session);
+}

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * An upstream: its hosts and how they fare, its sessions, and what waits for it.
+ *
+ * A host that did not serve is left alone for a growing time. While no host can be
+ * tried, mail is deferred at once; the first session that works again wakes it.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/relay/inner.h"
+
+#define HOST_REST_MS     1000 /* after the first failure; doubles */
+#define HOST_REST_MAX_MS 60000
+
+static void on_probe(void *arg)
+{
+	upstream_resume(arg);
+}
+
+static void wipe_password(struct upstream *upstream)
+{
+	if (upstream->password != NULL)
+		explicit_bzero(upstream->password, strlen(upstream->password));
+	free(upstream->password);
+	upstream->password = NULL;
+}
+
+static void free_hosts(struct upstream *upstream)
+{
+	for (size_t i = 0; i < upstream->host_count; i++)
+		free(upstream->hosts[i].name);
+	upstream->host_count = 0;
+}
+
+static int read_hosts(const struct conf_upstream *settings, struct upstream *upstream)
+{
+	for (size_t i = 0; i < settings->hosts_count && i < HOSTS_MAX; i++) {
+		struct host host = {0};
+		struct slice name;
+		int r = addr_split(slice_str(settings->hosts[i]), &name, &host.port);
+		if (r < 0)
+			return r;
+		host.name = slice_dup(name);
+		if (host.name == NULL)
+			return -ENOMEM;
+		upstream->hosts[upstream->host_count++] = host;
+	}
+	return 0;
+}
+
+static int make_tls(
+        const struct conf_upstream *settings, struct tls_client **ret_tls, struct why *why)
+{
+	*ret_tls = NULL;
+	if (settings->tls == CONF_TLS_NONE)
+		return 0;
+	return tls_client_new(settings->tls == CONF_TLS_VERIFY ? TLS_CHECK_NAME : TLS_CHECK_NONE,
+	        settings->ca_file, ret_tls, why);
+}
+
+int upstream_update(struct upstream *upstream, const struct conf *conf,
+        const struct conf_upstream *settings, struct slice password, struct why *why)
+{
+	struct tls_client *tls;
+	char *copy = slice_dup(password);
+
+	if (copy == NULL)
+		return -ENOMEM;
+	int r = make_tls(settings, &tls, why);
+	if (r < 0) {
+		explicit_bzero(copy, strlen(copy));
+		free(copy);
+		return r;
+	}
+	upstream->generation++;
+	wipe_password(upstream);
+	upstream->password = copy;
+	if (upstream->tls != NULL)
+		tls_client_unref(upstream->tls);
+	upstream->tls = tls;
+	if (upstream->conf != NULL)
+		conf_unref(upstream->conf);
+	upstream->conf = conf_ref(conf);
+	upstream->settings = settings;
+	upstream->removed = false;
+	free_hosts(upstream);
+	r = read_hosts(settings, upstream);
+	if (settings->tls != CONF_TLS_VERIFY)
+		LOG(NULL, EV_UPSTREAM_UNPROTECTED, "upstream=%s", settings->name);
+	return r;
+}
+
+int upstream_new(struct relay *relay, const struct conf *conf, const struct conf_upstream *settings,
+        struct slice password, struct upstream **ret_upstream, struct why *why)
+{
+	struct upstream *upstream = calloc(1, sizeof(*upstream));
+
+	if (upstream == NULL)
+		return -ENOMEM;
+	upstream->relay = relay;
+	list_init(&upstream->waiting);
+	list_init(&upstream->sessions);
+	list_init(&upstream->idle);
+	list_init(&upstream->held);
+	timer_init(&upstream->probe, relay->loop, on_probe, upstream);
+	int r = upstream_update(upstream, conf, settings, password, why);
+	if (r < 0) {
+		upstream_free(upstream);
+		return r;
+	}
+	*ret_upstream = upstream;
+	return 0;
+}
+
+void upstream_free(struct upstream *upstream)
+{
+	if (upstream == NULL)
+		return;
+	assert_bug(list_is_empty(&upstream->sessions));
+	timer_stop(&upstream->probe);
+	wipe_password(upstream);
+	free_hosts(upstream);
+	if (upstream->tls != NULL)
+		tls_client_unref(upstream->tls);
+	if (upstream->conf != NULL)
+		conf_unref(upstream->conf);
+	free(upstream);
+}
+
+/* ---- what waits ---- */
+
+static struct delivery *pop_waiting(struct upstream *upstream)
+{
+	struct list *link = list_pop(&upstream->waiting);
+
+	if (link == NULL)
+		return NULL;
+	upstream->waiting_count--;
+	return list_entry(link, struct delivery, link);
+}
+
+static void defer_waiting(struct upstream *upstream, const char *text)
+{
+	struct delivery *delivery;
+
+	while ((delivery = pop_waiting(upstream)) != NULL) {
+		delivery_set_fate(delivery, FATE_DEFERRED, "4.4.1", NULL, text);
+		attempt_delivery_done(delivery);
+	}
+}
+
+static void hold_waiting(struct upstream *upstream, bool frozen)
+{
+	struct delivery *delivery;
+
+	while ((delivery = pop_waiting(upstream)) != NULL)
+		attempt_delivery_held(delivery, frozen);
+}
+
+/* At most `count` of the tasks that are held get their turn. */
+static void wake_held(struct upstream *upstream, size_t count)
+{
+	struct list *link;
+
+	/* A task leaves the list as it wakes; one that cannot, for lack of memory, left too. */
+	while (count-- > 0 && (link = list_pop(&upstream->held)) != NULL)
+		task_wake(list_entry(link, struct task, link));
+}
+
+static struct session *pop_idle(struct upstream *upstream)
+{
+	struct list *link = list_pop(&upstream->idle);
+
+	return link == NULL ? NULL : list_entry(link, struct session, link);
+}
+
+/* Sessions for what waits, as far as they are allowed and can be had. */
+static void serve(struct upstream *upstream)
+{
+	struct session *session;
+
+	if (upstream->relay->stopping)
+		return;
+	while (upstream->waiting_count > 0 && (session = pop_idle(upstream)) != NULL)
+		session_give(session, pop_waiting(upstream));
+	while (upstream->connecting < upstream->waiting_count &&
+	        upstream->session_count < upstream->settings->connections &&
+	        upstream_choose_host(upstream, 0) < upstream->host_count)
+		if (session_start(upstream) < 0)
+			break;
+	if (upstream->waiting_count > 0 && upstream->session_count == 0)
+		defer_waiting(upstream, "no host of the upstream can be reached now");
+}
+
+void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
+{
+	if (upstream->stopped || upstream->relay->stopping) {
+		attempt_delivery_held(delivery, true);
+		return;
+	}
+	if (!upstream->down && upstream->waiting_count >= 2 * upstream->settings->connections) {
+		attempt_delivery_held(delivery, false);
+		return;
+	}
+	list_append(&upstream->waiting, &delivery->link);
+	upstream->waiting_count++;
+	serve(upstream);
+}
+
+struct delivery *upstream_next_delivery(struct upstream *upstream)
+{
+	struct delivery *delivery =
+	        upstream->stopped || upstream->relay->stopping ? NULL : pop_waiting(upstream);
+
+	if (!upstream->down && !upstream->stopped &&
+	        upstream->waiting_count < upstream->settings->connections)
+		wake_held(upstream, upstream->settings->connections);
+	return delivery;
+}
+
+/* ---- hosts ---- */
+
+size_t upstream_choose_host(const struct upstream *upstream, size_t from)
+{
+	uint64_t now = clock_mono_ms();
+
+	while (from < upstream->host_count && upstream->hosts[from].bad_until_ms > now)
+		from++;
+	return from;
+}
+
+void upstream_host_failed(struct upstream *upstream, size_t index, const char *text)
+{
+	struct host *host = &upstream->hosts[index];
+	uint64_t rest = HOST_REST_MS;
+
+	for (unsigned i = 0; i < host->failures && rest < HOST_REST_MAX_MS; i++)
+		rest *= 2;
+	host->failures++;
+	host->resolved_ms = 0;
+	host->bad_until_ms = clock_mono_ms() + MIN_OF(rest, (uint64_t)HOST_REST_MAX_MS);
+	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s port=%u why=%s",
+	        upstream->settings->name, host->name, host->port, LOG_VALUE(slice_str(text)));
+}
+
+/* ---- its sessions ---- */
+
+void upstream_session_ready(struct upstream *upstream, struct host *host)
+{
+	upstream->connecting--;
+	if (host != NULL) {
+		host->failures = 0;
+		host->bad_until_ms = 0;
+	}
+	if (!upstream->down)
+		return;
+	upstream->down = false;
+	LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
+	wake_held(upstream, SIZE_MAX);
+}
+
+void upstream_session_ended(struct upstream *upstream, bool was_connecting, const char *text)
+{
+	upstream->session_count--;
+	upstream->connecting -= was_connecting;
+	if (was_connecting && upstream->session_count == 0 && !upstream->stopped) {
+		upstream->down = true;
+		defer_waiting(upstream, text);
+	}
+	serve(upstream);
+}
+
+void upstream_stop(struct upstream *upstream, const char *host, const char *text)
+{
+	if (upstream->stopped)
+		return;
+	upstream->stopped = true;
+	LOG(NULL, EV_UPSTREAM_STOPPED, "upstream=%s host=%s reply=%s", upstream->settings->name,
+	        host, LOG_VALUE(slice_str(text)));
+	timer_start(&upstream->probe, PROBE_MS);
+	hold_waiting(upstream, true);
+}
+
+void upstream_resume(struct upstream *upstream)
+{
+	timer_stop(&upstream->probe);
+	for (size_t i = 0; i < upstream->host_count; i++)
+		upstream->hosts[i].bad_until_ms = 0;
+	if (upstream->stopped)
+		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
+	upstream->stopped = false;
+	wake_held(upstream, SIZE_MAX);
+}
+
+static void quit_idle(struct upstream *upstream)
+{
+	struct session *session;
+
+	while ((session = pop_idle(upstream)) != NULL)
+		session_quit(session);
+}
+
+void upstream_remove(struct upstream *upstream)
+{
+	upstream->removed = true;
+	upstream->generation++;
+	timer_stop(&upstream->probe);
+	upstream->stopped = false;
+	quit_idle(upstream);
+	defer_waiting(upstream, "the route of this mail is not configured any more");
+	wake_held(upstream, SIZE_MAX);
+}
+
+void upstream_shut(struct upstream *upstream)
+{
+	timer_stop(&upstream->probe);
+	hold_waiting(upstream, false);
+	quit_idle(upstream);
+	list_for_each_safe (at, &upstream->sessions) {
+		struct session *session = list_entry(at, struct session, member);
+		if (session->state != SESSION_DOT)
+			session_end(session, "the gateway stops");
+	}
+}
