@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: ISC */
+/* Reading the secret files that the configuration names. The supervisor's one thread. */
+#pragma once
+
+#include "gateway/base/buf.h"
+#include "gateway/base/compiler.h"
+#include "gateway/base/why.h"
+#include "gateway/conf/conf.h"
+#include "gateway/daemon/child.h"
+
+/* Packs the secrets of a process, in the order that its glue expects. 0 or -errno with the reason.
+ */
+int secrets_pack(
+        const struct conf *conf, enum child_kind kind, struct buf *out, struct why *why) must_check;
