@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: ISC */
+/* postern database: the schema. Also the tool's connection to the database. */
+#include <stdio.h>
+#include <string.h>
+
+#include "db/migrate.h"
+#include "gateway/ctl/ctl.h"
+
+struct db *ctl_database_open(struct ctl *ctl)
+{
+	const struct db_settings settings = {.conninfo = ctl->conf->database, .deadline_ms = 30000};
+	struct db *db;
+	struct why why;
+
+	if (db_new(&settings, &db, &why) == 0)
+		return db;
+	fprintf(stderr, "postern: %s: database: %s\n", ctl->conf_path, why.text);
+	return NULL;
+}
+
+int ctl_database_failed(const struct why *why)
+{
+	fprintf(stderr, "postern: %s\n", why->text);
+	return CTL_REFUSED;
+}
+
+static void report(void *arg, const struct migration *migration)
+{
+	const struct ctl *ctl = arg;
+
+	if (ctl->json)
+		printf("{\"migrated\":%u,\"name\":\"%s\"}\n", migration->number, migration->name);
+	else
+		printf("applied %04u %s\n", migration->number, migration->name);
+}
+
+static int do_migrate(struct ctl *ctl, struct db *db)
+{
+	struct why why;
+
+	if (migrate(db, report, ctl, &why) < 0)
+		return ctl_database_failed(&why);
+	if (!ctl->json)
+		printf("the schema is at %04u\n", migrations[migration_count - 1].number);
+	return CTL_DONE;
+}
+
+static int do_status(struct ctl *ctl, struct db *db)
+{
+	struct migration_status status;
+	struct why why;
+
+	if (migrate_status(db, &status, &why) < 0)
+		return ctl_database_failed(&why);
+	unsigned newest = migrations[migration_count - 1].number;
+	if (ctl->json)
+		printf("{\"applied\":%u,\"newest\":%u}\n", status.applied, newest);
+	else
+		printf("the schema is at %04u; this program knows %04u%s\n", status.applied, newest,
+		        status.applied < newest   ? "; run postern database migrate"
+		        : status.applied > newest ? "; this program is too old for it"
+		                                  : "");
+	return status.applied == newest ? CTL_DONE : CTL_REFUSED;
+}
+
+int ctl_database(struct ctl *ctl, int argc, char **argv)
+{
+	bool migrating = strcmp(argv[0], "migrate") == 0;
+
+	if (argc != 1 || (!migrating && strcmp(argv[0], "status") != 0))
+		return ctl_usage("database");
+	struct db *db = ctl_database_open(ctl);
+	if (db == NULL)
+		return CTL_REFUSED;
+	int status = migrating ? do_migrate(ctl, db) : do_status(ctl, db);
+	db_free(db);
+	return status;
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: ISC */
+/* postern: the admin's tool. Each group of verbs has a file. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/ctl/ctl.h"
+
+#define CONF_PATH "/etc/postern/postern.conf"
+
+static const struct group {
+	const char *name;
+	int (*run)(struct ctl *ctl, int argc, char **argv);
+	const char *usage;
+} groups[] = {
+        {"account", ctl_account,
+                "  account create|password LOGIN      asks for the password, or reads it from\n"
+                "                                     the variable POSTERN_PASSWORD\n"
+                "  account suspend LOGIN REASON       account resume|close|show LOGIN\n"
+                "  account list\n"},
+        {"database", ctl_database, "  database migrate|status\n"},
+        {"dkim", ctl_dkim,
+                "  dkim create [--algorithm rsa-sha256|ed25519-sha256] [--selector S] DOMAIN\n"},
+        {"queue", ctl_queue,
+                "  queue list [--count]               queue show|delete ID\n"
+                "  queue retry ID|all\n"},
+};
+
+static void usage(FILE *to)
+{
+	fprintf(to, "usage: postern [-c FILE] [--json] VERB ...\n"
+	            "\n"
+	            "  -c FILE     configuration (default " CONF_PATH ")\n"
+	            "  --json      answers as JSON, one object a line\n"
+	            "  --version   version\n"
+	            "\n");
+	for (size_t i = 0; i < ARRAY_LEN(groups); i++)
+		fputs(groups[i].usage, to);
+	fputs("\nExit status: 0 done, 1 refused or not found, 2 wrong usage.\n", to);
+}
+
+int ctl_usage(const char *group)
+{
+	for (size_t i = 0; i < ARRAY_LEN(groups); i++)
+		if (strcmp(groups[i].name, group) == 0)
+			fprintf(stderr, "usage: postern [-c FILE] [--json]\n%s", groups[i].usage);
+	return CTL_USAGE;
+}
+
+static int run(struct ctl *ctl, int argc, char **argv)
+{
+	struct buf errors;
+
+	for (size_t i = 0; i < ARRAY_LEN(groups); i++) {
+		if (strcmp(groups[i].name, argv[0]) != 0)
+			continue;
+		if (argc < 2)
+			return ctl_usage(groups[i].name);
+		buf_init(&errors, CONF_ERRORS_MAX);
+		int r = conf_load(ctl->conf_path, &errors, &ctl->conf);
+		if (r < 0)
+			fprintf(stderr, "%.*s", SLICE_ARGS(buf_slice(&errors)));
+		buf_done(&errors);
+		if (r < 0)
+			return CTL_REFUSED;
+		int status = groups[i].run(ctl, argc - 1, argv + 1);
+		conf_unref(ctl->conf);
+		return status;
+	}
+	fprintf(stderr, "postern: unknown verb \"%s\"; postern --help lists them\n", argv[0]);
+	return CTL_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+	static const struct option options[] = {
+	        {"json", no_argument, NULL, 'j'},
+	        {"version", no_argument, NULL, 'v'},
+	        {"help", no_argument, NULL, 'h'},
+	        {NULL, 0, NULL, 0},
+	};
+	struct ctl ctl = {.conf_path = CONF_PATH};
+	int option;
+
+	/* "+": what follows the verb belongs to it. */
+	while ((option = getopt_long(argc, argv, "+c:h", options, NULL)) >= 0) {
+		switch (option) {
+		case 'c':
+			ctl.conf_path = optarg;
+			break;
+		case 'j':
+			ctl.json = true;
+			break;
+		case 'v':
+			puts("postern " POSTERN_VERSION);
+			return CTL_DONE;
+		case 'h':
+			usage(stdout);
+			return CTL_DONE;
+		default:
+			usage(stderr);
+			return CTL_USAGE;
+		}
+	}
+	if (optind == argc) {
+		usage(stderr);
+		return CTL_USAGE;
+	}
+	return run(&ctl, argc - optind, argv + optind);
+}
