@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: ISC
+"""Where things are, whose they are, and how a process is run as somebody without power."""
+import os
+import pathlib
+import pwd
+import re
+import socket
+import subprocess
+import tempfile
+
+TOP = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("POSTERN_BUILD", TOP / "build"))
+
+
+def unprivileged(user):
+    """Words in front of a command: initdb and Postern are not run as root."""
+    if os.geteuid() != 0:
+        return []
+    group = pwd.getpwnam(user).pw_gid
+    return ["setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups"]
+
+
+def give(path, user):
+    """Makes a folder or file that user's, when root."""
+    if os.geteuid() == 0:
+        entry = pwd.getpwnam(user)
+        os.chown(path, entry.pw_uid, entry.pw_gid)
+
+
+def temporary_folder():
+    """Short, because socket paths are; searchable, because several users work below it."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="pn-", dir="/tmp"))
+    folder.chmod(0o755)
+    return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run(*command, **options):
+    """Runs to its end; an error tells what the command said."""
+    options = {"capture_output": True, "timeout": 120, **options}
+    done = subprocess.run([str(word) for word in command], check=False, **options)
+    if done.returncode != 0:
+        said = (done.stderr or b"") + (done.stdout or b"")
+        if isinstance(said, bytes):
+            said = said.decode("utf-8", "replace")
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}: {said.strip()}")
+    return done
+
+
+def parse_logfmt(line):
+    """A line of the log as a dictionary; quotes and escapes undone."""
+    fields = {}
+    for key, quoted, plain in re.findall(r'([a-z_]+)=(?:"((?:[^"\\]|\\.)*)"|(\S*))', line):
+        fields[key] = re.sub(r"\\(.)", r"\1", quoted) if quoted else plain
+    return fields

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: ISC
+"""A gateway under test: configuration, start, log, the tool."""
+import os
+import signal
+import subprocess
+import threading
+import time
+
+from environment import BUILD, free_port, give, parse_logfmt, run, unprivileged
+
+USER = "nobody"
+
+
+class Gateway:
+    """One posternd with all its children; start() returns when it is ready."""
+
+    def __init__(self, folder, cluster, certificate, key, upstream_port, port=None, tls_port=None):
+        self.folder, self.cluster = folder, cluster
+        self.port, self.tls_port = port or free_port(), tls_port or free_port()
+        self.certificate, self.key = certificate, key
+        self.upstreams = {"up": {"hosts": [f"localhost:{upstream_port}"], "tls": "none"}}
+        self.submission = {}
+        self.retry = {"first": "1s", "max": "2s"}
+        self.route = "up"
+        self.extra = ""
+        self.environment = {}
+        self.process = None
+        self.lines = []
+        self.news = threading.Condition()
+        for name in ("", "spool", "run"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+            give(folder / name, USER)
+
+    @property
+    def conf(self):
+        return self.folder / "postern.conf"
+
+    @staticmethod
+    def value(value):
+        if isinstance(value, list):
+            return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+        return str(value) if isinstance(value, int) else f'"{value}"'
+
+    def group(self, settings):
+        return "{ " + "  ".join(f"{k} = {self.value(v)}" for k, v in settings.items()) + " }"
+
+    def write_conf(self):
+        upstreams = "\n".join(f"  {name} = {self.group(u)}" for name, u in self.upstreams.items())
+        self.conf.write_text(f"""hostname = "gateway.test"
+database = "{self.cluster.conninfo}"
+spool = "{self.folder}/spool"
+runtime = "{self.folder}/run"
+listener = {{
+  submission = {{ address = ["127.0.0.1:{self.port}"]  tls = "starttls" }}
+  submissions = {{ address = ["127.0.0.1:{self.tls_port}"]  tls = "implicit" }}
+}}
+tls = {{ certificate = "{self.certificate}"  key = "{self.key}" }}
+submission = {self.group(self.submission)}
+upstream = {{
+{upstreams}
+}}
+route = "{self.route}"
+retry = {self.group(self.retry)}
+{self.extra}
+""")
+
+    def start(self, wait=True):
+        self.write_conf()
+        for path in (self.certificate, self.key):
+            os.chmod(path, 0o644)
+        self.lines = []
+        self.process = subprocess.Popen(
+            [*unprivileged(USER), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, env={**os.environ, **self.environment}, cwd="/")
+        threading.Thread(target=self.read, args=(self.process,), daemon=True).start()
+        if wait:
+            self.wait_event("ready", seconds=30)
+        return self
+
+    def read(self, process):
+        for raw in process.stderr:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            with open(self.folder / "log", "a", encoding="utf-8") as log:
+                log.write(line + "\n")
+            with self.news:
+                self.lines.append(line)
+                self.news.notify_all()
+        with self.news:
+            self.news.notify_all()
+
+    def events(self, name, **fields):
+        """The log's lines of that event with these fields, as dictionaries."""
+        with self.news:
+            lines = list(self.lines)
+        found = [parse_logfmt(line) for line in lines if f"event={name} " in line + " "]
+        return [f for f in found if all(f.get(k) == str(v) for k, v in fields.items())]
+
+    def wait_event(self, name, seconds=20, count=1, **fields):
+        until = time.monotonic() + seconds
+        while True:
+            found = self.events(name, **fields)
+            if len(found) >= count:
+                return found[-1]
+            with self.news:
+                left = until - time.monotonic()
+                if left <= 0 or (self.process and self.process.poll() is not None):
+                    tail = "\n".join(self.lines[-15:])
+                    raise AssertionError(f"no event {name} {fields}; the log ends:\n{tail}")
+                self.news.wait(min(left, 0.5))
+
+    def children(self):
+        """Pids by role."""
+        found = {}
+        for line in run("ps", "-o", "pid=,args=", "--ppid", self.process.pid).stdout.decode().splitlines():
+            pid, _, name = line.strip().partition(" ")
+            if name.startswith("posternd: "):
+                found[name.removeprefix("posternd: ").split()[0]] = int(pid)
+        return found
+
+    def stop(self, seconds=15):
+        """Asks for a clean stop; its exit status."""
+        if not self.process:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(seconds)
+        self.process = None
+        return status
+
+    def kill_all(self):
+        """kill -9 of every process at once."""
+        pids = [self.process.pid, *self.children().values()]
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        self.process.wait(10)
+        self.process = None
+
+    def tool(self, *words, check=True):
+        """Runs `postern`; its output (or the finished process without check)."""
+        command = [BUILD / "postern", "-c", self.conf, *words]
+        if check:
+            return run(*command, env=self.cluster.environment).stdout.decode()
+        return subprocess.run(command, capture_output=True, env=self.cluster.environment, check=False, text=True)
+
+    def queue_count(self):
+        return int(self.tool("queue", "list", "--count"))
+
+    def wait_queue(self, count, seconds=20):
+        until = time.monotonic() + seconds
+        while (now := self.queue_count()) != count:
+            if time.monotonic() > until:
+                raise AssertionError(f"{now} messages in the queue, not {count}:\n{self.tool('queue', 'list')}")
+            time.sleep(0.05)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: ISC
+"""A private PostgreSQL: real, small, on a unix socket only."""
+import os
+import pathlib
+import signal
+import subprocess
+
+from environment import free_port, give, run, unprivileged
+
+
+def programs():
+    """The folder of the newest server that is installed."""
+    found = sorted(pathlib.Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+    if not found:
+        raise RuntimeError("PostgreSQL is not installed")
+    return found[-1]
+
+
+class Cluster:
+    """Started by start(); stop() ends it; the data stay in the folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.port = free_port()
+        self.bin = programs()
+
+    @property
+    def conninfo(self):
+        return f"host={self.folder} port={self.port} dbname=postern"
+
+    @property
+    def environment(self):
+        return {**os.environ, "PGHOST": str(self.folder), "PGPORT": str(self.port), "PGUSER": "postgres"}
+
+    def create(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        give(self.folder, "postgres")
+        run(*unprivileged("postgres"), self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres",
+            "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", cwd="/")
+        with open(self.folder / "data/postgresql.conf", "a", encoding="ascii") as conf:
+            conf.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n"
+                       f"port = {self.port}\nshared_buffers = '32MB'\nmax_connections = 50\n")
+
+    def start(self):
+        """Returns when it answers."""
+        run(*unprivileged("postgres"), self.bin / "pg_ctl", "-D", self.folder / "data", "-w", "-t", "60",
+            "-l", self.folder / "log", "start", cwd="/", stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, capture_output=False)
+
+    def start_if_stopped(self):
+        if not (self.folder / "data/postmaster.pid").exists():
+            self.start()
+
+    def stop(self):
+        if (self.folder / "data/postmaster.pid").exists():
+            run(*unprivileged("postgres"), self.bin / "pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w",
+                "-t", "60", "stop", cwd="/")
+
+    def freeze(self, frozen):
+        """Stops or continues the server and all its backends, as a hung machine would."""
+        postmaster = int((self.folder / "data/postmaster.pid").read_text().split()[0])
+        children = run("ps", "-o", "pid=", "--ppid", postmaster).stdout.split()
+        for pid in [postmaster, *map(int, children)]:
+            os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+
+    def sql(self, text, database="postern", **variables):
+        """Runs a script; its rows as text, without headers."""
+        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database]
+        for name, value in variables.items():
+            command += ["-v", f"{name}={value}"]
+        return run(*command, input=text.encode(), env=self.environment).stdout.decode().strip()
+
+    def script(self, path, answers="", environment=None, **variables):
+        """Runs a file of scripts/admin as an admin does."""
+        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postern", "-f", path]
+        for name, value in variables.items():
+            command += ["-v", f"{name}={value}"]
+        return run(*command, input=answers.encode(), env={**self.environment, **(environment or {})}).stdout.decode()

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: ISC
+"""The whole stage: database, certificates, an upstream, a gateway, accounts."""
+import shutil
+
+from certificates import Authority
+from dkim_check import records
+from environment import BUILD, free_port, run, temporary_folder
+from gateway import Gateway
+from postgres import Cluster
+from upstream import Upstream
+
+DOMAIN = "example.org"
+
+
+class Stage:
+    """Made once for many tests; close() ends everything that it started."""
+
+    def __init__(self, folder=None):
+        self.folder = folder or temporary_folder()
+        self.cluster = Cluster(self.folder / "pg")
+        self.authority = Authority(self.folder / "tls")
+        self.certificate, self.key = self.authority.issue("gateway", "DNS:localhost", "DNS:gateway.test",
+                                                          "IP:127.0.0.1")
+        self.upstream = Upstream(free_port()).start()
+        self.gateway = Gateway(self.folder / "gw", self.cluster, self.certificate, self.key, self.upstream.port)
+        self.zone = {}
+
+    def open(self):
+        self.cluster.create()
+        self.cluster.start()
+        self.cluster.sql("create database postern", database="postgres")
+        self.gateway.write_conf()
+        self.gateway.tool("database", "migrate")
+        self.zone = records(self.gateway.tool("dkim", "create", DOMAIN))
+        self.account("alice@example.org", "secret-1")
+        self.gateway.start()
+        return self
+
+    def account(self, login, password, *senders):
+        self.cluster.sql("select postern.account_create(:'login', :'password')", login=login, password=password)
+        for pattern in senders:
+            self.cluster.sql("select postern.sender_grant(:'login', :'pattern')", login=login, pattern=pattern)
+        return login, password
+
+    def prepare(self):
+        """Between two tests: everything runs as at the start, and nothing is on its way."""
+        self.cluster.start_if_stopped()
+        if self.upstream.server is None:
+            self.upstream.start()
+        self.upstream.reply = None
+        gateway = self.gateway
+        defaults = ({"up": {"hosts": [f"localhost:{self.upstream.port}"], "tls": "none"}}, {},
+                    {"first": "1s", "max": "2s"}, {})
+        alive = gateway.process is not None and gateway.process.poll() is None
+        if not alive or (gateway.upstreams, gateway.submission, gateway.retry, gateway.environment) != defaults:
+            gateway.stop()
+            gateway.upstreams, gateway.submission, gateway.retry, gateway.environment = defaults
+            gateway.start()
+        gateway.tool("queue", "retry", "all")
+        gateway.wait_queue(0)
+        with self.upstream.lock:
+            self.upstream.messages.clear()
+            self.upstream.commands.clear()
+
+    def close(self, keep=False):
+        for end in (self.gateway.stop, self.upstream.stop, self.cluster.stop):
+            try:
+                end()
+            except Exception as error:  # everything else must still be ended
+                print(f"# while closing: {error}")
+                if self.gateway.process:
+                    self.gateway.kill_all()
+        if not keep:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+__all__ = ["BUILD", "DOMAIN", "Stage", "run"]
