@@ -122,6 +122,7 @@ void loop_free(struct loop *loop)
 void loop_run(struct loop *loop)
 {
 	uv_run(&loop->uv, UV_RUN_DEFAULT);
+	atomic_store(&loop->stopping, false);
 }
 
 void loop_stop(struct loop *loop)

@@ -19,7 +19,7 @@ int loop_new(struct loop **ret_loop) must_check;
 /* Its thread has ended. Connections that were given up and still linger go with it. */
 void loop_free(struct loop *loop);
 
-/* Runs until loop_stop(). */
+/* Runs until loop_stop(), which may have come already; it can be run again. */
 void loop_run(struct loop *loop);
 
 /* Any thread, any number of times. */

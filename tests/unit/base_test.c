@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: ISC */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "gateway/base/arena.h"
+#include "gateway/base/buf.h"
+#include "gateway/base/encode.h"
+#include "gateway/base/id.h"
+#include "gateway/base/log.h"
+#include "gateway/base/map.h"
+#include "gateway/base/pack.h"
+
+static void slices_fold_ascii_only(void **state)
+{
+	(void)state;
+	assert_true(slice_equal_nocase(SLICE("Mail From"), SLICE("mAIL fROM")));
+	assert_false(slice_equal_nocase(SLICE("\xc3\x84"), SLICE("\xc3\xa4")));
+	assert_true(slice_ends_with_nocase(SLICE("a@B.Example"), SLICE("b.example")));
+	assert_false(slice_starts_with(SLICE("ab"), SLICE("abc")));
+}
+
+static void numbers_are_digits_within_range(void **state)
+{
+	static const struct {
+		const char *text;
+		int result;
+		uint64_t value;
+	} cases[] = {
+	        {"0", 0, 0},
+	        {"18446744073709551615", 0, UINT64_MAX},
+	        {"18446744073709551616", -ERANGE, 0},
+	        {"-1", -EINVAL, 0},
+	        {"+1", -EINVAL, 0},
+	        {"1 ", -EINVAL, 0},
+	        {"", -EINVAL, 0},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		uint64_t value = 0;
+		assert_int_equal(slice_to_u64(slice_str(cases[i].text), &value), cases[i].result);
+		if (cases[i].result == 0)
+			assert_true(value == cases[i].value);
+	}
+}
+
+static void utf8_is_strict(void **state)
+{
+	(void)state;
+	assert_true(slice_is_utf8(SLICE("Gr\xc3\xbc\xc3\x9f"
+	                                "e \xf0\x9f\x93\xac")));
+	assert_false(slice_is_utf8(SLICE("\xc0\x80")));         /* overlong */
+	assert_false(slice_is_utf8(SLICE("\xed\xa0\x80")));     /* surrogate */
+	assert_false(slice_is_utf8(SLICE("\xf4\x90\x80\x80"))); /* above U+10FFFF */
+	assert_false(slice_is_utf8(SLICE("\xe2\x82")));         /* cut */
+}
+
+static void buffers_stay_within_their_maximum(void **state)
+{
+	struct buf buf;
+
+	(void)state;
+	buf_init(&buf, 8);
+	assert_int_equal(buf_append_str(&buf, "abcdef"), 0);
+	assert_int_equal(buf_append_str(&buf, "ghi"), -ENOBUFS);
+	assert_slice_equal(buf_slice(&buf), "abcdef");
+	buf_consume(&buf, 4);
+	assert_int_equal(buf_append_str(&buf, "ghijkl"), 0);
+	assert_slice_equal(buf_slice(&buf), "efghijkl");
+	assert_int_equal(buf_printf(&buf, "%d", 1), -ENOBUFS);
+	buf_done(&buf);
+}
+
+static void arenas_are_bounded(void **state)
+{
+	struct arena arena;
+
+	(void)state;
+	arena_init(&arena, 10000);
+	assert_non_null(arena_alloc(&arena, 5000));
+	assert_null(arena_alloc(&arena, 6000));
+	arena_reset(&arena);
+	assert_non_null(arena_alloc(&arena, 6000));
+	arena_reset(&arena);
+}
+
+static void base64_is_strict(void **state)
+{
+	static const char *const malformed[] = {
+	        "A", "AA", "AAA", "AA=A", "AB==", "AAB=", "A A=", "AA==="};
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 100);
+	assert_int_equal(base64_encode(slice_of("\0\xff\x10", 3), &out), 0);
+	assert_slice_equal(buf_slice(&out), "AP8Q");
+	buf_clear(&out);
+	assert_int_equal(base64_decode(SLICE("AGFsaWNl"), &out), 0);
+	assert_int_equal(buf_len(&out), 6);
+	buf_clear(&out);
+	for (size_t i = 0; i < ARRAY_LEN(malformed); i++)
+		assert_int_equal(base64_decode(slice_str(malformed[i]), &out), -EBADMSG);
+	assert_int_equal(buf_len(&out), 0);
+	buf_done(&out);
+}
+
+static void ids_read_back(void **state)
+{
+	struct message_id id = id_new(), back;
+	char text[ID_TEXT + 1];
+
+	(void)state;
+	assert_int_equal(id_parse(slice_str(id_format(&id, text)), &back), 0);
+	assert_memory_equal(&id, &back, sizeof(id));
+	assert_int_equal(id_parse(SLICE("0000000000000000"), &back), -EINVAL);
+	assert_int_equal(id_parse(SLICE("aaaa"), &back), -EINVAL);
+}
+
+static void maps_find_what_was_put(void **state)
+{
+	static char keys[1000][8];
+	struct map map;
+
+	(void)state;
+	map_init(&map);
+	for (unsigned i = 0; i < 1000; i++) {
+		snprintf(keys[i], sizeof(keys[i]), "%u", i);
+		assert_int_equal(map_put(&map, slice_str(keys[i]), keys[i]), 0);
+	}
+	for (unsigned i = 0; i < 1000; i += 2)
+		assert_ptr_equal(map_remove(&map, slice_str(keys[i])), keys[i]);
+	for (unsigned i = 0; i < 1000; i++)
+		assert_ptr_equal(map_get(&map, slice_str(keys[i])), i % 2 == 0 ? NULL : keys[i]);
+	assert_int_equal(map.count, 500);
+	map_done(&map);
+}
+
+static void records_keep_their_first_error(void **state)
+{
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 100);
+	struct pack pack = pack_start(&out);
+	pack_u32(&pack, 7);
+	pack_bytes(&pack, SLICE("hello"));
+	assert_int_equal(pack.error, 0);
+	struct unpack unpack = unpack_start(buf_slice(&out));
+	assert_int_equal(unpack_u32(&unpack), 7);
+	assert_slice_equal(unpack_bytes(&unpack, 5), "hello");
+	assert_int_equal(unpack_end(&unpack), 0);
+	unpack = unpack_start(buf_slice(&out));
+	(void)unpack_u32(&unpack);
+	assert_int_equal(unpack_bytes(&unpack, 4).len, 0); /* longer than allowed */
+	assert_int_equal(unpack_u8(&unpack), 0);
+	assert_int_equal(unpack_end(&unpack), -EBADMSG);
+	buf_done(&out);
+}
+
+static void log_values_cannot_forge_lines(void **state)
+{
+	(void)state;
+	const char *shown = LOG_VALUE(SLICE("a\r\nevent=login.accepted \"\x1b[0m\xff"));
+	assert_null(strpbrk(shown, "\r\n\x1b\xff"));
+	assert_true(shown[0] == '"');
+	assert_string_equal(LOG_VALUE(SLICE("plain@example.org")), "plain@example.org");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(slices_fold_ascii_only),
+	        cmocka_unit_test(numbers_are_digits_within_range),
+	        cmocka_unit_test(utf8_is_strict),
+	        cmocka_unit_test(buffers_stay_within_their_maximum),
+	        cmocka_unit_test(arenas_are_bounded),
+	        cmocka_unit_test(base64_is_strict),
+	        cmocka_unit_test(ids_read_back),
+	        cmocka_unit_test(maps_find_what_was_put),
+	        cmocka_unit_test(records_keep_their_first_error),
+	        cmocka_unit_test(log_values_cannot_forge_lines),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

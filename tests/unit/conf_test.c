@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: ISC */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+
+#include "gateway/conf/conf.h"
+
+#define SMALLEST                                                                                   \
+	"hostname = \"h.example\"\n"                                                               \
+	"database = \"dbname=postern\"\n"                                                          \
+	"listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"                         \
+	"tls = { certificate = \"/c\"  key = \"/k\" }\n"                                           \
+	"upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"                            \
+	"route = \"isp\"\n"
+
+static const struct conf *parse(const char *text, struct buf *errors)
+{
+	const struct conf *conf = NULL;
+
+	buf_init(errors, CONF_ERRORS_MAX);
+	int r = conf_parse(text, "test.conf", errors, &conf);
+	assert_true((r == 0) == (conf != NULL));
+	return conf;
+}
+
+static void defaults_are_enough(void **state)
+{
+	struct buf errors;
+	const struct conf *conf = parse(SMALLEST, &errors);
+
+	(void)state;
+	assert_non_null(conf);
+	assert_int_equal(conf->upstreams[0].tls, CONF_TLS_VERIFY);
+	assert_int_equal(conf->submission.message_size, 50 << 20);
+	assert_int_equal(conf->retry.expire, 5 * 24 * 3600 * 1000);
+	conf_unref(conf);
+	buf_done(&errors);
+}
+
+static void all_errors_are_told_at_once(void **state)
+{
+	struct buf errors;
+	const struct conf *conf =
+	        parse(SMALLEST "hostnam = \"x\"\n"
+	                       "submission = { message_size = \"3X\"  recipients = 010 }\n"
+	                       "retry = { first = \"0s\" }\n",
+	                &errors);
+
+	(void)state;
+	assert_null(conf);
+	const char *text = buf_str(&errors);
+	assert_non_null(text);
+	assert_non_null(strstr(text, "test.conf:7: "));
+	assert_non_null(strstr(text, "hostname")); /* the nearest known key */
+	assert_non_null(strstr(text, "message_size"));
+	assert_non_null(strstr(text, "recipients"));
+	assert_non_null(strstr(text, "test.conf:9: "));
+	buf_done(&errors);
+}
+
+static void a_route_must_exist(void **state)
+{
+	struct buf errors;
+	const struct conf *conf =
+	        parse("hostname = \"h.example\"\n"
+	              "database = \"dbname=postern\"\n"
+	              "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
+	              "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	              "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	              "route = \"ips\"\n",
+	                &errors);
+
+	(void)state;
+	assert_null(conf);
+	assert_non_null(strstr(buf_str(&errors), "test.conf:6: "));
+	buf_done(&errors);
+}
+
+/* How the supervisor hands the configuration to its children. */
+static void what_is_written_reads_back(void **state)
+{
+	struct buf errors, text, again;
+	const struct conf *conf = parse(SMALLEST, &errors), *back;
+
+	(void)state;
+	buf_init(&text, 100000);
+	buf_init(&again, 100000);
+	assert_int_equal(conf_format(conf, &text), 0);
+	assert_int_equal(conf_parse(buf_str(&text), "again", &errors, &back), 0);
+	assert_int_equal(conf_format(back, &again), 0);
+	assert_slice_equal(buf_slice(&again), buf_str(&text));
+	conf_unref(conf);
+	conf_unref(back);
+	buf_done(&errors);
+	buf_done(&text);
+	buf_done(&again);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(defaults_are_enough),
+	        cmocka_unit_test(all_errors_are_told_at_once),
+	        cmocka_unit_test(a_route_must_exist),
+	        cmocka_unit_test(what_is_written_reads_back),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: ISC */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+
+#include "gateway/mail/address.h"
+#include "gateway/mail/dot.h"
+#include "gateway/mail/envelope.h"
+#include "gateway/mail/header.h"
+#include "gateway/mail/param.h"
+#include "gateway/mail/path.h"
+#include "gateway/mail/reply.h"
+#include "gateway/mail/sender_right.h"
+
+static void mailboxes_are_strict(void **state)
+{
+	static const struct {
+		const char *text;
+		bool good;
+	} cases[] = {
+	        {"alice@example.org", true},
+	        {"a.b+c@example.org", true},
+	        {"\"a b\"@example.org", true},
+	        {"a@[192.0.2.1]", true},
+	        {"a@[IPv6:2001:db8::1]", true},
+	        {"a..b@example.org", false},
+	        {".a@example.org", false},
+	        {"a.@example.org", false},
+	        {"a@", false},
+	        {"@example.org", false},
+	        {"a@-example.org", false},
+	        {"a@exam ple.org", false},
+	        {"a b@example.org", false},
+	        {"a@b@example.org", false},
+	        {"a\"b@example.org", false},
+	        {"a@example..org", false},
+	        {"a@example.org\n", false},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct mailbox mailbox;
+		int r = mailbox_parse(slice_str(cases[i].text), &mailbox);
+		if ((r == 0) != cases[i].good)
+			fail_msg("%s: %d", cases[i].text, r);
+	}
+}
+
+static void paths_take_no_source_routes(void **state)
+{
+	struct mailbox mailbox;
+	struct slice rest = SLICE("<a@b.example> SIZE=1");
+
+	(void)state;
+	assert_int_equal(path_parse(&rest, &mailbox), 0);
+	assert_slice_equal(mailbox.text, "a@b.example");
+	assert_slice_equal(rest, " SIZE=1");
+	rest = SLICE("<>");
+	assert_int_equal(path_parse(&rest, &mailbox), 0);
+	assert_int_equal(mailbox.text.len, 0);
+	rest = SLICE("<@relay.example:a@b.example>");
+	assert_int_equal(path_parse(&rest, &mailbox), -EINVAL);
+	rest = SLICE("a@b.example");
+	assert_int_equal(path_parse(&rest, &mailbox), -EINVAL);
+}
+
+static void xtext_is_checked(void **state)
+{
+	(void)state;
+	assert_true(xtext_is_valid(SLICE("a+2Bb")));
+	assert_false(xtext_is_valid(SLICE("a+2b")));
+	assert_false(xtext_is_valid(SLICE("a=b")));
+	assert_false(xtext_is_valid(SLICE("a\rb")));
+}
+
+static void append(void *arg, struct slice content)
+{
+	assert_int_equal(buf_append_slice(arg, content), 0);
+}
+
+/* Decodes in pieces of every size, so that no boundary matters. */
+static void expect_dot(const char *in, const char *content, const char *left, unsigned faults)
+{
+	for (size_t piece = 1; piece <= strlen(in); piece++) {
+		struct slice rest = slice_str(in);
+		struct buf out;
+		struct dot dot;
+		bool end = false;
+
+		buf_init(&out, 10000);
+		dot_init(&dot);
+		while (rest.len > 0 && !end) {
+			struct slice part = slice_part(rest, 0, piece);
+			size_t used = dot_decode(&dot, part, append, &out, &end);
+			rest = slice_part(rest, used, SIZE_MAX);
+		}
+		if (left == NULL) {
+			assert_false(end);
+		} else {
+			assert_true(end);
+			assert_slice_equal(rest, left);
+		}
+		if (content != NULL)
+			assert_slice_equal(buf_slice(&out), content);
+		assert_int_equal(dot.faults, faults);
+		buf_done(&out);
+	}
+}
+
+static void only_one_end_of_data(void **state)
+{
+	(void)state;
+	expect_dot("a\r\n.\r\nQUIT\r\n", "a\r\n", "QUIT\r\n", 0);
+	expect_dot(".\r\n", "", "", 0);
+	expect_dot("..a\r\n.\r\n", ".a\r\n", "", 0);
+	expect_dot(".a\r\n.\r\n", "a\r\n", "", 0);
+	/* Every other end that some server believed in. */
+	expect_dot("a\n.\n", NULL, NULL, DOT_BARE_LF);
+	expect_dot("a\n.\r\n", NULL, NULL, DOT_BARE_LF);
+	expect_dot("a\r\n.\nb", NULL, NULL, DOT_BARE_LF);
+	expect_dot("a\r.\rb", NULL, NULL, DOT_BARE_CR);
+	expect_dot("a\r\n.\rb\r\n.\r\n", NULL, "", DOT_BARE_CR);
+}
+
+static void take_mailbox(void *arg, const struct mailbox *mailbox)
+{
+	struct buf *out = arg;
+
+	assert_int_equal(buf_append_slice(out, mailbox->text), 0);
+	assert_int_equal(buf_append_str(out, ";"), 0);
+}
+
+static void from_is_read_as_every_reader_reads_it(void **state)
+{
+	static const struct {
+		const char *body, *mailboxes; /* NULL: refused */
+	} cases[] = {
+	        {" a@x.example", "a@x.example;"},
+	        {" Alice <a@x.example>", "a@x.example;"},
+	        {" \"Al, ice\" <a@x.example>, b@y.example", "a@x.example;b@y.example;"},
+	        {" (comment) a@x.example (b@y.example)", "a@x.example;"},
+	        {" =?utf-8?q?A=2C?= <a@x.example>", "a@x.example;"},
+	        {"", NULL},
+	        {" a@x.example,", NULL},
+	        {" group: a@x.example;", NULL},
+	        {" <a@x.example> <b@y.example>", NULL},
+	        {" <@r.example:a@x.example>", NULL},
+	        {" a@x.example b@y.example", NULL},
+	        {" \"a@x.example\"", NULL},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct buf out;
+		buf_init(&out, 1000);
+		int r = address_list_parse(slice_str(cases[i].body), take_mailbox, &out);
+		if ((r > 0) != (cases[i].mailboxes != NULL))
+			fail_msg("%s: %d", cases[i].body, r);
+		if (r > 0)
+			assert_slice_equal(buf_slice(&out), cases[i].mailboxes);
+		buf_done(&out);
+	}
+}
+
+static void headers_are_judged(void **state)
+{
+	static const struct {
+		const char *block;
+		enum header_fault fault;
+	} cases[] = {
+	        {"From: a@x.example\r\n", HEADER_FINE},
+	        {"From: a@x.example\r\nFrom: b@x.example\r\n", HEADER_FROM_BAD},
+	        {"Subject: x\r\n", HEADER_FROM_BAD},
+	        {"From : a@x.example\r\n", HEADER_MALFORMED},
+	        {" folded: first\r\nFrom: a@x.example\r\n", HEADER_MALFORMED},
+	        {"From: a@x.example\r\nno colon\r\n", HEADER_MALFORMED},
+	        {"From: a@x.example\r\nSender: \r\n", HEADER_SENDER_BAD},
+	        {"From: \xc3\xa4@x.example\r\n", HEADER_UTF8_ADDRESS},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct header_facts facts;
+		struct buf out;
+		buf_init(&out, 1000);
+		enum header_fault fault =
+		        header_check(slice_str(cases[i].block), false, take_mailbox, &out, &facts);
+		if (fault != cases[i].fault)
+			fail_msg("%s: %d", cases[i].block, (int)fault);
+		buf_done(&out);
+	}
+}
+
+static void headers_are_completed(void **state)
+{
+	const struct header_additions additions = {
+	        .received = SLICE("Received: here\r\n"),
+	        .date = "today",
+	        .message_id = NULL,
+	};
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 1000);
+	assert_int_equal(header_fix(SLICE("From: a@x.example\r\nBcc: b@y.example,\r\n "
+	                                  "c@y.example\r\nTo: d@y.example\r\n"),
+	                         &additions, &out),
+	        0);
+	struct slice all = buf_slice(&out);
+	assert_true(slice_starts_with(all, SLICE("Received: here\r\n")));
+	assert_null(memmem(all.ptr, all.len, "Bcc", 3));
+	assert_null(memmem(all.ptr, all.len, "c@y", 3));
+	assert_non_null(memmem(all.ptr, all.len, "Date: today\r\n", 13));
+	assert_true(slice_ends_with_nocase(all, SLICE("\r\n\r\n")));
+	buf_done(&out);
+}
+
+static void rights_cover_what_they_say(void **state)
+{
+	static const struct {
+		const char *pattern, *mailbox;
+		bool covers;
+	} cases[] = {
+	        {"a@x.example", "A@X.example", true},
+	        {"a@x.example", "b@x.example", false},
+	        {"@x.example", "any@x.example", true},
+	        {"@x.example", "any@y.x.example", false},
+	        {"@.x.example", "any@y.x.example", true},
+	        {"@.x.example", "any@x.example", false},
+	        {"@.x.example", "any@evilx.example", false},
+	        {"a+*@x.example", "a+tag@x.example", true},
+	        {"a+*@x.example", "ab@x.example", false},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct mailbox mailbox;
+		assert_int_equal(mailbox_parse(slice_str(cases[i].mailbox), &mailbox), 0);
+		if (sender_right_covers(slice_str(cases[i].pattern), &mailbox) != cases[i].covers)
+			fail_msg("%s %s", cases[i].pattern, cases[i].mailbox);
+	}
+}
+
+static void replies_of_peers_are_bounded(void **state)
+{
+	struct peer_reply reply;
+
+	(void)state;
+	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, SLICE("550-5.1.1 no")), 0);
+	assert_int_equal(peer_reply_line(&reply, SLICE("550 5.1.1 such \x1buser")), 1);
+	assert_int_equal(reply.code, 550);
+	assert_string_equal(reply.enhanced, "5.1.1");
+	assert_null(strchr(reply.text, 0x1b));
+	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, SLICE("250-a")), 0);
+	assert_int_equal(peer_reply_line(&reply, SLICE("550 b")), -EBADMSG);
+	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, SLICE("hello")), -EBADMSG);
+	peer_reply_start(&reply);
+	int r = 0;
+	for (unsigned i = 0; i <= PEER_REPLY_LINES_MAX && r == 0; i++)
+		r = peer_reply_line(&reply, SLICE("250-more"));
+	assert_int_equal(r, -EBADMSG);
+}
+
+static void envelopes_read_back(void **state)
+{
+	struct slice recipients[] = {SLICE("b@y.example"), SLICE("c@y.example")};
+	const struct envelope envelope = {
+	        .account = 7,
+	        .login = SLICE("alice"),
+	        .session = SLICE("s1"),
+	        .sender = SLICE("a@x.example"),
+	        .recipients = recipients,
+	        .recipient_count = 2,
+	        .smtputf8 = true,
+	        .size = 99,
+	        .from_domain = SLICE("x.example"),
+	};
+	struct envelope back;
+	struct arena arena;
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 10000);
+	arena_init(&arena, 10000);
+	assert_int_equal(envelope_encode(&envelope, &out), 0);
+	assert_int_equal(envelope_decode(buf_slice(&out), &arena, &back), 0);
+	assert_int_equal(back.recipient_count, 2);
+	assert_slice_equal(back.recipients[1], "c@y.example");
+	assert_true(back.smtputf8 && !back.body_8bit && back.size == 99);
+	/* No cut of it is one. */
+	for (size_t len = 0; len < buf_len(&out); len++)
+		assert_int_equal(
+		        envelope_decode(slice_part(buf_slice(&out), 0, len), &arena, &back),
+		        -EBADMSG);
+	arena_reset(&arena);
+	buf_done(&out);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(mailboxes_are_strict),
+	        cmocka_unit_test(paths_take_no_source_routes),
+	        cmocka_unit_test(xtext_is_checked),
+	        cmocka_unit_test(only_one_end_of_data),
+	        cmocka_unit_test(from_is_read_as_every_reader_reads_it),
+	        cmocka_unit_test(headers_are_judged),
+	        cmocka_unit_test(headers_are_completed),
+	        cmocka_unit_test(rights_cover_what_they_say),
+	        cmocka_unit_test(replies_of_peers_are_bounded),
+	        cmocka_unit_test(envelopes_read_back),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,507 @@
+/* SPDX-License-Identifier: ISC */
+/* The spool as its two users see it: what was committed is found again, whatever happened. */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/net/timer.h"
+#include "gateway/spool/spool.h"
+
+#define ENTRIES_MAX 64
+#define DEADLINE_MS 20000
+
+struct bench {
+	char path[64], command[128];
+	struct loop *loop;
+	struct jobs *jobs;
+	struct spool_in *in;
+	struct spool_out *out;
+	struct spool_entry *entries[ENTRIES_MAX];
+	size_t entry_count;
+	char alarm[200];
+	int results[ENTRIES_MAX];
+	size_t done, marked;
+	struct timer deadline, wait;
+	size_t wanted_done, wanted_entries, wanted_marked;
+	struct file_ops ops;
+};
+
+/* File operations that fail when told. */
+static int sync_failures, write_failures;
+
+static int failing_sync(int fd)
+{
+	return sync_failures > 0 ? (sync_failures--, -EIO) : file_system.fdatasync(fd);
+}
+
+static ssize_t failing_write(int fd, const struct iovec *parts, int count, off_t offset)
+{
+	return write_failures > 0 ? (write_failures--, (ssize_t)-ENOSPC)
+	                          : file_system.pwritev(fd, parts, count, offset);
+}
+
+static void on_entry(void *arg, struct spool_entry *entry)
+{
+	struct bench *bench = arg;
+
+	assert_true(bench->entry_count < ENTRIES_MAX);
+	bench->entries[bench->entry_count++] = entry;
+}
+
+static void on_alarm(void *arg, const char *text)
+{
+	struct bench *bench = arg;
+
+	snprintf(bench->alarm, sizeof(bench->alarm), "%s", text);
+}
+
+static void open_in(struct bench *bench)
+{
+	const struct spool_in_settings settings = {
+	        .path = bench->path,
+	        .ops = &bench->ops,
+	        .message_size = 1 << 20,
+	        .segment_size = 1 << 20,
+	        .wake_fd = -1,
+	};
+	struct why why;
+
+	if (spool_in_open(&settings, &bench->in, &why) < 0)
+		fail_msg("%s", why.text);
+}
+
+static void open_out(struct bench *bench)
+{
+	static const struct spool_out_events events = {on_entry, on_alarm};
+	const struct spool_out_settings settings = {
+	        .path = bench->path,
+	        .ops = &bench->ops,
+	        .loop = bench->loop,
+	        .jobs = bench->jobs,
+	        .segment_size = 1 << 20,
+	        .events = &events,
+	        .arg = bench,
+	};
+	struct why why;
+
+	bench->entry_count = 0;
+	if (spool_out_open(&settings, &bench->out, &why) < 0)
+		fail_msg("%s", why.text);
+	spool_out_follow(bench->out);
+}
+
+static void on_deadline(void *arg)
+{
+	(void)arg;
+	fail_msg("what was waited for did not happen");
+}
+
+/* Turns the loop until so much has happened. */
+static void look(void *arg)
+{
+	struct bench *bench = arg;
+
+	if (bench->out != NULL && bench->entry_count < bench->wanted_entries)
+		spool_out_follow(bench->out);
+	if (bench->done >= bench->wanted_done && bench->marked >= bench->wanted_marked &&
+	        bench->entry_count >= bench->wanted_entries &&
+	        (bench->out == NULL || !spool_out_is_busy(bench->out)))
+		loop_stop(bench->loop);
+	else
+		timer_start(&bench->wait, 1);
+}
+
+static void turn(struct bench *bench, size_t done, size_t entries, size_t marked)
+{
+	bench->wanted_done = done;
+	bench->wanted_entries = entries;
+	bench->wanted_marked = marked;
+	timer_init(&bench->wait, bench->loop, look, bench);
+	timer_init(&bench->deadline, bench->loop, on_deadline, bench);
+	timer_start(&bench->wait, 0);
+	timer_start(&bench->deadline, DEADLINE_MS);
+	loop_run(bench->loop);
+	timer_stop(&bench->deadline);
+}
+
+static int set_up(void **state)
+{
+	struct bench *bench = calloc(1, sizeof(*bench));
+
+	snprintf(bench->path, sizeof(bench->path), "/tmp/pn-unit-XXXXXX");
+	assert_non_null(mkdtemp(bench->path));
+	bench->ops = file_system;
+	bench->ops.fdatasync = failing_sync;
+	bench->ops.pwritev = failing_write;
+	sync_failures = write_failures = 0;
+	assert_int_equal(loop_new(&bench->loop), 0);
+	assert_int_equal(jobs_new(2, 100, &bench->jobs), 0);
+	char folder[100];
+	snprintf(folder, sizeof(folder), "%s/in", bench->path);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	snprintf(folder, sizeof(folder), "%s/out", bench->path);
+	assert_int_equal(mkdir(folder, 0700), 0);
+	open_in(bench);
+	*state = bench;
+	return 0;
+}
+
+static void close_out(struct bench *bench)
+{
+	if (bench->out != NULL)
+		spool_out_close(bench->out);
+	bench->out = NULL;
+}
+
+static int tear_down(void **state)
+{
+	struct bench *bench = *state;
+
+	if (bench->in != NULL)
+		spool_in_close(bench->in);
+	close_out(bench);
+	jobs_free(bench->jobs);
+	loop_free(bench->loop);
+	snprintf(bench->command, sizeof(bench->command), "%s", bench->path);
+	pid_t pid = fork();
+	if (pid == 0)
+		execlp("rm", "rm", "-rf", bench->command, (char *)NULL);
+	free(bench);
+	return 0;
+}
+
+struct sending {
+	struct bench *bench;
+	size_t number;
+};
+static struct sending sendings[ENTRIES_MAX];
+
+static void on_ready(void *arg)
+{
+	struct sending *sending = arg;
+
+	loop_stop(sending->bench->loop);
+}
+
+static void on_done(void *arg, int result)
+{
+	struct sending *sending = arg;
+
+	sending->bench->results[sending->number] = result;
+	sending->bench->done++;
+}
+
+/* Gives a message with a body of so many octets to the journal. */
+static struct message_id give(struct bench *bench, size_t number, size_t body_len)
+{
+	static const struct spool_tx_events events = {on_ready, on_done};
+	struct message_id id = id_new();
+	struct spool_tx *tx;
+	char envelope[32];
+
+	sendings[number] = (struct sending){bench, number};
+	assert_int_equal(
+	        spool_tx_new(bench->in, bench->loop, id, &events, &sendings[number], &tx), 0);
+	char piece[10000];
+	memset(piece, 'a' + (int)(number % 26), sizeof(piece));
+	for (size_t at = 0; at < body_len; at += sizeof(piece)) {
+		int r = spool_tx_write(tx, slice_of(piece, MIN_OF(sizeof(piece), body_len - at)));
+		assert_true(r >= 0);
+		if (r == SPOOL_WAIT)
+			loop_run(bench->loop); /* until on_ready */
+	}
+	snprintf(envelope, sizeof(envelope), "envelope %zu", number);
+	const struct spool_commit commit = {
+	        .account = number,
+	        .accepted_us = clock_wall_us(),
+	        .recipients = 2,
+	        .envelope = slice_str(envelope),
+	        .header = SLICE("Subject: x\r\n\r\n"),
+	};
+	spool_tx_commit(tx, &commit);
+	return id;
+}
+
+static void expect_body(struct bench *bench, const struct spool_entry *entry, size_t body_len)
+{
+	struct spool_message message;
+	char room[4096], octet = (char)('a' + (int)(entry->account % 26));
+	size_t got = 0;
+	ssize_t len;
+
+	assert_int_equal(spool_message_load(bench->out, entry, &message), 0);
+	assert_int_equal(message.stored.body_size, body_len);
+	if (message.body_fd < 0) {
+		assert_int_equal(buf_len(&message.body), body_len);
+		for (size_t i = 0; i < body_len; i++)
+			assert_int_equal(buf_slice(&message.body).ptr[i], octet);
+	} else {
+		while ((len = spool_message_read(&message, room, sizeof(room))) > 0) {
+			assert_int_equal(room[0], octet);
+			got += (size_t)len;
+		}
+		assert_int_equal(len, 0);
+		assert_int_equal(got, body_len);
+	}
+	spool_message_done(&message);
+}
+
+static void on_marked(void *arg, int result)
+{
+	struct bench *bench = arg;
+
+	assert_int_equal(result, 0);
+	bench->marked++;
+}
+
+static void settle(struct bench *bench, struct spool_entry *entry, uint32_t recipient)
+{
+	const struct stored_result result = {recipient, OUTCOME_DELIVERED};
+
+	assert_int_equal(spool_settle(bench->out, entry, &result, 1, on_marked, bench), 0);
+}
+
+static void messages_come_out_as_they_went_in(void **state)
+{
+	struct bench *bench = *state;
+
+	for (size_t i = 0; i < 10; i++)
+		give(bench, i, i * 100);
+	give(bench, 10, 700000); /* in a file of its own */
+	turn(bench, 11, 0, 0);
+	for (size_t i = 0; i < 11; i++)
+		assert_int_equal(bench->results[i], 0);
+	open_out(bench);
+	turn(bench, 11, 11, 0);
+	for (size_t i = 0; i < 11; i++) {
+		size_t number = (size_t)bench->entries[i]->account;
+		expect_body(bench, bench->entries[i], number == 10 ? 700000 : number * 100);
+	}
+	close_out(bench);
+}
+
+static void marks_survive_a_restart(void **state)
+{
+	struct bench *bench = *state;
+
+	give(bench, 0, 10);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	open_out(bench);
+	turn(bench, 2, 2, 0);
+	uint64_t whole = bench->entries[0]->account;
+	settle(bench, bench->entries[0], 0);
+	settle(bench, bench->entries[0], 1);
+	settle(bench, bench->entries[1], 1);
+	turn(bench, 2, 2, 3);
+	close_out(bench);
+	open_out(bench);
+	turn(bench, 2, 1, 3);
+	assert_int_equal(bench->entry_count, 1);
+	assert_true(bench->entries[0]->account != whole);
+	assert_int_equal(bench->entries[0]->unsettled, 1);
+	assert_false(spool_entry_is_settled(bench->entries[0], 0));
+	assert_true(spool_entry_is_settled(bench->entries[0], 1));
+	close_out(bench);
+}
+
+static void deferrals_survive_a_restart(void **state)
+{
+	struct bench *bench = *state;
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	bench->entries[0]->attempt = 3;
+	bench->entries[0]->next_us = 123456789;
+	bench->entries[0]->age_ms = 777;
+	spool_defer(bench->out, bench->entries[0]);
+	turn(bench, 1, 1, 0);
+	close_out(bench);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	assert_int_equal(bench->entries[0]->attempt, 3);
+	assert_true(bench->entries[0]->next_us == 123456789);
+	assert_int_equal(bench->entries[0]->age_ms, 777);
+	close_out(bench);
+}
+
+static void a_bounce_settles_and_is_a_message(void **state)
+{
+	struct bench *bench = *state;
+	const struct stored_result failed[] = {{0, OUTCOME_FAILED}, {1, OUTCOME_FAILED}};
+	const struct spool_dsn dsn = {
+	        .account = 5,
+	        .envelope = SLICE("bounce"),
+	        .header = SLICE("Subject: sorry\r\n\r\n"),
+	        .body = SLICE("ffff"),
+	};
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	assert_int_equal(
+	        spool_bounce(bench->out, bench->entries[0], failed, 2, &dsn, on_marked, bench), 0);
+	turn(bench, 1, 2, 1);
+	assert_true(bench->entries[1]->is_dsn);
+	close_out(bench);
+	open_out(bench);
+	turn(bench, 1, 1, 1);
+	assert_int_equal(bench->entry_count, 1);
+	assert_true(bench->entries[0]->is_dsn);
+	expect_body(bench, bench->entries[0], 4);
+	close_out(bench);
+}
+
+static void a_failed_sync_is_not_a_promise(void **state)
+{
+	struct bench *bench = *state;
+
+	sync_failures = 1;
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	assert_int_equal(bench->results[0], -EIO);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	assert_int_equal(bench->results[1], 0);
+	open_out(bench);
+	turn(bench, 2, 1, 0);
+	assert_int_equal(bench->entry_count, 1);
+	assert_int_equal(bench->entries[0]->account, 1);
+	close_out(bench);
+}
+
+static void a_full_disk_refuses_and_recovers(void **state)
+{
+	struct bench *bench = *state;
+
+	write_failures = 1;
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	assert_int_equal(bench->results[0], -ENOSPC);
+	/* Until a probe has been written nothing is taken. */
+	uint64_t until = clock_mono_ms() + DEADLINE_MS;
+	while (spool_in_has_room(bench->in) != 0 && clock_mono_ms() < until)
+		usleep(10000);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	assert_int_equal(bench->results[1], 0);
+}
+
+/* The newest segment of in/. */
+static int open_segment(struct bench *bench, int flags)
+{
+	char path[100];
+
+	for (unsigned number = 20; number > 0; number--) {
+		snprintf(path, sizeof(path), "%s/in/%08u.seg", bench->path, number);
+		int fd = open(path, flags);
+		if (fd >= 0)
+			return fd;
+	}
+	fail_msg("no segment");
+	return -1;
+}
+
+static void a_torn_tail_costs_nothing_before_it(void **state)
+{
+	struct bench *bench = *state;
+
+	for (size_t i = 0; i < 5; i++) {
+		give(bench, i, 1000);
+		turn(bench, i + 1, 0, 0);
+	}
+	spool_in_close(bench->in);
+	bench->in = NULL;
+	/* As after a power cut: another boot's watermark counts for nothing, the end is garbage. */
+	char path[100];
+	snprintf(path, sizeof(path), "%s/in/lock", bench->path);
+	assert_int_equal(unlink(path), 0);
+	int fd = open_segment(bench, O_WRONLY);
+	struct stat status;
+	assert_int_equal(fstat(fd, &status), 0);
+	assert_int_equal(pwrite(fd,
+	                         "garbage garbage garbage garbage garbage garbage garbage garbage "
+	                         "garbage garbage",
+	                         80, status.st_size),
+	        80);
+	close(fd);
+	open_in(bench);
+	give(bench, 5, 1000);
+	turn(bench, 6, 0, 0);
+	open_out(bench);
+	turn(bench, 6, 6, 0);
+	assert_int_equal(bench->entry_count, 6);
+	close_out(bench);
+}
+
+static void a_damaged_record_is_told_and_passed(void **state)
+{
+	struct bench *bench = *state;
+
+	for (size_t i = 0; i < 3; i++) {
+		give(bench, i, 1000);
+		turn(bench, i + 1, 0, 0);
+	}
+	int fd = open_segment(bench, O_RDWR);
+	/* In the envelope of the second record. */
+	char octets[4096];
+	ssize_t len = pread(fd, octets, sizeof(octets), 0);
+	const char *at = memmem(octets, (size_t)len, "envelope 1", 10);
+	assert_non_null(at);
+	assert_int_equal(pwrite(fd, "X", 1, at - octets), 1);
+	close(fd);
+	open_out(bench);
+	turn(bench, 3, 2, 0);
+	assert_int_equal(bench->entry_count, 2);
+	assert_true(bench->alarm[0] != '\0');
+	close_out(bench);
+}
+
+static void dead_segments_are_removed(void **state)
+{
+	struct bench *bench = *state;
+	char path[100];
+
+	for (size_t i = 0; i < 30; i++) {
+		give(bench, i, 100000);
+		turn(bench, i + 1, 0, 0); /* a batch each: a batch is never split */
+	}
+	open_out(bench);
+	turn(bench, 30, 30, 0);
+	struct spool_entry *all[30];
+	memcpy(all, bench->entries, sizeof(all));
+	for (size_t i = 0; i < 30; i++) {
+		settle(bench, all[i], 0);
+		settle(bench, all[i], 1);
+	}
+	turn(bench, 30, 30, 60);
+	snprintf(path, sizeof(path), "%s/in/00000001.seg", bench->path);
+	assert_int_equal(access(path, F_OK), -1);
+	close_out(bench);
+}
+
+int main(void)
+{
+#define SPOOL_TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
+	const struct CMUnitTest tests[] = {
+	        SPOOL_TEST(messages_come_out_as_they_went_in),
+	        SPOOL_TEST(marks_survive_a_restart),
+	        SPOOL_TEST(deferrals_survive_a_restart),
+	        SPOOL_TEST(a_bounce_settles_and_is_a_message),
+	        SPOOL_TEST(a_failed_sync_is_not_a_promise),
+	        SPOOL_TEST(a_full_disk_refuses_and_recovers),
+	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
+	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
+	        SPOOL_TEST(dead_segments_are_removed),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
