@@ -439,8 +439,9 @@ static void on_closed(void *arg, enum conn_end end, const char *text)
 	struct session *session = arg;
 	bool more = session->state == SESSION_CONNECTING &&
 	            session->addr + 1 < session->lookup.addr_count;
+	char words[sizeof(session->trouble)];
 
-	snprintf(session->trouble, sizeof(session->trouble), "%s: %.300s",
+	snprintf(words, sizeof(words), "%s: %.300s",
 	        session->state == SESSION_CONNECTING ? "cannot connect"
 	        : end == CONN_END_TLS                ? "TLS failed"
 	                                             : "the connection was lost",
@@ -450,7 +451,7 @@ static void on_closed(void *arg, enum conn_end end, const char *text)
 		conn_free(TAKE(session->conn));
 		connect_next(session);
 	} else {
-		trouble(session, session->trouble);
+		trouble(session, words);
 	}
 }
 
