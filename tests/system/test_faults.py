@@ -1,0 +1,335 @@
+# SPDX-License-Identifier: ISC
+"""What happens when a part is away, dies, or lies."""
+import email
+import os
+import signal
+import smtplib
+import threading
+import time
+
+from client import connect, message
+from environment import free_port
+from test_refusals import plain, session
+from upstream import Upstream
+
+LOGIN = "alice@example.org"
+
+
+def send(stage, subject="hello", recipients=("bob@example.net",)):
+    client = connect(stage)
+    client.sendmail(LOGIN, list(recipients), message(subject))
+    client.quit()
+
+
+def eventually(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.05)
+
+
+def logs_in(stage):
+    try:
+        bare = session(stage, login=False)
+        answer = bare.ask(plain())
+        bare.close()
+        return answer
+    except (OSError, AssertionError):
+        return ""
+
+
+def test_database_stopped_and_started(stage):
+    stage.cluster.stop()
+    began = time.monotonic()
+    answer = logs_in(stage)
+    assert answer.startswith("454 4.7.0") or answer.startswith("235"), answer
+    bare = session(stage, login=False)
+    assert bare.ask(plain(password="never seen before")).startswith("454 4.7.0")
+    assert time.monotonic() - began < 8
+    stage.cluster.start()
+    eventually(lambda: logs_in(stage).startswith("235"))
+    send(stage)
+    stage.upstream.take()
+
+
+def test_database_hangs(stage):
+    stage.cluster.freeze(True)
+    try:
+        bare = session(stage, login=False)
+        began = time.monotonic()
+        assert bare.ask(plain(password="never seen before")).startswith("454 4.7.0")
+        assert time.monotonic() - began < 5
+        bare.close()
+    finally:
+        stage.cluster.freeze(False)
+    eventually(lambda: logs_in(stage).startswith("235"))
+
+
+def test_each_process_killed_in_turn(stage):
+    for role in ("auth", "submit", "relay"):
+        before = stage.gateway.children()
+        os.kill(before[role], signal.SIGKILL)
+        eventually(lambda: stage.gateway.children().get(role, before[role]) != before[role])
+        eventually(lambda: logs_in(stage).startswith("235"))
+        send(stage, f"after {role}")
+        stage.upstream.take()
+        after = stage.gateway.children()
+        assert all(after[other] == pid for other, pid in before.items() if other != role), (role, before, after)
+
+
+def test_200_messages_survive_kill_9_of_everything(stage):
+    stage.upstream.stop()
+    acknowledged = []
+    lock = threading.Lock()
+
+    def sender(number):
+        client = connect(stage)
+        for i in range(50):
+            subject = f"m-{number}-{i}"
+            client.sendmail(LOGIN, ["bob@example.net"], message(subject))
+            with lock:
+                acknowledged.append(subject)
+        client.quit()
+
+    threads = [threading.Thread(target=sender, args=(n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(acknowledged) == 200
+
+    # Killed while clients send: what was answered 250 until then must be there too.
+    def until_dead():
+        try:
+            client = connect(stage)
+            for i in range(10000):
+                subject = f"late-{threading.get_ident()}-{i}"
+                client.sendmail(LOGIN, ["bob@example.net"], message(subject))
+                with lock:
+                    acknowledged.append(subject)
+        except (OSError, smtplib.SMTPException):
+            pass
+
+    threads = [threading.Thread(target=until_dead) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.5)
+    stage.gateway.kill_all()
+    for thread in threads:
+        thread.join(60)
+    assert len(acknowledged) > 200
+    stage.gateway.start()
+    stage.upstream.start()
+    eventually(lambda: subjects(stage) >= set(acknowledged), 60)
+    stage.gateway.wait_queue(0, 60)
+    came = [subject_of(m) for m in stage.upstream.messages]
+    doubles = len(came) - len(set(came))
+    unacknowledged = len(set(came) - set(acknowledged))
+    print(f"# {len(acknowledged)} acknowledged, all came; {doubles} twice; {unacknowledged} were stored when the answer"
+          " was lost")
+    assert doubles == 0, "no final dot was in flight upstream"
+    assert unacknowledged <= 4, "one for each client at most"
+
+
+def subject_of(taken):
+    return email.message_from_bytes(taken.octets)["Subject"]
+
+
+def subjects(stage):
+    with stage.upstream.lock:
+        return {subject_of(m) for m in stage.upstream.messages}
+
+
+def test_killed_while_delivering(stage):
+    """Duplicates only for messages whose final dot was in flight."""
+    in_flight = threading.Semaphore(0)
+    stage.upstream.stop()
+    for i in range(60):
+        send(stage, f"d-{i}")
+    gate = threading.Event()
+
+    def slow(verb, _line):
+        if verb == "DOT" and not gate.is_set():
+            in_flight.release()
+            gate.wait(20)
+        return None
+
+    stage.upstream.reply = slow
+    stage.upstream.start()
+    stage.gateway.tool("queue", "retry", "all")
+    in_flight.acquire(timeout=20)
+    time.sleep(0.2)
+    stage.gateway.kill_all()
+    gate.set()  # the upstream keeps what it had got
+    stage.gateway.start()
+    eventually(lambda: len(subjects(stage)) == 60, 60)
+    stage.gateway.wait_queue(0, 60)
+    came = [subject_of(m) for m in stage.upstream.messages]
+    connections = {m.connection for m in stage.upstream.messages}
+    doubles = len(came) - len(set(came))
+    print(f"# 60 messages, {doubles} twice over {len(connections)} connections")
+    assert doubles <= 20, "one for each connection at most"
+
+
+def test_upstream_says_later(stage):
+    answers = iter(["451 4.3.0 later", "451 4.3.0 later"])
+    stage.upstream.reply = lambda verb, line: next(answers, None) if verb == "DOT" else None
+    send(stage)
+    stage.upstream.take()
+    stage.gateway.wait_queue(0)
+    assert len([e for e in stage.gateway.events("message.deferred") if "451 4.3.0 later" in e.get("reply", "")]) == 2
+
+
+def test_results_are_kept_for_each_recipient(stage):
+    refused_once = []
+
+    def reply(verb, line):
+        if verb == "RCPT" and "never@" in line:
+            return "550 5.1.1 no such user"
+        if verb == "RCPT" and "later@" in line and not refused_once:
+            refused_once.append(line)
+            return "450 4.2.0 later"
+        return None
+
+    stage.upstream.reply = reply
+    send(stage, "parts", ["now@example.net", "never@example.net", "later@example.net"])
+    first, second, third = stage.upstream.wait(3)
+    by_recipient = {m.recipients[0]: m for m in (first, second, third)}
+    assert set(by_recipient) == {"now@example.net", "later@example.net", LOGIN}
+    bounce = by_recipient[LOGIN]
+    assert bounce.sender == ""
+    parsed = email.message_from_bytes(bounce.octets)
+    assert parsed.get_content_type() == "multipart/report"
+    status = parsed.get_payload()[1].as_string()
+    assert "never@example.net" in status and "Status: 5.1.1" in status and "550 5.1.1 no such user" in status, status
+    assert "now@" not in status and "later@" not in status
+    stage.gateway.wait_queue(0)
+
+
+def test_a_bounce_that_bounces_ends(stage):
+    stage.upstream.reply = lambda verb, line: "550 5.1.1 no" if verb == "RCPT" else None
+    send(stage)
+    stage.gateway.wait_event("message.dropped")
+    stage.gateway.wait_queue(0)
+    assert not stage.upstream.messages
+
+
+def test_a_connection_lost_after_the_final_dot(stage):
+    answers = iter(["KEEP-AND-DROP"])
+    stage.upstream.reply = lambda verb, line: next(answers, None) if verb == "DOT" else None
+    send(stage)
+    assert len(stage.upstream.wait(2)) == 2, "in doubt it is sent again"
+    stage.gateway.wait_queue(0)
+
+
+def test_malformed_replies_are_no_answers(stage):
+    answers = iter(["hello", "250-never\r\n550 ends", "250-" + "x" * 5000])
+    stage.upstream.reply = lambda verb, line: next(answers, None) if verb == "MAIL" else None
+    send(stage)
+    stage.upstream.take(30)
+    stage.gateway.wait_queue(0)
+
+
+def configured(stage, **settings):
+    stage.gateway.upstreams = {"up": settings}
+    stage.gateway.stop()
+    stage.gateway.start()
+
+
+def test_upstream_with_tls_and_login(stage):
+    certificate, key = stage.authority.issue("upstream", "DNS:localhost")
+    for mode in ("starttls", "implicit"):
+        upstream = Upstream(free_port(), certificate, key, implicit=mode == "implicit", logins={"us": "pw"}).start()
+        secret = stage.folder / "upstream.password"
+        secret.write_text("pw\n")
+        configured(stage, hosts=[f"localhost:{upstream.port}"], tls="verify", tls_mode=mode,
+                   ca_file=str(stage.authority.certificate), username="us", password_file=str(secret))
+        send(stage)
+        taken = upstream.take()
+        assert taken.tls and taken.login == "us"
+        upstream.stop()
+
+
+def test_upstream_refuses_our_login(stage):
+    certificate, key = stage.authority.issue("upstream", "DNS:localhost")
+    upstream = Upstream(free_port(), certificate, key, logins={"us": "right"}).start()
+    secret = stage.folder / "upstream.password"
+    secret.write_text("wrong\n")
+    configured(stage, hosts=[f"localhost:{upstream.port}"], tls="verify", ca_file=str(stage.authority.certificate),
+               username="us", password_file=str(secret))
+    for i in range(3):
+        send(stage, f"held {i}")
+    stage.gateway.wait_event("upstream.stopped")
+    assert not stage.gateway.events("message.bounced")
+    assert stage.gateway.queue_count() == 3
+    secret.write_text("right\n")
+    stage.gateway.process.send_signal(signal.SIGHUP)
+    upstream.wait(3)
+    stage.gateway.wait_queue(0)
+    upstream.stop()
+
+
+def test_upstream_without_verified_tls_gets_nothing(stage):
+    certificate, key = stage.authority.issue("other", "DNS:other.test")
+    for upstream in (Upstream(free_port()).start(), Upstream(free_port(), certificate, key).start()):
+        configured(stage, hosts=[f"localhost:{upstream.port}"], tls="verify",
+                   ca_file=str(stage.authority.certificate))
+        send(stage)
+        stage.gateway.wait_event("upstream.failed")
+        assert not any(c.startswith("MAIL") for c in upstream.commands), upstream.commands
+        stage.gateway.tool("queue", "delete", stage.gateway.tool("queue", "list").split("qid=")[1].split()[0])
+        upstream.stop()
+
+
+def test_the_next_host_is_tried(stage):
+    configured(stage, hosts=[f"localhost:{free_port()}", f"localhost:{stage.upstream.port}"], tls="none")
+    began = time.monotonic()
+    send(stage)
+    stage.upstream.take()
+    assert time.monotonic() - began < 10
+
+
+def test_the_queue_by_the_tool(stage):
+    stage.upstream.stop()
+    for i in range(3):
+        send(stage, f"q-{i}")
+    stage.gateway.wait_queue(3)
+    lines = stage.gateway.tool("queue", "list").splitlines()
+    assert len(lines) == 3 and all("attempts=" in line for line in lines), lines
+    first = lines[0].split("qid=")[1].split()[0]
+    shown = stage.gateway.tool("queue", "show", first)
+    assert "from=alice@example.org" in shown and "to=bob@example.net settled=no" in shown, shown
+    assert '"qid":"' in stage.gateway.tool("--json", "queue", "list")
+    stage.gateway.tool("queue", "delete", first)
+    stage.gateway.wait_queue(2)
+    assert stage.gateway.tool("queue", "show", first, check=False).returncode == 1
+    assert stage.gateway.tool("queue", "shew", check=False).returncode == 2
+    stage.upstream.start()
+    stage.gateway.tool("queue", "retry", "all")
+    stage.upstream.wait(2)
+    stage.gateway.wait_queue(0)
+
+
+def test_a_clean_stop_is_quick_and_loses_nothing(stage):
+    stage.upstream.stop()
+    send(stage, "kept")
+    began = time.monotonic()
+    assert stage.gateway.stop() == 0
+    assert time.monotonic() - began < 10
+    stage.gateway.start()
+    stage.upstream.start()
+    assert subject_of(stage.upstream.take()) == "kept"
+
+
+def test_a_bad_file_changes_nothing_at_reload(stage):
+    good = stage.gateway.conf.read_text()
+    stage.gateway.conf.write_text(good + "nonsense = 1\n")
+    stage.gateway.process.send_signal(signal.SIGHUP)
+    stage.gateway.wait_event("reload.failed")
+    send(stage)
+    stage.upstream.take()
+    stage.gateway.conf.write_text(good)
+    stage.gateway.process.send_signal(signal.SIGHUP)
+    stage.gateway.wait_event("reloaded")
+    send(stage)
+    stage.upstream.take()

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: ISC
+"""What is refused, in the words that a mail program shows."""
+import base64
+import smtplib
+import time
+
+from client import MESSAGE, Bare, connect, message
+
+LOGIN, PASSWORD = "alice@example.org", "secret-1"
+
+
+def plain(login=LOGIN, password=PASSWORD):
+    return "AUTH PLAIN " + base64.b64encode(f"\0{login}\0{password}".encode()).decode()
+
+
+def session(stage, login=True):
+    """Over TLS, past EHLO, logged in."""
+    bare = Bare(stage, tls=True)
+    assert bare.reply().startswith("220 ")
+    assert bare.ask("EHLO client.test").startswith("250")
+    if login:
+        assert bare.ask(plain()).startswith("235")
+    return bare
+
+
+def test_wrong_password_and_unknown_user_look_the_same(stage):
+    answers = set()
+    for login in (LOGIN, "nobody-here@example.org"):
+        bare = session(stage, login=False)
+        began = time.monotonic()
+        answers.add(bare.ask(plain(login, "wrong")))
+        assert 0.3 <= time.monotonic() - began < 1.5
+        bare.close()
+    assert answers == {"535 5.7.8 Authentication failed"}, answers
+    reasons = [e["reason"] for e in stage.gateway.events("login.refused")]
+    assert reasons[-2:] == ["bad_password", "unknown_user"], reasons
+
+
+def test_failures_end_the_connection(stage):
+    bare = session(stage, login=False)
+    answers = [bare.ask(plain(password="wrong")) for _ in range(5)]
+    assert answers == ["535 5.7.8 Authentication failed"] * 5, answers
+    assert bare.reply().startswith("421 4.7.0") and bare.reply() == ""
+
+
+def test_login_needs_tls(stage):
+    bare = Bare(stage)
+    bare.reply()
+    assert "AUTH" not in bare.ask("EHLO client.test")
+    assert bare.ask(plain()) == "538 5.7.11 Encryption required for authentication"
+    assert bare.ask("MAIL FROM:<alice@example.org>").startswith("530 5.7.0")
+    bare.close()
+
+
+def test_mail_needs_a_login(stage):
+    bare = session(stage, login=False)
+    assert bare.ask("MAIL FROM:<alice@example.org>") == "530 5.7.0 Authentication required"
+    bare.close()
+
+
+def test_another_sender_is_refused(stage):
+    bare = session(stage)
+    assert bare.ask("MAIL FROM:<eve@example.org>").startswith("550 5.7.1"), "MAIL FROM"
+    for sender in (b"eve@example.org", b"alice@example.org, eve@example.org", b"alice@example.org <eve@example.org>"):
+        assert bare.ask("MAIL FROM:<alice@example.org>").startswith("250")
+        assert bare.ask("RCPT TO:<bob@example.net>").startswith("250")
+        assert bare.ask("DATA").startswith("354")
+        answer = bare.ask(MESSAGE.replace(b"Alice <alice@example.org>", sender) + b".")
+        assert answer.startswith("550 5."), (sender, answer)
+    bare.close()
+    stage.gateway.wait_queue(0)
+    assert not stage.upstream.messages
+
+
+def test_a_granted_sender_may_be_used(stage):
+    stage.cluster.sql("select postern.sender_grant('alice@example.org', '@shop.example')")
+    try:
+        client = connect(stage)
+        client.sendmail("info@shop.example", ["bob@example.net"], message(sender="info@shop.example"))
+        client.quit()
+        taken = stage.upstream.take()
+        assert taken.sender == "info@shop.example"
+        assert b"DKIM-Signature" not in taken.header, "that domain has no key"
+        stage.gateway.wait_event("message.unsigned", domain="shop.example")
+    finally:
+        stage.cluster.sql("select postern.sender_revoke('alice@example.org', '@shop.example')")
+
+
+def test_the_fourth_of_three_messages_waits(stage):
+    stage.account("limited@example.org", "secret-2")
+    stage.cluster.sql("select postern.limit_set('limited@example.org', 'messages', '1 hour', 3)")
+    client = connect(stage, "limited@example.org", "secret-2")
+    for number in range(3):
+        client.sendmail("limited@example.org", ["bob@example.net"],
+                        message(f"limited {number}", sender="limited@example.org"))
+    try:
+        client.sendmail("limited@example.org", ["bob@example.net"], message("too much", sender="limited@example.org"))
+        raise AssertionError("the fourth was accepted")
+    except smtplib.SMTPDataError as error:
+        text = error.smtp_error.decode()
+        assert error.smtp_code == 450 and text.startswith("4.7.1 limit messages/hour reached: 3 of 3, next at 20"), text
+    other = connect(stage)
+    other.sendmail(LOGIN, ["bob@example.net"], message("another account"))
+    other.quit()
+    client.quit()
+    stage.upstream.wait(4)
+    stage.gateway.wait_queue(0)
+    assert len(stage.upstream.messages) == 4
+
+
+def test_a_suspended_account_is_out_at_once(stage):
+    stage.account("suspended@example.org", "secret-3")
+    bare = session(stage, login=False)
+    assert bare.ask(plain("suspended@example.org", "secret-3")).startswith("235")
+    stage.cluster.sql("select postern.account_suspend('suspended@example.org', 'ticket 1')")
+    assert bare.reply().startswith("421 4.7.0")
+    bare = session(stage, login=False)
+    assert bare.ask(plain("suspended@example.org", "secret-3")).startswith("535")
+    stage.cluster.sql("select postern.account_resume('suspended@example.org')")
+    bare = session(stage, login=False)
+    assert bare.ask(plain("suspended@example.org", "secret-3")).startswith("235")
+    bare.close()
+
+
+def test_a_changed_password_counts_at_once(stage):
+    stage.account("changed@example.org", "before")
+    bare = session(stage, login=False)
+    assert bare.ask(plain("changed@example.org", "before")).startswith("235")
+    stage.cluster.sql("select postern.account_set_password('changed@example.org', 'after')")
+    bare = session(stage, login=False)
+    assert bare.ask(plain("changed@example.org", "before")).startswith("535"), "the old one was remembered"
+    assert bare.ask(plain("changed@example.org", "after")).startswith("235")
+    bare.close()
+
+
+def test_only_one_end_of_data(stage):
+    """Every end that some server believed in; the second message must not leave."""
+    smuggled = b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<eve@example.net>\r\nDATA\r\n" + MESSAGE
+    for end in (b"\n.\n", b"\n.\r\n", b"\r\n.\n", b"\r.\r", b"\r\n.\r", b"\r.\r\n", b"\n.\r"):
+        bare = session(stage)
+        assert bare.ask("MAIL FROM:<alice@example.org>").startswith("250")
+        assert bare.ask("RCPT TO:<bob@example.net>").startswith("250")
+        assert bare.ask("DATA").startswith("354")
+        answer = bare.ask(MESSAGE + b"text" + end + smuggled + b".")
+        assert answer.startswith("550 5.6.11"), (end, answer)
+        assert bare.ask("NOOP").startswith("250")
+        bare.close()
+    stage.gateway.wait_queue(0)
+    assert not stage.upstream.messages
+
+
+def test_nothing_said_before_tls_counts_after_it(stage):
+    bare = Bare(stage)
+    bare.reply()
+    bare.ask("EHLO client.test")
+    bare.send(b"STARTTLS\r\nMAIL FROM:<alice@example.org>\r\n")
+    answer = bare.reply()
+    assert answer.startswith("503 5.5.0"), answer
+    assert bare.reply() == "", "the connection must be closed"
+    bare = Bare(stage)
+    bare.reply()
+    bare.ask("EHLO client.test")
+    assert bare.ask("STARTTLS").startswith("220")
+    bare.start_tls()
+    answer = bare.ask(plain())
+    assert answer.startswith("503"), f"EHLO was before TLS: {answer}"
+    bare.close()
+
+
+def test_odd_lines(stage):
+    bare = session(stage)
+    for line, code in ((b"GARBAGE", "500"), (b"NOOP\0x", "500"), (b"MAIL FROM:<alice@example.org> FOO=1", "555"),
+                       (b"MAIL FROM:alice@example.org", "501"), (b"RCPT TO:<bob@example.net>", "503"),
+                       (b"DATA", "503"), (b"MAIL FROM:<alice@example.org> SIZE=99999999999", "552"),
+                       (b"VRFY bob", "252"), (b"HELP", "214"), (b"EHLO x) by evil (", "250"),
+                       (b"NOOP " + b"x" * 5000, "500")):
+        answer = bare.ask(line)
+        assert answer.startswith(code), (line[:60], answer)
+    assert bare.ask("NOOP").startswith("250")
+    bare.close()
+    bare = Bare(stage)
+    bare.reply()
+    answer = bare.ask("GET / HTTP/1.1")
+    assert answer.startswith("500") and bare.reply() == "", answer
+
+
+def test_headers_are_completed_and_bcc_is_gone(stage):
+    client = connect(stage)
+    client.sendmail(LOGIN, ["bob@example.net", "carol@example.net"],
+                    b"From: alice@example.org\r\nTo: bob@example.net\r\nBcc: carol@example.net\r\n\r\nHello\r\n")
+    client.quit()
+    taken = stage.upstream.take()
+    header = taken.header.decode()
+    assert "Bcc" not in header and "carol" not in header
+    assert "\r\nDate: " in header and "\r\nMessage-ID: <" in header
+    assert sorted(taken.recipients) == ["bob@example.net", "carol@example.net"]
+
+
+def test_a_loop_is_seen(stage):
+    client = connect(stage)
+    hops = b"Received: from a by b; Tue, 24 Nov 2026 10:00:00 +0000\r\n"
+    client.sendmail(LOGIN, ["bob@example.net"], hops * 20 + MESSAGE)
+    stage.upstream.take()
+    try:
+        client.sendmail(LOGIN, ["bob@example.net"], hops * 101 + MESSAGE)
+        raise AssertionError("a looping message was accepted")
+    except smtplib.SMTPDataError as error:
+        assert error.smtp_code == 554 and error.smtp_error.startswith(b"5.4.6"), error
+
+
+def test_recipients_beyond_the_limit_wait(stage):
+    stage.gateway.submission = {"recipients": 100}
+    stage.gateway.stop()
+    stage.gateway.start()
+    bare = session(stage)
+    assert bare.ask("MAIL FROM:<alice@example.org>").startswith("250")
+    for number in range(100):
+        assert bare.ask(f"RCPT TO:<r{number}@example.net>").startswith("250")
+    assert bare.ask("RCPT TO:<one-more@example.net>").startswith("452 4.5.3")
+    assert bare.ask("DATA").startswith("354")
+    assert bare.ask(MESSAGE + b".").startswith("250 2.0.0 queued as ")
+    bare.close()
+    assert len(stage.upstream.take().recipients) == 100
