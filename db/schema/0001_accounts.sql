@@ -236,6 +236,8 @@ comment on function postern.make_verifier is 'SCRAM-SHA-256 verifier of a clear 
 
 create function postern.verifier_of(password text) returns text
 language plpgsql security definer set search_path = postern, pg_temp as $$
+declare
+    usable boolean := length(password) between 1 and 256 and password !~ '[[:cntrl:]]';
 begin
     if password ~ '^SCRAM-SHA-256\$[0-9]{4,5}:[A-Za-z0-9+/]{8,88}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' then
         if substring(password from '\$([0-9]+):')::integer not between 4096 and 65536 then
@@ -244,8 +246,11 @@ begin
         end if;
         return password;
     end if;
-    if password is null or length(password) not between 1 and 256 or password ~ '[[:cntrl:]]'
-        or password is not nfkc normalized then
+    -- Apart, because a database that is not in UTF-8 cannot ask this at all.
+    if usable and password ~ '[^ -~]' then
+        usable := password is nfkc normalized;
+    end if;
+    if usable is not true then
         raise exception 'this password cannot be used'
             using hint = '1 to 256 printable characters, in Unicode form NFKC, or a verifier SCRAM-SHA-256$...';
     end if;

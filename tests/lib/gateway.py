@@ -108,6 +108,12 @@ retry = {self.group(self.retry)}
                     raise AssertionError(f"no event {name} {fields}; the log ends:\n{tail}")
                 self.news.wait(min(left, 0.5))
 
+    def sanitizer_reports(self):
+        """What the sanitizers of the build have said, of all starts."""
+        log = self.folder / "log"
+        text = log.read_text(encoding="utf-8") if log.exists() else ""
+        return [line for line in text.splitlines() if "Sanitizer" in line or "runtime error:" in line]
+
     def children(self):
         """Pids by role."""
         found = {}

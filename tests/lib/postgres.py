@@ -23,14 +23,17 @@ class Cluster:
         self.folder = folder
         self.port = free_port()
         self.bin = programs()
+        self.database = "postern"
+        self.environment_more = {}
 
     @property
     def conninfo(self):
-        return f"host={self.folder} port={self.port} dbname=postern"
+        return f"host={self.folder} port={self.port} dbname={self.database}"
 
     @property
     def environment(self):
-        return {**os.environ, "PGHOST": str(self.folder), "PGPORT": str(self.port), "PGUSER": "postgres"}
+        return {**os.environ, "PGHOST": str(self.folder), "PGPORT": str(self.port), "PGUSER": "postgres",
+                **self.environment_more}
 
     def create(self):
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -39,7 +42,7 @@ class Cluster:
             "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", cwd="/")
         with open(self.folder / "data/postgresql.conf", "a", encoding="ascii") as conf:
             conf.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n"
-                       f"port = {self.port}\nshared_buffers = '32MB'\nmax_connections = 50\n")
+                       f"port = {self.port}\nshared_buffers = '32MB'\nmax_connections = 200\nfsync = off\n")
 
     def start(self):
         """Returns when it answers."""
@@ -63,16 +66,16 @@ class Cluster:
         for pid in [postmaster, *map(int, children)]:
             os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
-    def sql(self, text, database="postern", **variables):
+    def sql(self, text, database=None, **variables):
         """Runs a script; its rows as text, without headers."""
-        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database]
+        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database or self.database]
         for name, value in variables.items():
             command += ["-v", f"{name}={value}"]
         return run(*command, input=text.encode(), env=self.environment).stdout.decode().strip()
 
     def script(self, path, answers="", environment=None, **variables):
         """Runs a file of scripts/admin as an admin does."""
-        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", "postern", "-f", path]
+        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.database, "-f", path]
         for name, value in variables.items():
             command += ["-v", f"{name}={value}"]
         return run(*command, input=answers.encode(), env={**self.environment, **(environment or {})}).stdout.decode()
