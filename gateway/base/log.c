@@ -50,6 +50,19 @@ static bool is_bare(unsigned char c)
 	return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';
 }
 
+/*
+ * How many octets of valid UTF-8 at the front steer a terminal although none of them is
+ * ASCII: C1 controls, and the block with line separators and changes of direction.
+ */
+static size_t steering(const unsigned char *text, size_t len)
+{
+	if (len >= 2 && text[0] == 0xc2 && text[1] < 0xa0)
+		return 2;
+	if (len >= 3 && text[0] == 0xe2 && (text[1] == 0x80 || text[1] == 0x81))
+		return 3;
+	return 0;
+}
+
 const char *log_value_format(struct log_value *value, struct slice slice)
 {
 	char *out = value->text;
@@ -68,17 +81,20 @@ const char *log_value_format(struct log_value *value, struct slice slice)
 	*out++ = '"';
 	/* Octets above 0x7f are shown only as parts of valid UTF-8. */
 	bool utf8 = slice_is_utf8(slice_of(slice.ptr, len));
-	for (size_t i = 0; i < len && out < end; i++) {
+	for (size_t i = 0, escape = 0; i < len && out < end; i++) {
 		unsigned char c = (unsigned char)slice.ptr[i];
+		if (utf8 && escape == 0)
+			escape = steering((const unsigned char *)slice.ptr + i, len - i);
 		if (c == '"' || c == '\\') {
 			*out++ = '\\';
 			*out++ = (char)c;
-		} else if (c < ' ' || c == 0x7f || (c >= 0x80 && !utf8)) {
+		} else if (c < ' ' || c == 0x7f || (c >= 0x80 && !utf8) || escape > 0) {
 			snprintf(out, 5, "\\x%02x", c);
 			out += 4;
 		} else {
 			*out++ = (char)c;
 		}
+		escape -= escape > 0;
 	}
 	if (len < slice.len || out >= end) {
 		memcpy(out, "...", 3);

@@ -164,6 +164,8 @@ static void log_values_cannot_forge_lines(void **state)
 	const char *shown = LOG_VALUE(SLICE("a\r\nevent=login.accepted \"\x1b[0m\xff"));
 	assert_null(strpbrk(shown, "\r\n\x1b\xff"));
 	assert_true(shown[0] == '"');
+	assert_string_equal(LOG_VALUE(SLICE("\xc2\x9bK \xe2\x80\xae\xc3\xa4")),
+	        "\"\\xc2\\x9bK \\xe2\\x80\\xae\xc3\xa4\"");
 	assert_string_equal(LOG_VALUE(SLICE("plain@example.org")), "plain@example.org");
 }
 

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: ISC
+"""Strangers and liars, on both sides."""
+import base64
+import re
+import socket
+import ssl
+import subprocess
+
+from client import MESSAGE, Bare, connect, message, trust_all
+from dkim_check import perl_dkim
+from environment import free_port, parse_logfmt
+from test_faults import configured, send
+from test_refusals import LOGIN, plain, session
+from upstream import Upstream
+
+
+def begin_data(stage):
+    bare = session(stage)
+    assert bare.ask("MAIL FROM:<alice@example.org>").startswith("250")
+    assert bare.ask("RCPT TO:<bob@example.net>").startswith("250")
+    assert bare.ask("DATA").startswith("354")
+    return bare
+
+
+def test_headers_without_end(stage):
+    for header in (b"X-Long: " + b"x" * 70 + (b"\r\n " + b"y" * 900) * 80 + b"\r\n",  # one field over 64 KiB
+                   b"X-Many: x\r\n" * 1200,
+                   b"X-Big: " + b"x" * 900 + (b"\r\nX-Big: " + b"x" * 900) * 400 + b"\r\n"):  # over 256 KiB
+        bare = begin_data(stage)
+        answer = bare.ask(header + MESSAGE + b".")
+        assert answer.startswith("552 5.3.4") or answer.startswith("550 5.6.0"), (header[:20], answer)
+        assert bare.ask("NOOP").startswith("250")
+        bare.close()
+    assert not stage.upstream.messages
+
+
+def test_tls_that_ends_in_the_middle_of_a_message(stage):
+    """close_notify, then octets in the clear: the transaction is gone, the clear text is not read."""
+    bare = begin_data(stage)
+    bare.send(b"From: alice@example.org\r\n\r\nhalf")
+    raw = bare.socket
+    try:
+        raw = bare.socket.unwrap()
+    except (OSError, ssl.SSLError):
+        pass
+    try:
+        raw.sendall(b"\r\n.\r\nMAIL FROM:<alice@example.org>\r\n")
+    except OSError:
+        pass
+    send(stage, "after it")
+    assert b"after it" in stage.upstream.take().octets
+    stage.gateway.wait_queue(0)
+    assert not stage.upstream.messages
+
+
+def test_old_tls_is_not_spoken(stage):
+    for version in ("-tls1", "-tls1_1"):
+        done = subprocess.run(
+            ["openssl", "s_client", version, "-cipher", "ALL:@SECLEVEL=0", "-connect", f"127.0.0.1:{stage.gateway.tls_port}"],
+            input=b"", capture_output=True, timeout=20, check=False)
+        assert b"Cipher is (NONE)" in done.stdout or done.returncode != 0, done.stdout[-300:]
+    for version, protocol in ((ssl.TLSVersion.TLSv1_2, "TLSv1.2"), (ssl.TLSVersion.TLSv1_3, "TLSv1.3")):
+        context = trust_all()
+        context.minimum_version = context.maximum_version = version
+        with socket.create_connection(("127.0.0.1", stage.gateway.tls_port)) as connection:
+            with context.wrap_socket(connection) as secure:
+                assert secure.version() == protocol
+    context = trust_all()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers("AES256-SHA:AES128-GCM-SHA256:@SECLEVEL=0")  # no forward secrecy
+    try:
+        with socket.create_connection(("127.0.0.1", stage.gateway.tls_port)) as connection:
+            context.wrap_socket(connection)
+        raise AssertionError("RSA key exchange was accepted")
+    except ssl.SSLError:
+        pass
+
+
+def test_names_that_would_break_sql_or_the_log(stage):
+    names = ["' or 1=1 --", "a\nevent=login.accepted account=admin", "\\x00", "%n%s", "a\" reason=\"ok", "{a,b}",
+             "ü@example.org", "x" * 300, "\udcff"]
+    for name in names:
+        bare = session(stage, login=False)
+        response = base64.b64encode(b"\0" + name.encode("utf-8", "surrogateescape") + b"\0pw").decode()
+        answer = bare.ask(f"AUTH PLAIN {response}")
+        assert answer[:3] in ("535", "501"), (name, answer)
+        bare.close()
+    for line in stage.gateway.lines:
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2000-\u207f]", line), line
+        assert line.startswith("event="), line
+        assert parse_logfmt(line).get("account") != "admin", line
+
+
+def test_names_that_would_break_received(stage):
+    for name in ("x) by evil.example (", "a b", "a\tb", "<script>", "ä.example", "[127.0.0.1", "x" * 2000):
+        bare = Bare(stage, tls=True)
+        bare.reply()
+        if bare.ask(f"EHLO {name}").startswith("250"):
+            assert bare.ask(plain()).startswith("235")
+            bare.ask("MAIL FROM:<alice@example.org>")
+            bare.ask("RCPT TO:<bob@example.net>")
+            bare.ask("DATA")
+            assert bare.ask(MESSAGE + b".").startswith("250")
+            header = stage.upstream.take().header.decode()
+            assert "evil" not in header and "script" not in header, header
+        bare.close()
+
+
+def test_malformed_header_fields(stage):
+    for field in (b"Subject : x\r\n", b" folded first\r\n", b"no colon here\r\n", b": empty\r\n", b"Sub ject: x\r\n",
+                  b"X: a\r\n \r\n b\r\n", b"X\x01Y: a\r\n", b"X: a\x01b\r\n"):
+        bare = begin_data(stage)
+        answer = bare.ask(field + MESSAGE + b".")
+        assert answer.startswith("550 5.6."), (field, answer)
+        bare.close()
+    # A signature that is garbage is only a field: ours is valid beside it.
+    client = connect(stage)
+    client.sendmail(LOGIN, ["bob@example.net"], b"DKIM-Signature: garbage\r\n" + MESSAGE)
+    taken = stage.upstream.take()
+    assert ("rsa-sha256", "pass") in perl_dkim(taken.octets, stage.zone)
+
+
+def test_parameters_are_passed_or_refused_never_decoded(stage):
+    bare = session(stage)
+    for line, code in (("MAIL FROM:<alice@example.org> AUTH=x+0D+0ARCPT", "250"),
+                       ("MAIL FROM:<alice@example.org> AUTH=x+0d", "501"),
+                       ("MAIL FROM:<alice@example.org> ENVID=a+0D+0Ab", "555"),
+                       ("MAIL FROM:<alice@example.org> BODY=7BIT BODY=7BIT", "501"),
+                       ("MAIL FROM:<alice@example.org> SIZE=-1", "501"),
+                       ("MAIL FROM:<alice@example.org> SIZE=18446744073709551617", "5"),
+                       ("MAIL FROM:<@relay.example:alice@example.org>", "501")):
+        answer = bare.ask(line)
+        assert answer.startswith(code), (line, answer)
+        bare.ask("RSET")
+    bare.close()
+
+
+def test_an_open_relay_it_is_not(stage):
+    for recipient in ("bob%example.com@example.net", "\"bob@example.com\"@example.net", "a!b@example.net"):
+        bare = session(stage, login=False)
+        assert bare.ask("MAIL FROM:<alice@example.org>").startswith("530")
+        assert bare.ask(f"RCPT TO:<{recipient}>")[0] == "5"
+        bare.close()
+    # Logged in they go where the upstream sends them: nothing is rewritten.
+    send(stage, "as it is", ["bob%example.com@example.net"])
+    assert stage.upstream.take().recipients == ["bob%example.com@example.net"]
+
+
+def test_replies_injected_behind_starttls(stage):
+    """What stands behind the 220 of an upstream was said in the clear by anybody."""
+    certificate, key = stage.authority.issue("upstream", "DNS:localhost")
+    liar = Upstream(free_port(), certificate, key).start()
+    liar.reply = lambda verb, line: "220 go\r\n250-faked\r\n250 AUTH PLAIN" if verb == "STARTTLS" else None
+    configured(stage, hosts=[f"localhost:{liar.port}", f"localhost:{stage.upstream.port}"], tls="verify",
+               ca_file=str(stage.authority.certificate))
+    send(stage)
+    event = stage.gateway.wait_event("upstream.failed", why="the upstream talked before TLS")
+    assert event["host"] == "localhost"
+    assert not any(c.startswith("MAIL") for c in liar.commands), liar.commands
+    stage.gateway.tool("queue", "delete", stage.gateway.tool("queue", "list").split("qid=")[1].split()[0])
+    liar.stop()
+
+
+def test_many_recipients_and_big_messages_together(stage):
+    client = connect(stage, timeout=60)
+    recipients = [f"r{n}@example.net" for n in range(1000)]
+    body = b"".join(b"%08d %s\r\n" % (n, b"x" * 60) for n in range(20000))
+    client.sendmail(LOGIN, recipients, message("big", body))
+    taken = stage.upstream.take(30)
+    assert sorted(taken.recipients) == sorted(recipients) and taken.octets.endswith(body)
