@@ -46,33 +46,61 @@ static enum reply unknown_parameter(struct session *session, struct slice key)
 	return say(session, REPLY_UNKNOWN_PARAMETER, name);
 }
 
-/* One parameter of MAIL. */
-static enum reply take_parameter(
-        struct session *session, const struct param *param, struct mail_args *args)
+static enum reply take_size(struct session *session, struct slice value, struct mail_args *args)
 {
-	if (slice_equal_nocase(param->key, SLICE("SIZE"))) {
-		int r = param->value.len <= 20 ? slice_to_u64(param->value, &args->size) : -EINVAL;
-		if (r == -EINVAL)
-			return say(session, REPLY_SYNTAX, "SIZE=octets");
-		if (r == -ERANGE)
-			args->size = UINT64_MAX;
-		return REPLY_COUNT;
-	}
-	if (slice_equal_nocase(param->key, SLICE("BODY"))) {
-		args->body_8bit = slice_equal_nocase(param->value, SLICE("8BITMIME"));
-		if (!args->body_8bit && !slice_equal_nocase(param->value, SLICE("7BIT")))
-			return say(session, REPLY_SYNTAX, "BODY=7BIT or BODY=8BITMIME");
-		return REPLY_COUNT;
-	}
-	if (slice_equal_nocase(param->key, SLICE("SMTPUTF8")) && param->value.ptr == NULL) {
-		args->smtputf8 = true;
-		return REPLY_COUNT;
-	}
-	/* RFC 4954 5: looked at and never passed on; we know who it is. */
-	if (slice_equal_nocase(param->key, SLICE("AUTH"))) {
-		if (param->value.ptr == NULL || !xtext_is_valid(param->value))
-			return say(session, REPLY_SYNTAX, "AUTH=<> or AUTH=xtext");
-		return REPLY_COUNT;
+	int r = value.len <= 20 ? slice_to_u64(value, &args->size) : -EINVAL;
+
+	if (r == -EINVAL)
+		return say(session, REPLY_SYNTAX, "SIZE=octets");
+	if (r == -ERANGE)
+		args->size = UINT64_MAX;
+	return REPLY_COUNT;
+}
+
+static enum reply take_body(struct session *session, struct slice value, struct mail_args *args)
+{
+	args->body_8bit = slice_equal_nocase(value, SLICE("8BITMIME"));
+	return args->body_8bit || slice_equal_nocase(value, SLICE("7BIT"))
+	               ? REPLY_COUNT
+	               : say(session, REPLY_SYNTAX, "BODY=7BIT or BODY=8BITMIME");
+}
+
+static enum reply take_smtputf8(struct session *session, struct slice value, struct mail_args *args)
+{
+	args->smtputf8 = true;
+	return value.ptr == NULL ? REPLY_COUNT : say(session, REPLY_SYNTAX, "SMTPUTF8");
+}
+
+/* RFC 4954 5: looked at and never passed on; we know who it is. */
+static enum reply take_auth(struct session *session, struct slice value, struct mail_args *args)
+{
+	(void)args;
+	return value.ptr != NULL && xtext_is_valid(value)
+	               ? REPLY_COUNT
+	               : say(session, REPLY_SYNTAX, "AUTH=<> or AUTH=xtext");
+}
+
+static const struct {
+	const char *key;
+	enum reply (*take)(struct session *session, struct slice value, struct mail_args *args);
+} mail_parameters[] = {
+        {"SIZE", take_size},
+        {"BODY", take_body},
+        {"SMTPUTF8", take_smtputf8},
+        {"AUTH", take_auth},
+};
+
+/* One parameter of MAIL; `seen` has a bit for each that came before. */
+static enum reply take_parameter(
+        struct session *session, const struct param *param, struct mail_args *args, unsigned *seen)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(mail_parameters); i++) {
+		if (!slice_equal_nocase(param->key, slice_str(mail_parameters[i].key)))
+			continue;
+		if ((*seen & 1U << i) != 0)
+			return say(session, REPLY_SYNTAX, "each parameter once");
+		*seen |= 1U << i;
+		return mail_parameters[i].take(session, param->value, args);
 	}
 	return unknown_parameter(session, param->key);
 }
@@ -80,6 +108,7 @@ static enum reply take_parameter(
 static enum reply parse_mail(struct session *session, struct slice text, struct mail_args *args)
 {
 	struct param param;
+	unsigned seen = 0;
 	enum reply reply;
 	int r;
 
@@ -90,7 +119,7 @@ static enum reply parse_mail(struct session *session, struct slice text, struct 
 	if (path_parse(&text, &args->sender) < 0)
 		return REPLY_BAD_ADDRESS;
 	while ((r = param_next(&text, &param)) == 1) {
-		reply = take_parameter(session, &param, args);
+		reply = take_parameter(session, &param, args, &seen);
 		if (reply != REPLY_COUNT)
 			return reply;
 	}
