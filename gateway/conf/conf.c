@@ -383,6 +383,17 @@ static void check_addresses(struct load *load, const config_setting_t *root)
 	}
 }
 
+/* Also beside other errors: a name that is wrong in one of two places is a common one. */
+static void check_route(struct load *load, const config_setting_t *root)
+{
+	const struct conf *conf = &load->loaded->conf;
+
+	if (*conf->route != '\0' && conf->upstream_count > 0 &&
+	        conf_find_upstream(conf, conf->route) == NULL)
+		load_error(load, config_setting_get_member(root, "route"),
+		        "route: there is no upstream named \"%.60s\"", conf->route);
+}
+
 /* What no single option can tell. */
 static void check_together(struct load *load, const config_setting_t *root)
 {
@@ -397,20 +408,18 @@ static void check_together(struct load *load, const config_setting_t *root)
 		load_error(load, upstreams,
 		        "no upstream: write upstream = { isp = { hosts = "
 		        "[\"smtp.isp.example:587\"] } }");
-	else if (*conf->route != '\0' && conf_find_upstream(conf, conf->route) == NULL)
-		load_error(load, config_setting_get_member(root, "route"),
-		        "route: there is no upstream named \"%.60s\"", conf->route);
 	for (size_t i = 0; i < conf->upstream_count; i++) {
 		const struct conf_upstream *upstream = &conf->upstreams[i];
 		const config_setting_t *at = config_setting_get_member(upstreams, upstream->name);
 		if ((*upstream->username == '\0') != (*upstream->password_file == '\0'))
 			load_error(load, at, "upstream.%s: username and password_file go together",
 			        upstream->name);
-		if (*upstream->username != '\0' && upstream->tls == CONF_TLS_OPPORTUNISTIC)
+		if (*upstream->username != '\0' && upstream->tls != CONF_TLS_VERIFY &&
+		        upstream->tls != CONF_TLS_NONE)
 			load_error(load, at,
-			        "upstream.%s: with tls = \"opportunistic\" anybody on the way "
-			        "could take "
-			        "the password; use \"verify\"",
+			        "upstream.%s: anybody on the way could take the password; it is "
+			        "only sent with tls = \"verify\" (or, where that is meant, "
+			        "\"none\")",
 			        upstream->name);
 	}
 	if (conf->retry.first > conf->retry.max)
@@ -436,7 +445,9 @@ static void load_tree(struct load *load, const config_t *tree)
 	        load, GROUP_upstream, sizeof(*conf->upstreams), root, &conf->upstream_count);
 	conf->domain_routes = load_repeated(load, GROUP_domain_route, sizeof(*conf->domain_routes),
 	        root, &conf->domain_route_count);
-	if (!load->failed)
+	bool each_is_fine = !load->failed;
+	check_route(load, root);
+	if (each_is_fine)
 		check_together(load, root);
 }
 

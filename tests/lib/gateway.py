@@ -24,6 +24,7 @@ class Gateway:
         self.route = "up"
         self.extra = ""
         self.environment = {}
+        self.user = USER
         self.process = None
         self.lines = []
         self.news = threading.Condition()
@@ -70,7 +71,7 @@ retry = {self.group(self.retry)}
             os.chmod(path, 0o644)
         self.lines = []
         self.process = subprocess.Popen(
-            [*unprivileged(USER), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
+            [*(unprivileged(self.user) if self.user else []), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env={**os.environ, **self.environment}, cwd="/")
         threading.Thread(target=self.read, args=(self.process,), daemon=True).start()
         if wait:

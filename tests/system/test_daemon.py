@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: ISC
+"""posternd itself: its check of the configuration, its users, its locks, its signals."""
+import os
+import pathlib
+import pwd
+import signal
+import subprocess
+import time
+
+from client import connect, message
+from environment import BUILD, TOP, run, temporary_folder
+from gateway import Gateway
+from test_faults import eventually, send
+from test_refusals import session
+
+
+def posternd(*words):
+    return subprocess.run([BUILD / "posternd", *map(str, words)], capture_output=True, text=True, timeout=20, check=False)
+
+
+def test_versions_and_usage(stage):
+    assert posternd("--version").stdout.startswith("posternd ")
+    assert run(BUILD / "postern", "--version").stdout.startswith(b"postern ")
+    assert posternd("--nonsense").returncode == 2
+    assert stage.gateway.tool("nonsense", check=False).returncode == 2
+
+
+def test_the_check_of_the_configuration(stage):
+    good = stage.gateway.conf.read_text()
+    assert posternd("-c", stage.gateway.conf, "-t").returncode == 0
+    bad = stage.folder / "bad.conf"
+    bad.write_text(good.replace("hostname =", "hostnane =").replace('retry = { first = "1s"', 'retry = { first = "1x"')
+                   .replace('route = "up"', 'route = "nowhere"'))
+    done = posternd("-c", bad, "-t")
+    assert done.returncode == 1
+    for words in ("hostnane", "hostname", "first", "nowhere"):
+        assert words in done.stderr, (words, done.stderr)
+    assert all(line.startswith(f"{bad}:") for line in done.stderr.splitlines()), done.stderr
+    bad.write_text(good.replace(str(stage.certificate), "/nonexistent.crt"))
+    done = posternd("-c", bad, "-t")
+    assert done.returncode == 1 and "/nonexistent.crt" in done.stderr
+
+
+def test_two_of_them_do_not_share_a_spool(stage):
+    words = [*(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []),
+             BUILD / "posternd", "-c", stage.gateway.conf]
+    second = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=30, check=False)
+    assert second.returncode != 0 and "another posternd runs here" in second.stderr, second.stderr
+    send(stage)
+    stage.upstream.take()
+
+
+def test_the_supervisor_killed_alone(stage):
+    """Its children see the end of their links and go; a successor takes over."""
+    children = stage.gateway.children()
+    os.kill(stage.gateway.process.pid, signal.SIGKILL)
+    stage.gateway.process.wait(10)
+    stage.gateway.process = None
+    eventually(lambda: not any(pathlib.Path(f"/proc/{pid}").exists() for pid in children.values()), 15)
+    stage.gateway.start()
+    send(stage)
+    stage.upstream.take()
+
+
+def test_a_renewed_certificate_is_taken_up(stage):
+    def shown():
+        done = subprocess.run(["openssl", "s_client", "-connect", f"127.0.0.1:{stage.gateway.tls_port}"], input=b"",
+                              capture_output=True, timeout=20, check=False)
+        return done.stdout.decode()
+
+    before = session(stage)
+    certificate, key = stage.authority.issue("renewed", "DNS:renewed.test", "IP:127.0.0.1")
+    kept = stage.certificate.read_bytes(), stage.key.read_bytes()
+    stage.certificate.write_bytes(certificate.read_bytes())
+    stage.key.write_bytes(key.read_bytes())
+    try:
+        stage.gateway.process.send_signal(signal.SIGHUP)
+        stage.gateway.wait_event("reloaded")
+        assert "CN = renewed" in shown()
+        assert before.ask("NOOP").startswith("250"), "a live session was lost"
+    finally:
+        stage.certificate.write_bytes(kept[0])
+        stage.key.write_bytes(kept[1])
+        stage.gateway.process.send_signal(signal.SIGHUP)
+    eventually(lambda: "CN = gateway" in shown())
+
+
+def test_each_process_has_a_user_of_its_own(stage):
+    if os.geteuid() != 0:
+        print("# not root: the users cannot be told apart")
+        return
+    run(TOP / "scripts" / "users")
+    folder = temporary_folder()
+    gateway = Gateway(folder / "gw", stage.cluster, stage.certificate, stage.key, stage.upstream.port)
+    gateway.user = None
+    os.chown(folder / "gw/spool", 0, 0)
+    os.chown(folder / "gw/run", 0, 0)
+    gateway.start()
+    try:
+        for role, pid in gateway.children().items():
+            status = pathlib.Path(f"/proc/{pid}/status").read_text()
+            uids = next(line for line in status.splitlines() if line.startswith("Uid:")).split()[1:]
+            assert set(map(int, uids)) == {pwd.getpwnam(f"postern_{role}").pw_uid}, (role, uids)
+            assert "NoNewPrivs:\t1" in status and "CapEff:\t0000000000000000" in status, status
+        client = connect(type("Here", (), {"gateway": gateway}))
+        client.sendmail("alice@example.org", ["bob@example.net"], message("from its own user"))
+        client.quit()
+        stage.upstream.take()
+        gateway.wait_queue(0)
+        mode = (folder / "gw/spool/out").stat()
+        assert mode.st_mode & 0o777 == 0o700 and mode.st_uid == pwd.getpwnam("postern_relay").pw_uid
+        # The group may ask; strangers may not.
+        asked = subprocess.run(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", BUILD / "postern", "-c",
+                                gateway.conf, "queue", "list"], capture_output=True, text=True, check=False)
+        assert asked.returncode == 1 and "Permission denied" in asked.stderr, asked.stderr
+        began = time.monotonic()
+        assert gateway.stop() == 0 and time.monotonic() - began < 10
+    finally:
+        if gateway.process:
+            gateway.kill_all()
+        run("rm", "-rf", folder)
