@@ -27,12 +27,14 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/random.h"
 #include "gateway/spool/segment.h"
+#include "gateway/spool/spare.h"
 
 #define BATCH_ENTRIES  256
 #define BATCH_OCTETS   (8U << 20)
 #define SYNC_AFTER_MS  50
 #define PROBE_AFTER_US 1000000
 #define UNSYNCED_MAX   (16U << 20)
+#define LEAVE_SPARE_AT (64U << 20) /* octets free */
 
 struct batch {
 	struct journal_entry *entries[BATCH_ENTRIES];
@@ -57,6 +59,7 @@ struct journal {
 	/* owner: the writer thread */
 	int fd; /* -1: a new segment must be begun */
 	struct segment_header header;
+	uint64_t room;           /* of the current segment: the spare's size, else no limit */
 	uint64_t end, committed; /* in the current segment: written, synced */
 	uint64_t sync_due_ms;    /* of marks written and not synced; 0: none */
 	struct buf unsynced;     /* those marks: type, length, envelope part */
@@ -71,13 +74,43 @@ struct journal {
 
 static const uint8_t padding[RECORD_ALIGN];
 
-/* Makes the next segment: header synced, then the folder, before anything depends on it. */
-static int begin_segment(struct journal *journal)
+static bool is_full(int result)
+{
+	return result == -ENOSPC || result == -EDQUOT;
+}
+
+/* Makes the file of a segment: header synced, then the folder. A descriptor or -errno. */
+static int place_segment(struct journal *journal, const char *path,
+        const struct segment_header *header, bool from_spare)
 {
 	const struct file_ops *ops = journal->settings.ops;
-	char path[SEGMENT_PATH];
 	uint8_t octets[SEGMENT_HEADER_SIZE];
+	const struct iovec part = {octets, sizeof(octets)};
+
+	segment_header_encode(header, octets);
+	int fd = from_spare ? spare_take(ops, journal->folder, path)
+	                    : ops->open(path, O_WRONLY | O_CREAT | O_EXCL, journal->settings.mode);
+	if (fd < 0)
+		return fd;
+	int r = file_write_exactly(ops, fd, &part, 1, 0);
+	if (r == 0)
+		r = ops->fdatasync(fd);
+	if (r == 0)
+		r = ops->sync_folder(journal->folder);
+	if (r == 0)
+		return fd;
+	close(fd);
+	/* Its header may or may not check; either way it holds nothing. */
+	(void)ops->unlink(path);
+	return r;
+}
+
+/* Makes the next segment before anything depends on it; on a full disk from the spare. */
+static int begin_segment(struct journal *journal)
+{
+	char path[SEGMENT_PATH];
 	struct segment_header header = {.number = ++journal->settings.highest};
+	bool from_spare = false;
 
 	if (journal->fd >= 0)
 		close(journal->fd);
@@ -86,26 +119,20 @@ static int begin_segment(struct journal *journal)
 	header.previous = journal->settings.previous;
 	header.previous_end = journal->settings.previous_end;
 	header.run = atomic_load(&journal->run) != 0 ? atomic_load(&journal->run) : header.number;
-	segment_header_encode(&header, octets);
+	segment_path(journal->folder, header.number, path);
 
-	const struct iovec part = {octets, sizeof(octets)};
-	int fd = ops->open(segment_path(journal->folder, header.number, path),
-	        O_WRONLY | O_CREAT | O_EXCL, journal->settings.mode);
+	int fd = place_segment(journal, path, &header, false);
+	if (is_full(fd) && journal->settings.spare) {
+		from_spare = true;
+		fd = place_segment(journal, path, &header, true);
+	}
 	if (fd < 0)
 		return fd;
-	int r = file_write_exactly(ops, fd, &part, 1, 0);
-	if (r == 0)
-		r = ops->fdatasync(fd);
-	if (r == 0)
-		r = ops->sync_folder(journal->folder);
-	if (r < 0) {
-		close(fd);
-		/* Its header may or may not check; either way it holds nothing. */
-		(void)ops->unlink(path);
-		return r;
-	}
+	if (journal->settings.spare && !from_spare)
+		(void)!spare_make(journal->settings.ops, journal->folder);
 	journal->fd = fd;
 	journal->header = header;
+	journal->room = from_spare ? SPARE_SIZE : UINT64_MAX;
 	journal->end = journal->committed = SEGMENT_HEADER_SIZE;
 	journal->settings.previous = header.number;
 	journal->settings.previous_end = journal->committed;
@@ -162,6 +189,8 @@ static int write_batch(struct journal *journal)
 	const struct file_ops *ops = journal->settings.ops;
 	struct batch *batch = &journal->batch;
 
+	if (journal->end + batch->octets > journal->room)
+		return -ENOSPC;
 	int r = file_write_exactly(
 	        ops, journal->fd, batch->parts, batch->part_count, (off_t)journal->end);
 	if (r < 0)
@@ -245,13 +274,23 @@ static void complete(struct journal_entry **entries, size_t count, int result)
 		entries[i]->done(entries[i], result);
 }
 
+/* The disk has room again: the spare segment is sealed, a new spare can be made. */
+static bool may_leave_spare(const struct journal *journal)
+{
+	uint64_t space;
+
+	return journal->room != UINT64_MAX &&
+	       journal->settings.ops->space(journal->folder, &space) == 0 && space > LEAVE_SPARE_AT;
+}
+
 /* Writes the entries that were taken from the queue; calls `done` of each. */
 static void commit(struct journal *journal, struct journal_entry **entries, size_t count)
 {
 	struct batch *batch = &journal->batch;
 	int r = 0;
 
-	if (journal->fd < 0 || journal->end >= journal->settings.segment_size)
+	if (journal->fd < 0 || journal->end >= journal->settings.segment_size ||
+	        may_leave_spare(journal))
 		r = replace_segment(journal);
 	if (r < 0) {
 		atomic_fetch_add(&journal->failures, 1);

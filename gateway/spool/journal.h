@@ -45,6 +45,7 @@ struct journal_settings {
 	uint64_t segment_size;       /* a segment that is larger is followed by a new one */
 	mode_t mode;                 /* of segments */
 	struct watermark *watermark; /* published after each sync; NULL: none (out/) */
+	bool spare;                  /* keeps one written out for a full disk (out/) */
 	int wake_fd;                 /* eventfd poked after each batch, or -1 */
 	/* The end of the last valid segment, from recovery; 0: none. */
 	uint32_t previous;

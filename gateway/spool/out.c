@@ -205,6 +205,7 @@ static int open_all(struct spool_out *out, struct why *why)
 	        .segment_size =
 	                out->settings.segment_size != 0 ? out->settings.segment_size : SEGMENT_SIZE,
 	        .mode = 0600,
+	        .spare = true,
 	        .wake_fd = -1,
 	};
 	bool fresh;
