@@ -82,9 +82,15 @@ static void reset(struct session *session)
 
 /* ---- replies ---- */
 
+/* It wants a login that it does not accept or that we do not have: not the sender's fault. */
+static bool is_login_trouble(const struct peer_reply *reply)
+{
+	return reply->code == 530 || reply->code == 535 || reply->code == 538;
+}
+
 static enum fate fate_of(const struct peer_reply *reply)
 {
-	return reply->code / 100 == 5 ? FATE_FAILED : FATE_DEFERRED;
+	return reply->code / 100 == 5 && !is_login_trouble(reply) ? FATE_FAILED : FATE_DEFERRED;
 }
 
 static const char *status_of(const struct peer_reply *reply)
@@ -116,12 +122,7 @@ static void refuse_one(struct session *session, uint32_t recipient, enum fate fa
 	        session_host(session), words_of(&session->reply, text));
 }
 
-/* It wants a login that it does not accept or that we do not have: not the sender's fault. */
-static bool is_login_trouble(unsigned code)
-{
-	return code == 530 || code == 535 || code == 538;
-}
-
+/* Before anything else is made of the reply: the delivery waits as if it had not been tried. */
 static void stop_upstream(struct session *session)
 {
 	struct delivery *delivery = TAKE(session->delivery);
@@ -196,16 +197,16 @@ static void on_envelope_reply(struct session *session)
 {
 	struct transaction *tx = &session->tx;
 
+	if (is_login_trouble(&session->reply)) {
+		stop_upstream(session);
+		return;
+	}
 	if (!tx->mail_answered)
 		on_mail(session);
 	else if (tx->answered < tx->sent)
 		on_recipient(session);
 	else {
 		on_data_reply(session);
-		return;
-	}
-	if (is_login_trouble(session->reply.code) && tx->accepted == 0) {
-		stop_upstream(session);
 		return;
 	}
 	if (tx->answered < tx->sent)

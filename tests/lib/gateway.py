@@ -152,8 +152,11 @@ retry = {self.group(self.retry)}
             return run(*command, env=self.cluster.environment).stdout.decode()
         return subprocess.run(command, capture_output=True, env=self.cluster.environment, check=False, text=True)
 
-    def queue_count(self):
-        return int(self.tool("queue", "list", "--count"))
+    def queue_count(self, state=""):
+        """Messages in the queue, or those of them in one state."""
+        if not state:
+            return int(self.tool("queue", "list", "--count"))
+        return self.tool("queue", "list").count(f" state={state} ")
 
     def wait_queue(self, count, seconds=20):
         until = time.monotonic() + seconds
