@@ -65,8 +65,10 @@ static void prepare(struct job *job)
 	attempt->error = envelope_decode(
 	        attempt->message.stored.envelope, &attempt->arena, &attempt->envelope);
 	if (attempt->error == 0 &&
-	        attempt->envelope.recipient_count != attempt->task->entry->recipients)
+	        attempt->envelope.recipient_count != attempt->task->entry->recipients) {
+		attempt->envelope = (struct envelope){0};
 		attempt->error = -EBADMSG;
+	}
 	if (attempt->error == 0)
 		attempt->error = lower_domain(attempt);
 	if (attempt->error < 0 || attempt->envelope.from_domain.len == 0)
@@ -296,7 +298,7 @@ static void prepared(struct job *job)
 	struct relay *relay = attempt->task->relay;
 
 	relay->busy--;
-	if (attempt->error == -EBADMSG && !attempt->loaded)
+	if (attempt->error == -EBADMSG && !attempt_is_readable(attempt))
 		LOG(&attempt->log, EV_MESSAGE_DAMAGED, "");
 	if (attempt->error < 0) {
 		fail(attempt, attempt->error == -EBADMSG ? "the message is damaged in the spool"

@@ -113,6 +113,12 @@ struct attempt {
 	struct why why;
 };
 
+/* Whether its envelope was read: each recipient of the entry is in it. */
+static inline bool attempt_is_readable(const struct attempt *attempt)
+{
+	return attempt->envelope.recipient_count > 0;
+}
+
 /* Begins with a task that was taken from the scheduler. */
 void attempt_start(struct task *task);
 

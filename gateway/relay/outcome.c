@@ -147,7 +147,9 @@ static void give_back_failed(struct attempt *attempt)
 
 static void expire(struct attempt *attempt)
 {
-	if (task_age(attempt->task) < attempt->task->relay->conf->retry.expire)
+	/* What cannot be read cannot be given back either: it stays until an operator decides. */
+	if (!attempt_is_readable(attempt) ||
+	        task_age(attempt->task) < attempt->task->relay->conf->retry.expire)
 		return;
 	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++) {
 		const struct result *result = &attempt->results[i];
@@ -192,9 +194,8 @@ static void try_later(struct attempt *attempt, uint32_t recipient, const struct 
 	        "attempt=%" PRIu32 " recipients=%" PRIu32
 	        " to=%s status=%s host=%s reply=%s next=%s",
 	        entry->attempt, entry->unsettled,
-	        LOG_VALUE(attempt->envelope.recipient_count > 0
-	                          ? attempt->envelope.recipients[recipient]
-	                          : SLICE("?")),
+	        LOG_VALUE(attempt_is_readable(attempt) ? attempt->envelope.recipients[recipient]
+	                                               : SLICE("?")),
 	        result->status, result->host != NULL ? result->host : "-",
 	        LOG_VALUE(slice_str(result->diagnostic)),
 	        clock_iso(entry->next_us / 1000000, next));

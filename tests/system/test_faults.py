@@ -213,6 +213,67 @@ def test_results_are_kept_for_each_recipient(stage):
     stage.gateway.wait_queue(0)
 
 
+def with_clock(stage):
+    stage.gateway.stop()
+    stage.gateway.make_clock()
+    stage.gateway.start()
+
+
+DAY = 24 * 3600
+
+
+def test_what_waited_too_long_goes_back(stage):
+    with_clock(stage)
+    stage.upstream.reply = lambda verb, line: "450 4.2.1 mailbox full" if verb == "RCPT" and "bob@" in line else None
+    send(stage)
+    stage.gateway.wait_event("message.deferred")
+    stage.gateway.set_clock(5 * DAY - 600)
+    stage.gateway.wait_event("message.deferred", attempt=2)
+    assert not stage.gateway.events("message.bounced")
+    stage.gateway.set_clock(5 * DAY)
+    bounce = stage.upstream.take()
+    assert bounce.sender == "" and bounce.recipients == [LOGIN]
+    status = email.message_from_bytes(bounce.octets).get_payload()[1].as_string()
+    assert "Action: failed" in status and "Status: 4.4.7" in status and "450 4.2.1 mailbox full" in status, status
+    stage.gateway.wait_queue(0)
+
+
+def damage(stage, octets):
+    """Changes the first of these octets where they stand in the journal."""
+    for path in (stage.gateway.folder / "spool" / "in").glob("*.seg"):
+        at = path.read_bytes().find(octets)
+        if at >= 0:
+            with open(path, "r+b") as file:
+                file.seek(at)
+                file.write(bytes([octets[0] ^ 1]))
+            return
+    raise AssertionError(f"{octets} is not in the journal")
+
+
+def test_a_message_that_cannot_be_read_is_kept(stage):
+    """It costs nobody anything but an alarm: other mail leaves, and an operator decides."""
+    with_clock(stage)
+    stage.upstream.stop()
+    client = connect(stage)
+    client.sendmail(LOGIN, ["bob@example.net"], message("damaged", body=b"to be damaged\r\n"))
+    client.quit()
+    stage.gateway.wait_event("message.deferred")
+    damage(stage, b"to be damaged")
+    stage.upstream.start()
+    stage.gateway.set_clock(6 * DAY)
+    stage.gateway.wait_event("message.damaged")
+    relay = stage.gateway.children()["relay"]
+    stage.gateway.set_clock(12 * DAY)
+    stage.gateway.wait_event("message.deferred", reply="the message is damaged in the spool")
+    send(stage, "whole")
+    assert subject_of(stage.upstream.take()) == "whole"
+    assert stage.gateway.children()["relay"] == relay, "relay has died"
+    assert not stage.gateway.events("message.bounced")
+    qid = stage.gateway.events("message.damaged")[0]["qid"]
+    eventually(lambda: stage.gateway.tool("queue", "delete", qid, check=False).returncode == 0)
+    stage.gateway.wait_queue(0)
+
+
 def test_a_bounce_that_bounces_ends(stage):
     stage.upstream.reply = lambda verb, line: "550 5.1.1 no" if verb == "RCPT" else None
     send(stage)
