@@ -31,6 +31,13 @@
 		min_a_ < min_b_ ? min_a_ : min_b_;                                                 \
 	})
 
+#define MAX_OF(a, b)                                                                               \
+	({                                                                                         \
+		__typeof__(a) max_a_ = (a);                                                        \
+		__typeof__(b) max_b_ = (b);                                                        \
+		max_a_ > max_b_ ? max_a_ : max_b_;                                                 \
+	})
+
 /*
  * A condition that only a bug in this program can break. It aborts in release
  * builds too: going on with a broken invariant is how mail gets lost.

@@ -19,7 +19,8 @@
 
 #include "gateway/spool/out.h"
 
-#define FOUND_MAX 4096 /* of one job; then the loop gets them */
+#define FOUND_MAX       4096 /* of one job; then the loop gets them */
+#define RETRY_FOLLOW_MS 1000
 
 struct range {
 	uint64_t limit;
@@ -31,26 +32,15 @@ static struct spool_out *out_of(struct follow *follow)
 	return container_of(follow, struct spool_out, follow);
 }
 
-/* Copies octets that do not check into out/, for an operator to look at. */
+/* Keeps a copy of octets that do not check, and has it told. */
 static void quarantine(struct follow *follow, uint64_t from, uint64_t to)
 {
 	struct spool_out *out = out_of(follow);
-	char path[SEGMENT_PATH], window[16384];
 
-	snprintf(path, sizeof(path), "%s/damaged-%08u-%" PRIu64, out->out_folder, follow->number,
-	        from);
-	_cleanup_(closep) int fd =
-	        out->settings.ops->open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
-	for (uint64_t at = from; fd >= 0 && at < to;) {
-		ssize_t got = out->settings.ops->pread(follow->segment.fd, window,
-		        MIN_OF((uint64_t)sizeof(window), to - at), (off_t)at);
-		if (got <= 0 || write(fd, window, (size_t)got) != got)
-			break;
-		at += (uint64_t)got;
-	}
+	segment_quarantine(&follow->segment, out->out_folder, "in", from, to);
 	(void)!buf_printf(&follow->alarms,
 	        "%" PRIu64 " damaged octets at %" PRIu64 " in in/%08u.seg; a copy is in %s\n",
-	        to - from, from, follow->number, path);
+	        to - from, from, follow->number, out->out_folder);
 }
 
 /* The next segment above `number` whose header checks: 1, 0 when there is none, -errno. */
@@ -75,6 +65,16 @@ static int next_segment(struct follow *follow, uint32_t number, struct segment *
 	return 0;
 }
 
+/* The watermark of `submit`, as soon as it is of this boot; 0: not yet. */
+static uint32_t find_run(struct follow *follow)
+{
+	if (follow->watermark.file == NULL)
+		(void)!watermark_open(out_of(follow)->in_folder, &follow->watermark);
+	if (follow->watermark.file != NULL && !follow->this_boot)
+		follow->this_boot = watermark_is_of_this_boot(&follow->watermark);
+	return follow->this_boot ? watermark_run(&follow->watermark) : 0;
+}
+
 /* How far the open segment may be read now. */
 static int find_range(struct follow *follow, struct range *ret_range)
 {
@@ -82,11 +82,7 @@ static int find_range(struct follow *follow, struct range *ret_range)
 	uint64_t committed = 0;
 	struct segment later;
 
-	if (follow->watermark.file == NULL)
-		(void)!watermark_open(out_of(follow)->in_folder, &follow->watermark);
-	if (follow->watermark.file != NULL && !follow->this_boot)
-		follow->this_boot = watermark_is_of_this_boot(&follow->watermark);
-	if (follow->this_boot)
+	if (find_run(follow) != 0)
 		watermark_read(&follow->watermark, &written, &committed);
 	if (written == follow->number) {
 		*ret_range = (struct range){.limit = committed};
@@ -112,21 +108,26 @@ static int find_range(struct follow *follow, struct range *ret_range)
 	return 0;
 }
 
-/* Takes one record: 1 if it became an entry. */
+/*
+ * Takes one record: 1 if it became an entry, 0 if there is nothing in it, -errno when
+ * it cannot be taken now. Only what does not check is passed over.
+ */
 static int take_record(struct follow *follow, const struct record_header *record)
 {
-	int r;
+	struct spool_entry *entry;
 
 	if (record->type != RECORD_MESSAGE)
 		return 0;
-	r = segment_read_envelope(&follow->segment, record, &follow->room);
-	struct spool_entry *entry =
-	        r == 0 ? entry_from_record(record, buf_slice(&follow->room), follow->number, false)
-	               : NULL;
-	if (entry == NULL) {
+	int r = segment_read_envelope(&follow->segment, record, &follow->room);
+	if (r == 0)
+		r = entry_from_record(
+		        record, buf_slice(&follow->room), follow->number, false, &entry);
+	if (r == -EBADMSG) {
 		quarantine(follow, record->offset, record->offset + record_size(record));
 		return 0;
 	}
+	if (r < 0)
+		return r;
 	list_append(&follow->found, &entry->link);
 	return 1;
 }
@@ -148,60 +149,94 @@ static int read_segment(struct follow *follow, struct range range, unsigned *fou
 			return r;
 		if (r == SEGMENT_END)
 			return 0;
-		if (r == SEGMENT_DAMAGED)
+		if (r == SEGMENT_DAMAGED) {
 			quarantine(follow, before, follow->offset);
-		else
-			*found += (unsigned)take_record(follow, &record);
+			continue;
+		}
+		r = take_record(follow, &record);
+		if (r < 0) {
+			follow->offset = before;
+			return r;
+		}
+		*found += (unsigned)r;
 	}
+	return 1;
+}
+
+/* Opens the next segment to read: 1, 0 when there is none yet, -errno. */
+static int go_on(struct follow *follow)
+{
+	struct segment next;
+
+	int r = next_segment(follow, follow->number, &next);
+	if (r <= 0)
+		return r;
+	if (follow->number != 0) {
+		r = buf_append(&follow->passed, &follow->number, sizeof(follow->number));
+		if (r < 0) {
+			segment_close(&next);
+			return r;
+		}
+		segment_close(&follow->segment);
+	}
+	follow->segment = next;
+	follow->number = next.header.number;
+	follow->offset = 0;
 	return 1;
 }
 
 static int follow_on(struct follow *follow)
 {
-	struct segment next;
-	struct range range;
+	struct range range = {.sealed = true};
 	unsigned found = 0;
-	int r;
+	int r = 0;
 
-	for (;;) {
-		if (follow->number == 0) {
-			r = next_segment(follow, 0, &next);
-			if (r <= 0)
-				return r;
-			follow->segment = next;
-			follow->number = next.header.number;
-			follow->offset = 0;
-		}
+	if (follow->number == 0)
+		r = go_on(follow);
+	while (follow->number != 0 && range.sealed) {
 		r = find_range(follow, &range);
 		if (r == 0)
 			r = read_segment(follow, range, &found);
-		if (r != 0)
-			return r;
-		if (!range.sealed)
+		if (r != 0 || !range.sealed)
 			break;
-		r = next_segment(follow, follow->number, &next);
+		r = go_on(follow);
 		if (r <= 0)
-			return r;
-		segment_close(&follow->segment);
-		follow->segment = next;
-		follow->number = next.header.number;
-		follow->offset = 0;
+			break;
 	}
-	follow->caught_up = follow->this_boot;
-	return 0;
+	follow->at_end |= r == 0 && follow->number != 0 && !range.sealed && follow->this_boot;
+	return r;
 }
 
-/* Names of the body files, once: those that no record names are left-overs. */
-static void list_bodies(struct follow *follow)
+/* A body file "<run>-<id>.body": its run and the id of its message. */
+static bool parse_body_name(struct slice name, uint32_t *ret_run, struct message_id *ret_id)
+{
+	uint64_t run;
+
+	if (name.len != 8 + 1 + ID_TEXT + 5 || !slice_ends_with_nocase(name, SLICE(".body")) ||
+	        slice_to_u64(slice_of(name.ptr, 8), &run) < 0 ||
+	        id_parse(slice_part(name, 9, ID_TEXT), ret_id) < 0)
+		return false;
+	*ret_run = (uint32_t)run;
+	return true;
+}
+
+/*
+ * Names of the body files of runs before `run`. All records of those runs have been
+ * read: a file that none of them names is left over.
+ */
+static void list_bodies(struct follow *follow, uint32_t run)
 {
 	struct dirent *entry;
+	struct message_id id;
+	uint32_t of_run;
 	DIR *dir = opendir(out_of(follow)->in_folder);
 
-	follow->bodies_listed = true;
 	if (dir == NULL)
 		return;
+	follow->bodies_run = run;
 	while ((entry = readdir(dir)) != NULL) {
-		if (slice_ends_with_nocase(slice_str(entry->d_name), SLICE(".body")))
+		struct slice name = slice_str(entry->d_name);
+		if (parse_body_name(name, &of_run, &id) && of_run < run)
 			(void)!buf_printf(&follow->bodies, "%s\n", entry->d_name);
 	}
 	closedir(dir);
@@ -210,36 +245,25 @@ static void list_bodies(struct follow *follow)
 static void run_follow(struct job *job)
 {
 	struct follow *follow = container_of(job, struct follow, job);
-	int r = follow_on(follow);
+	/* Before reading: what older runs have written is all below the watermark by now. */
+	uint32_t run = find_run(follow);
 
-	if (r == 1)
-		follow->again = true;
-	else if (r < 0)
-		(void)!buf_printf(&follow->alarms, "in/ cannot be read: %s\n", strerrordesc_np(-r));
-	if (follow->caught_up && !follow->bodies_listed)
-		list_bodies(follow);
-}
-
-/* A body file "<run>-<id>.body" of an older run whose record does not exist. */
-static bool is_left_over(struct spool_out *out, struct slice name)
-{
-	struct message_id id;
-	uint64_t run;
-
-	if (name.len != 8 + 1 + ID_TEXT + 5 || slice_to_u64(slice_of(name.ptr, 8), &run) < 0 ||
-	        id_parse(slice_part(name, 9, ID_TEXT), &id) < 0)
-		return false;
-	return run < watermark_run(&out->follow.watermark) && spool_out_find(out, &id) == NULL;
+	follow->at_end = false;
+	follow->result = follow_on(follow);
+	if (follow->at_end && run != follow->bodies_run)
+		list_bodies(follow, run);
 }
 
 static void remove_left_over_bodies(struct spool_out *out)
 {
 	struct slice names = buf_slice(&out->follow.bodies);
 	char path[SEGMENT_PATH];
+	struct message_id id;
+	uint32_t run;
 
 	while (names.len > 0) {
 		struct slice name = slice_until(&names, '\n');
-		if (!is_left_over(out, name))
+		if (!parse_body_name(name, &run, &id) || spool_out_find(out, &id) != NULL)
 			continue;
 		snprintf(path, sizeof(path), "%s/%.*s", out->in_folder, SLICE_ARGS(name));
 		cleanup_add_path(out, path);
@@ -260,25 +284,54 @@ static void tell_alarms(struct spool_out *out)
 	buf_clear(&out->follow.alarms);
 }
 
+/* Puts what the job has found into the index. 0, or -ENOMEM: the rest waits in `found`. */
+static int take_over(struct spool_out *out)
+{
+	struct follow *follow = &out->follow;
+	struct slice passed = buf_slice(&follow->passed);
+	struct list *link;
+	uint32_t number;
+
+	while ((link = list_pop(&follow->found)) != NULL) {
+		struct spool_entry *entry = list_entry(link, struct spool_entry, link);
+		int r = index_add(&out->index, entry);
+		if (r < 0) {
+			list_prepend(&follow->found, link);
+			return r;
+		}
+		if (r == 1)
+			out->settings.events->on_entry(out->settings.arg, entry);
+	}
+	/* Also a segment without a message must be known, to be removed. */
+	for (size_t i = 0; i < passed.len; i += sizeof(number)) {
+		memcpy(&number, passed.ptr + i, sizeof(number));
+		(void)!index_segment(&out->index, false, number);
+	}
+	buf_clear(&follow->passed);
+	follow->taken_to = follow->number;
+	return 0;
+}
+
 static void follow_finished(struct job *job)
 {
 	struct follow *follow = container_of(job, struct follow, job);
 	struct spool_out *out = out_of(follow);
-	struct list *link;
+	int r = follow->result;
 
 	follow->running = false;
-	tell_alarms(out);
-	while ((link = list_pop(&follow->found)) != NULL) {
-		struct spool_entry *entry = list_entry(link, struct spool_entry, link);
-		if (index_add(&out->index, entry) == 1)
-			out->settings.events->on_entry(out->settings.arg, entry);
-	}
-	if (follow->number != 0)
-		(void)!index_segment(&out->index, false, follow->number);
-	if (follow->caught_up && follow->bodies_listed)
+	if (r < 0)
+		(void)!buf_printf(&follow->alarms, "in/ cannot be read: %s\n", strerrordesc_np(-r));
+	if (take_over(out) < 0)
+		r = -ENOMEM;
+	if (r >= 0) {
+		follow->caught_up |= follow->at_end;
 		remove_left_over_bodies(out);
-	cleanup_consider(out);
-	if (follow->again)
+		cleanup_consider(out);
+	}
+	tell_alarms(out);
+	if (r < 0)
+		timer_start(&follow->retry, RETRY_FOLLOW_MS);
+	else if (r == 1 || follow->again)
 		spool_out_follow(out);
 }
 
@@ -293,29 +346,44 @@ void spool_out_follow(struct spool_out *out)
 	follow->again = follow->running;
 	if (follow->running)
 		return;
+	timer_stop(&follow->retry);
 	follow->job = (struct job){
 	        .loop = out->settings.loop, .run = run_follow, .done = follow_finished};
 	follow->running = jobs_submit(out->settings.jobs, &follow->job) == 0;
+	if (!follow->running)
+		timer_start(&follow->retry, RETRY_FOLLOW_MS);
+}
+
+static void follow_again(void *arg)
+{
+	spool_out_follow(arg);
 }
 
 void follow_init(struct spool_out *out)
 {
-	list_init(&out->follow.found);
-	out->follow.segment.fd = -1;
-	buf_init(&out->follow.alarms, FOLLOW_ALARMS_MAX);
-	buf_init(&out->follow.bodies, 16U << 20);
-	buf_init(&out->follow.room, RECORD_ENVELOPE_MAX);
+	struct follow *follow = &out->follow;
+
+	list_init(&follow->found);
+	timer_init(&follow->retry, out->settings.loop, follow_again, out);
+	follow->segment.fd = -1;
+	buf_init(&follow->passed, 16U << 20);
+	buf_init(&follow->alarms, FOLLOW_ALARMS_MAX);
+	buf_init(&follow->bodies, 16U << 20);
+	buf_init(&follow->room, RECORD_ENVELOPE_MAX);
 }
 
 void follow_done(struct spool_out *out)
 {
+	struct follow *follow = &out->follow;
 	struct list *link;
 
-	while ((link = list_pop(&out->follow.found)) != NULL)
+	timer_stop(&follow->retry);
+	while ((link = list_pop(&follow->found)) != NULL)
 		entry_free(list_entry(link, struct spool_entry, link));
-	segment_close(&out->follow.segment);
-	watermark_close(&out->follow.watermark);
-	buf_done(&out->follow.alarms);
-	buf_done(&out->follow.bodies);
-	buf_done(&out->follow.room);
+	segment_close(&follow->segment);
+	watermark_close(&follow->watermark);
+	buf_done(&follow->passed);
+	buf_done(&follow->alarms);
+	buf_done(&follow->bodies);
+	buf_done(&follow->room);
 }

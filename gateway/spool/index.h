@@ -22,7 +22,8 @@ struct segment_use {
 	bool in_out;
 	uint32_t number;
 	uint32_t live;
-	uint32_t newest_mark; /* of out/: the newest segment of in/ that a mark in it is about */
+	bool has_marks;       /* of out/: results, deferrals or bounces */
+	uint32_t newest_mark; /* the newest segment of in/ that one of them is about */
 	bool going;           /* is being unlinked */
 };
 

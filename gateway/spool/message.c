@@ -11,15 +11,17 @@
 
 #include "gateway/spool/out.h"
 
-struct spool_entry *entry_from_record(
-        const struct record_header *record, struct slice envelope, uint32_t segment, bool in_out)
+int entry_from_record(const struct record_header *record, struct slice envelope, uint32_t segment,
+        bool in_out, struct spool_entry **ret_entry)
 {
 	struct stored_message message;
-	struct spool_entry *entry;
 
-	if (stored_message_unpack(envelope, &message) < 0 ||
-	        (entry = calloc(1, sizeof(*entry))) == NULL)
-		return NULL;
+	int r = stored_message_unpack(envelope, &message);
+	if (r < 0)
+		return r;
+	struct spool_entry *entry = calloc(1, sizeof(*entry));
+	if (entry == NULL)
+		return -ENOMEM;
 	*entry = (struct spool_entry){
 	        .id = message.id,
 	        .account = message.account,
@@ -33,7 +35,8 @@ struct spool_entry *entry_from_record(
 	        .body_in_file = message.body_in_file,
 	        .is_dsn = record->type == RECORD_DSN,
 	};
-	return entry;
+	*ret_entry = entry;
+	return 0;
 }
 
 void entry_body_path(

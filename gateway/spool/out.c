@@ -10,6 +10,7 @@
 #include "gateway/spool/out.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -79,16 +80,16 @@ static int replay_bounce(struct spool_out *out, const struct record_header *reco
         struct slice octets, uint32_t segment)
 {
 	struct stored_message message;
+	struct spool_entry *entry;
 
 	int r = stored_message_unpack(octets, &message);
 	if (r == 0)
 		r = replay_results(out, message.settles);
-	struct spool_entry *entry =
-	        r == 0 ? entry_from_record(record, octets, segment, true) : NULL;
-	if (entry == NULL)
-		return r < 0 ? r : -ENOMEM;
-	list_append(&out->ready, &entry->link);
-	return 0;
+	if (r == 0)
+		r = entry_from_record(record, octets, segment, true, &entry);
+	if (r == 0)
+		list_append(&out->ready, &entry->link);
+	return r;
 }
 
 static int replay_record(
@@ -113,32 +114,41 @@ static int replay_record(
 	return 0;
 }
 
-static void alarm_damage(struct spool_out *out, uint32_t number, uint64_t offset)
+static void tell_damage(struct spool_out *out, struct segment *segment, uint64_t from, uint64_t to)
 {
-	char text[128];
+	char text[SEGMENT_PATH + 128];
 
-	snprintf(text, sizeof(text), "damaged octets at %llu in out/%08u.seg",
-	        (unsigned long long)offset, number);
+	segment_quarantine(segment, out->out_folder, "out", from, to);
+	snprintf(text, sizeof(text),
+	        "%" PRIu64 " damaged octets at %" PRIu64 " in out/%08u.seg; a copy is in %s",
+	        to - from, from, segment->header.number, out->out_folder);
 	out->settings.events->on_alarm(out->settings.arg, text);
 }
 
-/* Reads a whole segment of out/; *ret_end is where its records end. */
-static int replay_segment(struct spool_out *out, struct segment *segment, uint64_t *ret_end)
+/* Reads a segment of out/ up to its end. */
+static int replay_segment(
+        struct spool_out *out, struct segment *segment, uint64_t end, bool *ret_has_marks)
 {
 	struct record_header record;
-	uint64_t offset = 0;
+	uint64_t offset = 0, before;
 	int r;
 
-	while ((r = segment_next(segment, &offset, SEGMENT_NO_LIMIT, &record)) == SEGMENT_RECORD ||
-	        r == SEGMENT_DAMAGED) {
-		int read = r == SEGMENT_RECORD ? replay_record(out, segment, &record) : -EBADMSG;
-		if (read == -EBADMSG)
-			alarm_damage(out, segment->header.number, offset);
-		else if (read < 0)
-			return read;
+	for (;;) {
+		before = MAX_OF(offset, (uint64_t)SEGMENT_HEADER_SIZE);
+		r = segment_next(segment, &offset, end, &record);
+		if (r == SEGMENT_END || r < 0)
+			return r < 0 ? r : 0;
+		if (r == SEGMENT_RECORD) {
+			*ret_has_marks |= record.type != RECORD_PROBE;
+			r = replay_record(out, segment, &record);
+		} else {
+			r = -EBADMSG;
+		}
+		if (r == -EBADMSG)
+			tell_damage(out, segment, before, offset);
+		else if (r < 0)
+			return r;
 	}
-	*ret_end = offset;
-	return r < 0 ? r : 0;
 }
 
 /* Bounces that were read, through the index: some are settled already. */
@@ -160,35 +170,57 @@ static int index_bounces(struct spool_out *out)
 	return 0;
 }
 
+/*
+ * Replays one segment and notes what it may be needed for. `newest_in`: what its
+ * marks are about is not known, at worst the newest segment of in/.
+ */
+static int replay_one(struct spool_out *out, uint32_t number, bool newest, uint32_t newest_in,
+        struct journal_settings *journal)
+{
+	struct segment segment;
+	char path[SEGMENT_PATH];
+	bool has_marks = false;
+	uint64_t end;
+
+	int r = segment_open(out->settings.ops, out->out_folder, number, &segment);
+	if (r == -EBADMSG) {
+		(void)out->settings.ops->unlink(segment_path(out->out_folder, number, path));
+		return 0;
+	}
+	if (r < 0)
+		return r;
+	/* Marks that a killed process left to the kernel count, so they must not get lost later. */
+	if (newest)
+		r = out->settings.ops->fdatasync(segment.fd);
+	if (r == 0)
+		r = segment_find_end(&segment, &end);
+	if (r == 0)
+		r = replay_segment(out, &segment, end, &has_marks);
+	segment_close(&segment);
+	if (r < 0)
+		return r;
+	journal->previous = number;
+	journal->previous_end = end;
+	struct segment_use *use = index_segment(&out->index, true, number);
+	if (use == NULL)
+		return -ENOMEM;
+	use->has_marks = has_marks;
+	use->newest_mark = newest_in;
+	return 0;
+}
+
 static int replay(struct spool_out *out, struct journal_settings *journal)
 {
 	_cleanup_(freep) uint32_t *numbers = NULL, *in_numbers = NULL;
 	size_t count, in_count = 0;
-	struct segment segment;
-	char path[SEGMENT_PATH];
 
 	int r = segment_list(out->out_folder, &numbers, &count);
-	/* What the marks read here are about is not known: at worst the newest of in/. */
 	if (r == 0 && segment_list(out->in_folder, &in_numbers, &in_count) < 0)
 		in_count = 0;
+	uint32_t newest_in = in_count > 0 ? in_numbers[in_count - 1] : 0;
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		journal->highest = numbers[i];
-		r = segment_open(out->settings.ops, out->out_folder, numbers[i], &segment);
-		if (r == -EBADMSG) {
-			(void)out->settings.ops->unlink(
-			        segment_path(out->out_folder, numbers[i], path));
-			r = 0;
-			continue;
-		}
-		if (r < 0)
-			return r;
-		r = replay_segment(out, &segment, &journal->previous_end);
-		journal->previous = numbers[i];
-		segment_close(&segment);
-		struct segment_use *use = index_segment(&out->index, true, numbers[i]);
-		if (use == NULL)
-			return -ENOMEM;
-		use->newest_mark = in_count > 0 ? in_numbers[in_count - 1] : 0;
+		r = replay_one(out, numbers[i], i + 1 == count, newest_in, journal);
 	}
 	return r == 0 ? index_bounces(out) : r;
 }
@@ -310,16 +342,36 @@ static void forget_if_settled(struct spool_out *out, struct spool_entry *entry)
 static void adopt_bounce(struct mark *mark)
 {
 	struct spool_out *out = mark->out;
-	const struct record_header record = {
-	        .type = RECORD_DSN,
-	        .offset = mark->record.offset,
-	};
-	struct spool_entry *entry =
-	        entry_from_record(&record, buf_slice(&mark->envelope), mark->record.segment, true);
+	struct record_header record = {.type = RECORD_DSN, .offset = mark->record.offset};
+	struct spool_entry *entry;
 
-	/* Without memory it waits in its segment for the next start. */
-	if (entry != NULL && index_add(&out->index, entry) == 1)
+	int r = entry_from_record(
+	        &record, buf_slice(&mark->envelope), mark->record.segment, true, &entry);
+	if (r == 0 && (r = index_add(&out->index, entry)) < 0)
+		entry_free(entry);
+	if (r == 1)
 		out->settings.events->on_entry(out->settings.arg, entry);
+	if (r >= 0)
+		return;
+	/* Without memory it waits for the next start; its segment stays until then. */
+	struct segment_use *use = index_segment(&out->index, true, mark->record.segment);
+	if (use != NULL)
+		use->live++;
+	out->settings.events->on_alarm(
+	        out->settings.arg, "out of memory: a bounce waits for the next start");
+}
+
+/* What its segment is needed for from now on; without memory the segment is not known, and stays.
+ */
+static void note_mark(struct spool_out *out, const struct mark *mark)
+{
+	struct segment_use *use = index_segment(&out->index, true, mark->record.segment);
+
+	if (use == NULL)
+		return;
+	use->has_marks = true;
+	if (!mark->entry->in_out)
+		use->newest_mark = MAX_OF(use->newest_mark, mark->entry->segment);
 }
 
 static void mark_written(struct post *post)
@@ -329,9 +381,7 @@ static void mark_written(struct post *post)
 	spool_marked_fn on_marked = mark->on_marked;
 
 	if (mark->result == 0) {
-		struct segment_use *use = index_segment(&out->index, true, mark->record.segment);
-		if (use != NULL && !mark->entry->in_out && mark->entry->segment > use->newest_mark)
-			use->newest_mark = mark->entry->segment;
+		note_mark(out, mark);
 		if (mark->record.type == RECORD_DSN)
 			adopt_bounce(mark);
 	}
@@ -534,14 +584,24 @@ static bool may_go(const struct spool_out *out, const struct segment_use *use)
 	if (use->live > 0 || use->going)
 		return false;
 	if (!use->in_out)
-		return use->number < out->follow.number;
+		return use->number < out->follow.taken_to;
+	if (use->number >= journal_segment(out->journal))
+		return false;
 	/*
 	 * A mark is needed as long as the record that it is about: oldest first covers
 	 * bounces, and what is known of in/ covers the rest.
 	 */
-	return use->number < journal_segment(out->journal) &&
-	       use->number == index_oldest(&out->index, true) && out->follow.caught_up &&
-	       index_oldest(&out->index, false) > use->newest_mark;
+	return !use->has_marks ||
+	       (use->number == index_oldest(&out->index, true) && out->follow.caught_up &&
+	               index_oldest(&out->index, false) > use->newest_mark);
+}
+
+/* What is gone already is gone: the last try did not come to its end. */
+static int remove_path(struct spool_out *out, const char *path)
+{
+	int r = out->settings.ops->unlink(path);
+
+	return r == -ENOENT ? 0 : r;
 }
 
 static void run_cleanup(struct job *job)
@@ -550,12 +610,30 @@ static void run_cleanup(struct job *job)
 	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
 	struct slice paths = buf_slice(&cleanup->paths);
 
-	while (paths.len > 0) {
+	while (cleanup->result == 0 && paths.len > 0) {
 		struct slice path = slice_until(&paths, '\0');
-		(void)out->settings.ops->unlink(path.ptr);
+		cleanup->result = remove_path(out, path.ptr);
 	}
-	(void)out->settings.ops->sync_folder(out->in_folder);
-	(void)out->settings.ops->sync_folder(out->out_folder);
+	if (cleanup->result == 0)
+		cleanup->result = out->settings.ops->sync_folder(out->in_folder);
+	if (cleanup->result == 0)
+		cleanup->result = out->settings.ops->sync_folder(out->out_folder);
+}
+
+/* Forgets the segments that are gone; those that are not stay, and so do marks about them. */
+static void cleanup_end(struct spool_out *out)
+{
+	struct cleanup *cleanup = &out->cleanup;
+
+	for (size_t i = out->index.segment_count; i > 0; i--) {
+		struct segment_use *use = &out->index.segments[i - 1];
+		if (use->going && cleanup->result == 0)
+			index_drop_segment(&out->index, use->in_out, use->number);
+		else
+			use->going = false;
+	}
+	buf_done(&cleanup->paths);
+	cleanup->running = false;
 }
 
 static void cleanup_finished(struct job *job)
@@ -563,14 +641,9 @@ static void cleanup_finished(struct job *job)
 	struct cleanup *cleanup = container_of(job, struct cleanup, job);
 	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
 
-	for (size_t i = out->index.segment_count; i > 0; i--) {
-		struct segment_use use = out->index.segments[i - 1];
-		if (use.going)
-			index_drop_segment(&out->index, use.in_out, use.number);
-	}
-	buf_done(&cleanup->paths);
-	cleanup->running = false;
-	cleanup_consider(out);
+	cleanup_end(out);
+	if (cleanup->result == 0)
+		cleanup_consider(out);
 }
 
 /* The marks are on the disk: now their messages may go. */
@@ -584,9 +657,8 @@ static void cleanup_synced(struct post *post)
 	if (cleanup->result == 0 && jobs_submit(out->settings.jobs, &cleanup->job) == 0)
 		return;
 	/* Not now; whatever happens next will consider it again. */
-	for (size_t i = 0; i < out->index.segment_count; i++)
-		out->index.segments[i].going = false;
-	cleanup->running = false;
+	cleanup->result = -EAGAIN;
+	cleanup_end(out);
 }
 
 static void on_cleanup_synced(struct journal_entry *entry, int result)

@@ -11,19 +11,29 @@
 
 #define FOLLOW_ALARMS_MAX 2048
 
-/* The reader of in/: its job runs on a worker and owns this meanwhile. */
+/* The reader of in/. Its job runs on a worker; the loop takes over what it found. */
 struct follow {
 	struct job job;
-	bool running, again; /* owner: loop */
+	struct timer retry; /* after a failure */
+
+	/* owner: loop */
+	bool running, again;
+	uint32_t taken_to; /* all records of segments below it are in the index */
+	bool caught_up;    /* with the watermark, at least once */
+
+	/* owner: the job while it runs */
 	struct watermark watermark;
 	bool this_boot;
 	uint32_t number; /* segment that is read, 0: none yet */
 	uint64_t offset;
 	struct segment segment; /* open if number > 0 */
-	bool caught_up, bodies_listed;
-	struct list found; /* entries read by the job */
-	struct buf alarms; /* lines */
-	struct buf bodies; /* names of all body files, once: lines */
+	bool at_end;            /* of what the watermark allowed */
+	int result;             /* 1: there is more; -errno */
+	uint32_t bodies_run;    /* body files of older runs have been listed; 0: not yet */
+	struct list found;      /* entries */
+	struct buf passed;      /* numbers of segments that were gone through */
+	struct buf alarms;      /* lines */
+	struct buf bodies;      /* names of body files of older runs: lines */
 	struct buf room;
 };
 
@@ -55,9 +65,9 @@ struct spool_out {
 void follow_init(struct spool_out *out);
 void follow_done(struct spool_out *out);
 
-/* message.c: an entry from a record; NULL without memory or when it is malformed. */
-struct spool_entry *entry_from_record(const struct record_header *record, struct slice envelope,
-        uint32_t segment, bool in_out) must_check;
+/* message.c: an entry from a record; 0, -EBADMSG, -ENOMEM. */
+int entry_from_record(const struct record_header *record, struct slice envelope, uint32_t segment,
+        bool in_out, struct spool_entry **ret_entry) must_check;
 void entry_body_path(
         const struct spool_out *out, const struct spool_entry *entry, char path[SEGMENT_PATH]);
 

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -265,4 +266,21 @@ int segment_find_end(struct segment *segment, uint64_t *ret_end)
 		return r;
 	*ret_end = offset;
 	return 0;
+}
+
+void segment_quarantine(
+        struct segment *segment, const char *folder, const char *name, uint64_t from, uint64_t to)
+{
+	char path[SEGMENT_PATH], window[16384];
+
+	snprintf(path, sizeof(path), "%s/damaged-%s-%08u-%" PRIu64, folder, name,
+	        segment->header.number, from);
+	_cleanup_(closep) int fd = segment->ops->open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	for (uint64_t at = from; fd >= 0 && at < to;) {
+		ssize_t got = segment->ops->pread(
+		        segment->fd, window, MIN_OF((uint64_t)sizeof(window), to - at), (off_t)at);
+		if (got <= 0 || write(fd, window, (size_t)got) != got)
+			break;
+		at += (uint64_t)got;
+	}
 }

@@ -60,3 +60,10 @@ int segment_read_body(struct segment *segment, const struct record_header *recor
 
 /* Where the records end: the offset at which segment_next() says SEGMENT_END. 0 or -errno. */
 int segment_find_end(struct segment *segment, uint64_t *ret_end) must_check;
+
+/*
+ * Copies octets that do not check to FOLDER/damaged-NAME-NUMBER-OFFSET, for an
+ * operator to look at; as far as it can, since the damage may be the disk's.
+ */
+void segment_quarantine(
+        struct segment *segment, const char *folder, const char *name, uint64_t from, uint64_t to);

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <semaphore.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -33,7 +34,13 @@ struct bench {
 
 /* File operations that fail when told. */
 static int sync_failures, write_failures;
-static bool disk_full; /* nothing can grow; what has its blocks can be written over */
+static bool disk_full;              /* nothing can grow; what has its blocks can be written over */
+static _Atomic int good_reads = -1; /* then one fails; -1: none does */
+static _Atomic int unlinked;
+
+/* Stops a worker where it opens a file of this name, until the test lets it go. */
+static const char *_Atomic gate_name;
+static sem_t gate_reached, gate_opened;
 
 static int failing_sync(int fd)
 {
@@ -48,6 +55,30 @@ static ssize_t failing_write(int fd, const struct iovec *parts, int count, off_t
 		return -ENOSPC;
 	return write_failures > 0 ? (write_failures--, (ssize_t)-ENOSPC)
 	                          : file_system.pwritev(fd, parts, count, offset);
+}
+
+static ssize_t failing_read(int fd, void *room, size_t len, off_t offset)
+{
+	return good_reads >= 0 && good_reads-- == 0 ? -EIO
+	                                            : file_system.pread(fd, room, len, offset);
+}
+
+static int gated_open(const char *path, int flags, mode_t mode)
+{
+	const char *name = gate_name;
+
+	if (name != NULL && slice_ends_with_nocase(slice_str(path), slice_str(name))) {
+		gate_name = NULL;
+		sem_post(&gate_reached);
+		sem_wait(&gate_opened);
+	}
+	return file_system.open(path, flags, mode);
+}
+
+static int counted_unlink(const char *path)
+{
+	unlinked++;
+	return file_system.unlink(path);
 }
 
 static int failing_space(const char *path, uint64_t *ret_free)
@@ -150,6 +181,13 @@ static int set_up(void **state)
 	bench->ops.fdatasync = failing_sync;
 	bench->ops.pwritev = failing_write;
 	bench->ops.space = failing_space;
+	bench->ops.pread = failing_read;
+	bench->ops.open = gated_open;
+	bench->ops.unlink = counted_unlink;
+	sem_init(&gate_reached, 0, 0);
+	sem_init(&gate_opened, 0, 0);
+	gate_name = NULL;
+	good_reads = -1;
 	sync_failures = write_failures = 0;
 	disk_full = false;
 	assert_int_equal(loop_new(&bench->loop), 0);
@@ -543,6 +581,149 @@ static void dead_segments_are_removed(void **state)
 	close_out(bench);
 }
 
+static bool exists(struct bench *bench, const char *name)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", bench->path, name);
+	return access(path, F_OK) == 0;
+}
+
+static void make_file(struct bench *bench, const char *name)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", bench->path, name);
+	int fd = open(path, O_WRONLY | O_CREAT, 0600);
+	assert_true(fd >= 0);
+	close(fd);
+}
+
+static void reopen_in(struct bench *bench)
+{
+	spool_in_close(bench->in);
+	open_in(bench);
+}
+
+static void stop_loop(void *arg)
+{
+	loop_stop(arg);
+}
+
+/* A segment whose last records have been read, but are not in the index yet, must stay. */
+static void what_is_being_read_is_not_removed(void **state)
+{
+	struct bench *bench = *state;
+	struct timer while_reading;
+
+	give(bench, 0, 200000);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	for (size_t i = 1; i < 14; i++) {
+		give(bench, i, 200000);
+		turn(bench, i + 1, 1, 0);
+	}
+	assert_true(exists(bench, "in/00000003.seg"));
+	unlinked = 0;
+	gate_name = "in/00000003.seg"; /* its header is read when the second segment is begun */
+	spool_out_follow(bench->out);
+	sem_wait(&gate_reached);
+	settle(bench, bench->entries[0], 0);
+	settle(bench, bench->entries[0], 1);
+	timer_init(&while_reading, bench->loop, stop_loop, bench->loop);
+	timer_start(&while_reading, 200);
+	loop_run(bench->loop);
+	sem_post(&gate_opened);
+	assert_int_equal(bench->marked, 2);
+	assert_int_equal(unlinked, 0);
+	turn(bench, 14, 14, 2);
+	for (size_t i = 1; i < 14; i++)
+		expect_body(bench, bench->entries[i], 200000);
+	close_out(bench);
+}
+
+/* Whichever read fails: what can be read later is not lost, nor taken for damaged. */
+static void a_failed_read_is_repeated(void **state)
+{
+	struct bench *bench = *state;
+	static const struct spool_out_events events = {on_entry, on_alarm};
+	const struct spool_out_settings settings = {
+	        .path = bench->path,
+	        .ops = &bench->ops,
+	        .loop = bench->loop,
+	        .jobs = bench->jobs,
+	        .events = &events,
+	        .arg = bench,
+	};
+	bool failed = true;
+	struct why why;
+
+	give(bench, 0, 10);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	for (int reads = 0; failed; reads++) {
+		assert_true(reads < 1000);
+		bench->entry_count = 0;
+		good_reads = reads;
+		if (spool_out_open(&settings, &bench->out, &why) == 0) {
+			turn(bench, 2, 2, 0);
+			failed = good_reads < 0;
+			good_reads = -1;
+			expect_body(bench, bench->entries[0], 10);
+			expect_body(bench, bench->entries[1], 10);
+			assert_null(strstr(bench->alarm, "damaged"));
+			close_out(bench);
+		}
+		bench->out = NULL;
+	}
+}
+
+static void segments_without_messages_are_removed(void **state)
+{
+	struct bench *bench = *state;
+
+	for (int i = 0; i < 4; i++)
+		reopen_in(bench);
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	reopen_in(bench);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	settle(bench, bench->entries[0], 0);
+	settle(bench, bench->entries[0], 1);
+	turn(bench, 1, 1, 2);
+	for (int i = 1; i < 6; i++) {
+		char name[40];
+		snprintf(name, sizeof(name), "in/%08d.seg", i);
+		assert_false(exists(bench, name));
+	}
+	assert_true(exists(bench, "in/00000006.seg"));
+	close_out(bench);
+}
+
+/* Body files that a killed `submit` left without their record go, when it has come back. */
+static void bodies_without_a_record_are_removed(void **state)
+{
+	struct bench *bench = *state;
+
+	give(bench, 0, 700000);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	make_file(bench, "in/00000001-aaaaaaaaaaaaaaaa.body");
+	make_file(bench, "in/00000002-bbbbbbbbbbbbbbbb.body");
+	turn(bench, 1, 1, 0);
+	assert_true(exists(bench, "in/00000001-aaaaaaaaaaaaaaaa.body"));
+	reopen_in(bench);
+	give(bench, 1, 10);
+	turn(bench, 2, 2, 0);
+	assert_false(exists(bench, "in/00000001-aaaaaaaaaaaaaaaa.body"));
+	assert_true(exists(bench, "in/00000002-bbbbbbbbbbbbbbbb.body"));
+	expect_body(bench, bench->entries[0], 700000);
+	close_out(bench);
+}
+
 int main(void)
 {
 #define SPOOL_TEST(test) cmocka_unit_test_setup_teardown(test, set_up, tear_down)
@@ -557,6 +738,10 @@ int main(void)
 	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
 	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
 	        SPOOL_TEST(dead_segments_are_removed),
+	        SPOOL_TEST(what_is_being_read_is_not_removed),
+	        SPOOL_TEST(a_failed_read_is_repeated),
+	        SPOOL_TEST(segments_without_messages_are_removed),
+	        SPOOL_TEST(bodies_without_a_record_are_removed),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
