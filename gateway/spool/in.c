@@ -42,11 +42,10 @@
 struct spool_in {
 	char folder[4096];
 	const struct file_ops *ops;
-	uint64_t message_size;
 	struct watermark watermark;
 	struct journal *journal;
 	struct jobs *spill;
-	_Atomic uint64_t open_transactions;
+	_Atomic uint64_t promised;             /* octets that open transactions may still bring */
 	_Atomic uint64_t space, space_read_us; /* cached */
 };
 
@@ -70,7 +69,7 @@ struct spool_tx {
 	XXH3_state_t *sum;
 	struct job job;
 
-	uint64_t size;
+	uint64_t size, promised;
 	struct buf record;
 	struct journal_entry entry;
 	struct post post;
@@ -193,7 +192,6 @@ int spool_in_open(
 	if (in == NULL)
 		return -ENOMEM;
 	in->ops = settings->ops;
-	in->message_size = settings->message_size;
 	snprintf(in->folder, sizeof(in->folder), "%s/in", settings->path);
 	int r = mkdir(in->folder, 0770) < 0 && errno != EEXIST
 	                ? why_errno(why, errno, "cannot make %s", in->folder)
@@ -226,7 +224,7 @@ void spool_in_close(struct spool_in *in)
 	free(in);
 }
 
-int spool_in_has_room(struct spool_in *in)
+int spool_in_has_room(struct spool_in *in, uint64_t message_size)
 {
 	uint64_t now = clock_mono_us(), free_octets = atomic_load(&in->space);
 
@@ -241,11 +239,10 @@ int spool_in_has_room(struct spool_in *in)
 		atomic_store(&in->space, free_octets);
 		atomic_store(&in->space_read_us, now);
 	}
-	uint64_t open = atomic_load(&in->open_transactions);
-	return free_octets < (2 + open / 8) * in->message_size ? -ENOSPC : 0;
+	return free_octets < 2 * message_size + atomic_load(&in->promised) ? -ENOSPC : 0;
 }
 
-int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id,
+int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
         const struct spool_tx_events *events, void *arg, struct spool_tx **ret_tx)
 {
 	struct spool_tx *tx = calloc(1, sizeof(*tx));
@@ -253,11 +250,18 @@ int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id,
 	if (tx == NULL)
 		return -ENOMEM;
 	*tx = (struct spool_tx){
-	        .in = in, .loop = loop, .id = id, .events = events, .arg = arg, .fd = -1};
+	        .in = in,
+	        .loop = loop,
+	        .id = id,
+	        .events = events,
+	        .arg = arg,
+	        .fd = -1,
+	        .promised = size,
+	};
 	buf_init(&tx->body, INLINE_MAX + SPILL_STEP);
 	buf_init(&tx->step, INLINE_MAX + SPILL_STEP);
 	buf_init(&tx->record, RECORD_ENVELOPE_MAX);
-	atomic_fetch_add(&in->open_transactions, 1);
+	atomic_fetch_add(&in->promised, size);
 	*ret_tx = tx;
 	return 0;
 }
@@ -272,7 +276,7 @@ static void tx_free(struct spool_tx *tx)
 		part_path(tx, path);
 		(void)tx->in->ops->unlink(path);
 	}
-	atomic_fetch_sub(&tx->in->open_transactions, 1);
+	atomic_fetch_sub(&tx->in->promised, tx->promised);
 	buf_done(&tx->body);
 	buf_done(&tx->step);
 	buf_done(&tx->record);
@@ -290,6 +294,21 @@ static void tx_finish(struct spool_tx *tx, int result)
 	tx_free(tx);
 	if (tell)
 		events->on_done(arg, result);
+}
+
+/*
+ * Worker: starts the write-back of the last step and waits for that of the one
+ * before, so that the disk never gets all of a large body at once.
+ */
+static void pace(struct spool_tx *tx)
+{
+	(void)sync_file_range(
+	        tx->fd, (off_t)tx->paced, (off_t)(tx->written - tx->paced), SYNC_FILE_RANGE_WRITE);
+	if (tx->paced > 0)
+		(void)sync_file_range(tx->fd, 0, (off_t)tx->paced,
+		        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+		                SYNC_FILE_RANGE_WAIT_AFTER);
+	tx->paced = tx->written;
 }
 
 /* Worker: makes the file if need be and writes the step. */
@@ -312,12 +331,8 @@ static int write_step(struct spool_tx *tx)
 	XXH3_64bits_update(tx->sum, octets.ptr, octets.len);
 	tx->written += octets.len;
 	buf_clear(&tx->step);
-	if (tx->written - tx->paced >= PACE_OCTETS) {
-		/* Start the write-back of the last MiB and wait for the one before it. */
-		(void)sync_file_range(tx->fd, (off_t)tx->paced, (off_t)(tx->written - tx->paced),
-		        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE);
-		tx->paced = tx->written;
-	}
+	if (tx->written - tx->paced >= PACE_OCTETS)
+		pace(tx);
 	return 0;
 }
 
@@ -375,6 +390,9 @@ int spool_tx_write(struct spool_tx *tx, struct slice octets)
 	/* After an error the rest is let through: the commit reports it. */
 	if (tx->error != 0)
 		return 0;
+	uint64_t promised = MIN_OF((uint64_t)octets.len, tx->promised);
+	tx->promised -= promised;
+	atomic_fetch_sub(&tx->in->promised, promised);
 	tx->size += octets.len;
 	tx->error = buf_append_slice(&tx->body, octets);
 	bool full = buf_len(&tx->body) >= (tx->sum != NULL ? SPILL_STEP : INLINE_MAX);

@@ -32,7 +32,6 @@ struct spool_in;
 struct spool_in_settings {
 	const char *path; /* of the spool; in/ below it exists or can be made */
 	const struct file_ops *ops;
-	uint64_t message_size; /* largest message, for the reserve of free space */
 	uint64_t segment_size; /* 0: 64 MiB */
 	int wake_fd;           /* eventfd poked after each commit, or -1 */
 };
@@ -49,10 +48,10 @@ void spool_in_close(struct spool_in *in);
 
 /*
  * Whether a message may begin: 0; -ENOSPC when the free space is below twice the
- * message size plus what open transactions may still write; -EIO while writing
+ * largest message plus what open transactions may still bring; -EIO while writing
  * fails. Any thread.
  */
-int spool_in_has_room(struct spool_in *in) must_check;
+int spool_in_has_room(struct spool_in *in, uint64_t message_size) must_check;
 
 /* A message on its way into the journal. Owner: the loop that made it. */
 struct spool_tx;
@@ -69,7 +68,8 @@ struct spool_tx_events {
 
 enum { SPOOL_WAIT = 1 };
 
-int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id,
+/* `size`: the octets that may come, for the reserve; 0 or -ENOMEM. */
+int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
         const struct spool_tx_events *events, void *arg, struct spool_tx **ret_tx) must_check;
 
 /*

@@ -159,7 +159,7 @@ enum reply mail_check(struct session *session, struct slice text)
 		snprintf(limit, sizeof(limit), "%" PRIu64, size_limit(session));
 		return say(session, REPLY_TOO_BIG, limit);
 	}
-	int r = spool_in_has_room(session->serving->spool);
+	int r = spool_in_has_room(session->serving->spool, session->conf->submission.message_size);
 	return r == 0 ? REPLY_COUNT : r == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED;
 }
 

@@ -314,7 +314,6 @@ static int open_spool(struct submit *submit, struct why *why)
 	const struct spool_in_settings settings = {
 	        .path = submit->conf->spool,
 	        .ops = &file_system,
-	        .message_size = submit->conf->submission.message_size,
 	        .wake_fd = submit->wake_fd,
 	};
 

@@ -179,9 +179,11 @@ static void finish_header(struct transaction *transaction,
 	if (r == 0)
 		r = dkim_body_init(&transaction->body_hash);
 	transaction->hashing = r == 0;
+	uint64_t size =
+	        transaction->declared_size != 0 ? transaction->declared_size : context->size_limit;
 	if (r == 0)
-		r = spool_tx_new(context->spool, context->loop, transaction->id, context->events,
-		        context->arg, &transaction->spool);
+		r = spool_tx_new(context->spool, context->loop, transaction->id, size,
+		        context->events, context->arg, &transaction->spool);
 	if (r < 0)
 		refuse(transaction, REPLY_TRY_LATER);
 }

@@ -107,7 +107,6 @@ static void open_in(struct bench *bench)
 	const struct spool_in_settings settings = {
 	        .path = bench->path,
 	        .ops = &bench->ops,
-	        .message_size = 1 << 20,
 	        .segment_size = 1 << 20,
 	        .wake_fd = -1,
 	};
@@ -257,7 +256,8 @@ static struct message_id give(struct bench *bench, size_t number, size_t body_le
 
 	sendings[number] = (struct sending){bench, number};
 	assert_int_equal(
-	        spool_tx_new(bench->in, bench->loop, id, &events, &sendings[number], &tx), 0);
+	        spool_tx_new(bench->in, bench->loop, id, body_len, &events, &sendings[number], &tx),
+	        0);
 	char piece[10000];
 	memset(piece, 'a' + (int)(number % 26), sizeof(piece));
 	for (size_t at = 0; at < body_len; at += sizeof(piece)) {
@@ -447,11 +447,45 @@ static void a_full_disk_refuses_and_recovers(void **state)
 	assert_int_equal(bench->results[0], -ENOSPC);
 	/* Until a probe has been written nothing is taken. */
 	uint64_t until = clock_mono_ms() + DEADLINE_MS;
-	while (spool_in_has_room(bench->in) != 0 && clock_mono_ms() < until)
+	while (spool_in_has_room(bench->in, 1 << 20) != 0 && clock_mono_ms() < until)
 		usleep(10000);
 	give(bench, 1, 10);
 	turn(bench, 2, 0, 0);
 	assert_int_equal(bench->results[1], 0);
+}
+
+static uint64_t space;
+
+static int told_space(const char *path, uint64_t *ret_free)
+{
+	(void)path;
+	*ret_free = space;
+	return 0;
+}
+
+/* Twice the largest message, and what those that have begun may still bring. */
+static void room_is_kept_for_what_has_begun(void **state)
+{
+	struct bench *bench = *state;
+	static const struct spool_tx_events events = {on_ready, on_done};
+	struct spool_tx *tx;
+
+	bench->ops.space = told_space;
+	space = 2000 + 500;
+	assert_int_equal(spool_in_has_room(bench->in, 1000), 0);
+	assert_int_equal(spool_in_has_room(bench->in, 1251), -ENOSPC);
+	assert_int_equal(
+	        spool_tx_new(bench->in, bench->loop, id_new(), 501, &events, bench, &tx), 0);
+	assert_int_equal(spool_in_has_room(bench->in, 1000), -ENOSPC);
+	assert_int_equal(spool_tx_write(tx, SLICE("a")), 0);
+	assert_int_equal(spool_in_has_room(bench->in, 1000), 0);
+	/* More than was said takes nothing from the others. */
+	char more[1000] = "";
+	assert_int_equal(spool_tx_write(tx, slice_of(more, sizeof(more))), 0);
+	assert_int_equal(spool_in_has_room(bench->in, 1000), 0);
+	spool_tx_abort(tx);
+	assert_int_equal(spool_in_has_room(bench->in, 1250), 0);
+	assert_int_equal(spool_in_has_room(bench->in, 1251), -ENOSPC);
 }
 
 static void marks_are_written_on_a_full_disk(void **state)
@@ -734,6 +768,7 @@ int main(void)
 	        SPOOL_TEST(a_bounce_settles_and_is_a_message),
 	        SPOOL_TEST(a_failed_sync_is_not_a_promise),
 	        SPOOL_TEST(a_full_disk_refuses_and_recovers),
+	        SPOOL_TEST(room_is_kept_for_what_has_begun),
 	        SPOOL_TEST(marks_are_written_on_a_full_disk),
 	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
 	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
