@@ -90,7 +90,6 @@ enum reply auth_act(struct session *session, struct slice args)
 		return pass_on(session, initial);
 	/* PLAIN and SCRAM begin with the client: an empty challenge asks it to. */
 	if (!slice_equal_nocase(mechanism, SLICE("LOGIN"))) {
-		session->mechanism_waits = true;
 		session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(""));
 		session_move(session, ST_AUTH_MORE);
 		return REPLY_LATER;
@@ -103,7 +102,6 @@ static void end_login(struct session *session)
 {
 	auth_call_cancel(session->call);
 	session->call = NULL;
-	session->mechanism_waits = false;
 }
 
 void auth_response(struct session *session, struct slice line)
@@ -168,10 +166,21 @@ static int keep_account(struct session *session, const struct auth_account *fact
 	return 0;
 }
 
+/* The client may not pipeline behind AUTH; true if it did, and the session is gone. */
+static bool talked_too_early(struct session *session)
+{
+	if (!session_has_input(session))
+		return false;
+	session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
+	return true;
+}
+
 static void refusal_due(void *arg)
 {
 	struct session *session = arg;
 
+	if (talked_too_early(session))
+		return;
 	if (++session->failures >= session->conf->submission.login_failures) {
 		session_reply(session, REPLY_LOGIN_REFUSED, NULL);
 		session_close_with(session, CLOSING_FAILURES, REPLY_TOO_MANY_FAILURES);
@@ -197,19 +206,14 @@ static void on_answer(
 	struct session *session = arg;
 	enum reply reply = REPLY_LOGIN_UNAVAILABLE;
 
-	/* The client must not have spoken meanwhile (it may not pipeline behind AUTH). */
-	if (session_has_input(session)) {
-		if (answer->type != AUTH_MORE)
-			session->call = NULL;
-		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
+	if (answer->type != AUTH_MORE)
+		session->call = NULL;
+	if (talked_too_early(session))
 		return;
-	}
 	if (answer->type == AUTH_MORE) {
 		challenge(session, answer->data);
 		return;
 	}
-	session->call = NULL;
-	session->mechanism_waits = false;
 	if (answer->type == AUTH_REFUSED) {
 		refuse_later(session);
 		return;

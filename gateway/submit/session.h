@@ -95,7 +95,6 @@ struct session {
 	struct auth_call *call; /* a login or an admission */
 	struct timer refusal;   /* a 535 that waits for its time */
 	uint64_t auth_asked_ms;
-	bool mechanism_waits; /* AUTH without initial response: "334 " was sent for it */
 	char mechanism[32];
 
 	struct transaction *transaction;
