@@ -102,7 +102,9 @@ static const char *state_of(const struct spool_entry *entry)
 	case TASK_WAITING:
 		break;
 	}
-	return task->frozen ? "upstream-stopped" : "waiting";
+	if (!task->frozen)
+		return "waiting";
+	return timer_is_running(&task->timer) ? "route-unknown" : "upstream-stopped";
 }
 
 static int describe(const struct spool_entry *entry, struct buf *out)

@@ -48,6 +48,7 @@ struct relay {
 	struct control *control;
 	struct scheduler scheduler;
 	struct list upstreams;
+	struct list routeless; /* tasks whose route is not configured */
 	struct defer dispatch;
 	size_t running, window; /* attempts; at most so many */
 	size_t busy;            /* jobs and marks that will call back */
@@ -109,6 +110,7 @@ struct attempt {
 	struct result *results; /* one a recipient of the message */
 	struct delivery *deliveries;
 	uint32_t delivery_count, open;
+	bool route_unknown; /* of some recipients */
 	int error;
 	struct why why;
 };

@@ -204,8 +204,8 @@ static void try_later(struct attempt *attempt, uint32_t recipient, const struct 
 	task_wait(task);
 }
 
-/* The upstream whose recovery should wake the message, or NULL. */
-static struct delivery *find_waiting_for(struct attempt *attempt)
+/* The delivery that waits for its upstream, whose recovery should wake the message; or NULL. */
+static struct delivery *find_waiting(struct attempt *attempt)
 {
 	for (uint32_t i = 0; i < attempt->delivery_count; i++)
 		if (attempt->deliveries[i].held || attempt->deliveries[i].upstream->down)
@@ -213,10 +213,26 @@ static struct delivery *find_waiting_for(struct attempt *attempt)
 	return NULL;
 }
 
+/* Waits for its time; also for its upstream, or for a route to be configured. */
+static void wait_for_time(
+        struct attempt *attempt, uint32_t recipient, const struct result *deferred)
+{
+	struct task *task = attempt->task;
+	struct delivery *waiting = find_waiting(attempt);
+
+	try_later(attempt, recipient, deferred);
+	if (task->state != TASK_WAITING)
+		return;
+	if (attempt->route_unknown)
+		task_hold(task, &task->relay->routeless, true);
+	else if (waiting != NULL)
+		task_hold(task, &waiting->upstream->held, false);
+}
+
 void outcome_record(struct attempt *attempt)
 {
 	struct task *task = attempt->task;
-	struct delivery *waiting_for;
+	struct delivery *waiting;
 	const struct result *deferred;
 	uint32_t recipient = 0;
 
@@ -232,17 +248,15 @@ void outcome_record(struct attempt *attempt)
 		task_free(task);
 		return;
 	}
-	waiting_for = find_waiting_for(attempt);
+	waiting = find_waiting(attempt);
 	deferred = first_deferred(attempt, &recipient);
 	if (task->relay->stopping) {
 		task->state =
 		        TASK_WAITING; /* as if this attempt had not been: the next start tries */
 	} else if (deferred != NULL) {
-		try_later(attempt, recipient, deferred);
-		if (waiting_for != NULL && task->state == TASK_WAITING)
-			list_append(&waiting_for->upstream->held, &task->link);
-	} else if (waiting_for != NULL) {
-		task_hold(task, waiting_for->upstream, waiting_for->frozen);
+		wait_for_time(attempt, recipient, deferred);
+	} else if (waiting != NULL) {
+		task_hold(task, &waiting->upstream->held, waiting->frozen);
 	} else {
 		task->state = TASK_WAITING;
 		timer_start(&task->timer, NO_MEMORY_WAIT_MS);

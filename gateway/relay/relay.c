@@ -128,6 +128,7 @@ int relay_reload(struct relay *relay, const struct conf *conf, const struct slic
 		else
 			upstream_resume(upstream);
 	}
+	task_wake_all(&relay->routeless);
 	return 0;
 }
 
@@ -188,6 +189,7 @@ int relay_new(const struct relay_settings *settings, struct relay **ret_relay, s
 	relay->dispatch.run = dispatch;
 	scheduler_init(&relay->scheduler);
 	list_init(&relay->upstreams);
+	list_init(&relay->routeless);
 	why_set(why, "out of memory");
 	int r = start(relay, settings, why);
 	if (r < 0) {

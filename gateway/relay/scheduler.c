@@ -132,14 +132,20 @@ void task_wait(struct task *task)
 	timer_start(&task->timer, MIN_OF(wait_ms, task->relay->conf->retry.max));
 }
 
-void task_hold(struct task *task, struct upstream *upstream, bool frozen)
+void task_hold(struct task *task, struct list *held, bool frozen)
 {
 	task->state = TASK_WAITING;
-	if (frozen) {
-		(void)task_age(task);
-		task->frozen = true;
-	}
-	list_append(&upstream->held, &task->link);
+	task->frozen = frozen;
+	list_append(held, &task->link);
+}
+
+void task_wake_all(struct list *held)
+{
+	struct list *link;
+
+	/* A task leaves the list as it wakes; one that cannot, for lack of memory, left too. */
+	while ((link = list_pop(held)) != NULL)
+		task_wake(list_entry(link, struct task, link));
 }
 
 void task_wake(struct task *task)

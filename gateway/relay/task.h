@@ -27,12 +27,12 @@ enum task_state { TASK_WAITING, TASK_READY, TASK_RUNNING };
 
 struct task {
 	struct list
-	        link; /* ready: in its account's queue; waiting: maybe in an upstream's `held` */
+	        link; /* ready: in its account's queue; waiting: maybe in a list of held tasks */
 	struct relay *relay;
 	struct spool_entry *entry;
 	struct timer timer; /* of the next attempt */
 	enum task_state state;
-	bool frozen;           /* waits for a stopped upstream: does not age */
+	bool frozen;           /* waits for a stopped upstream or an unknown route: does not age */
 	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
 	char *last;            /* what the last attempt came to, printable; or NULL */
 };
@@ -62,11 +62,14 @@ void task_free(struct task *task);
 /* Lets it wait until the entry's next_us. */
 void task_wait(struct task *task);
 
-/* Lets it wait until the upstream has something for it to do; no time is set. */
-void task_hold(struct task *task, struct upstream *upstream, bool frozen);
+/* Lets it wait in a list, whatever time is set, to be woken with others. Frozen: without ageing. */
+void task_hold(struct task *task, struct list *held, bool frozen);
 
 /* Makes a waiting task ready now; nothing for others. */
 void task_wake(struct task *task);
+
+/* The same for all that are in a list. */
+void task_wake_all(struct list *held);
 
 /* How long it has tried to be delivered, in ms; also written into the entry. */
 uint64_t task_age(struct task *task);

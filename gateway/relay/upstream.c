@@ -260,7 +260,7 @@ void upstream_session_ready(struct upstream *upstream, struct host *host)
 		return;
 	upstream->down = false;
 	LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
-	wake_held(upstream, SIZE_MAX);
+	task_wake_all(&upstream->held);
 }
 
 void upstream_session_ended(struct upstream *upstream, bool was_connecting, const char *text)
@@ -293,7 +293,7 @@ void upstream_resume(struct upstream *upstream)
 	if (upstream->stopped)
 		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
 	upstream->stopped = false;
-	wake_held(upstream, SIZE_MAX);
+	task_wake_all(&upstream->held);
 }
 
 static void quit_idle(struct upstream *upstream)
@@ -312,7 +312,7 @@ void upstream_remove(struct upstream *upstream)
 	upstream->stopped = false;
 	quit_idle(upstream);
 	defer_waiting(upstream, "the route of this mail is not configured any more");
-	wake_held(upstream, SIZE_MAX);
+	task_wake_all(&upstream->held);
 }
 
 void upstream_shut(struct upstream *upstream)

@@ -238,6 +238,27 @@ def test_what_waited_too_long_goes_back(stage):
     stage.gateway.wait_queue(0)
 
 
+def test_an_unknown_route_does_not_age_mail(stage):
+    stage.gateway.retry = {"first": "1h", "max": "2h"}
+    with_clock(stage)
+    stage.account("routed@example.org", "pw")
+    stage.cluster.sql("update postern.account set route = 'elsewhere' where login = 'routed@example.org'")
+    client = connect(stage, "routed@example.org", "pw")
+    client.sendmail("routed@example.org", ["bob@example.net"], message("routed", sender="routed@example.org"))
+    client.quit()
+    qid = stage.gateway.wait_event("route.unknown", route="elsewhere")["qid"]
+    stage.gateway.wait_event("message.deferred", qid=qid)
+    assert "state=route-unknown" in stage.gateway.tool("queue", "show", qid)
+    stage.gateway.set_clock(6 * DAY)
+    stage.gateway.wait_event("message.deferred", qid=qid, attempt=2)
+    assert not stage.gateway.events("message.bounced")
+    stage.gateway.upstreams["elsewhere"] = stage.gateway.upstreams["up"]
+    stage.gateway.write_conf()
+    stage.gateway.process.send_signal(signal.SIGHUP)
+    assert subject_of(stage.upstream.take()) == "routed"
+    stage.gateway.wait_queue(0)
+
+
 def damage(stage, octets):
     """Changes the first of these octets where they stand in the journal."""
     for path in (stage.gateway.folder / "spool" / "in").glob("*.seg"):
