@@ -24,6 +24,15 @@ static void advance(struct slice *text, size_t len)
 	*text = slice_part(*text, len, text->len);
 }
 
+/*
+ * Whether the backslash there quotes an octet (RFC 5322 3.2.1). Not one at the end of a line:
+ * readers differ in what is left of it when the line is unfolded.
+ */
+static bool is_quoted_pair(struct slice text, size_t at)
+{
+	return at + 1 < text.len && text.ptr[at + 1] != '\r' && text.ptr[at + 1] != '\n';
+}
+
 /* Length of the comment at the front, or 0: nested parentheses, quoted pairs. */
 static size_t comment_length(struct slice text)
 {
@@ -31,7 +40,8 @@ static size_t comment_length(struct slice text)
 
 	for (size_t i = 0; i < text.len; i++) {
 		if (text.ptr[i] == '\\') {
-			i++;
+			if (!is_quoted_pair(text, i++))
+				return 0;
 		} else if (text.ptr[i] == '(') {
 			if (++depth > COMMENT_DEPTH_MAX)
 				return 0;
@@ -72,10 +82,10 @@ static size_t atom_length(struct slice text)
 static size_t quoted_length(struct slice text)
 {
 	for (size_t i = 1; i < text.len; i++) {
-		if (text.ptr[i] == '\\')
-			i++;
-		else if (text.ptr[i] == '"')
+		if (text.ptr[i] == '"')
 			return i + 1;
+		if (text.ptr[i] == '\\' && !is_quoted_pair(text, i++))
+			return 0;
 	}
 	return 0;
 }
@@ -107,6 +117,20 @@ static size_t addr_spec_length(struct slice text)
 	return len;
 }
 
+/*
+ * The addr-spec of that length at the front. No encoded-word may stand in it (RFC 2047 5):
+ * a reader that decodes one all the same shows another address.
+ */
+static int parse_addr_spec(struct slice *text, size_t len, struct mailbox *ret_mailbox)
+{
+	struct slice spec = slice_of(text->ptr, len);
+
+	if (memmem(spec.ptr, spec.len, "=?", 2) != NULL)
+		return -EINVAL;
+	advance(text, len);
+	return mailbox_parse(spec, ret_mailbox);
+}
+
 /* "<addr-spec>" at the front. */
 static int parse_angle(struct slice *text, struct mailbox *ret_mailbox)
 {
@@ -114,9 +138,8 @@ static int parse_angle(struct slice *text, struct mailbox *ret_mailbox)
 	if (skip_cfws(text) < 0)
 		return -EINVAL;
 	size_t len = addr_spec_length(*text);
-	if (len == 0 || mailbox_parse(slice_of(text->ptr, len), ret_mailbox) < 0)
+	if (len == 0 || parse_addr_spec(text, len, ret_mailbox) < 0)
 		return -EINVAL;
-	advance(text, len);
 	if (skip_cfws(text) < 0 || text->len == 0 || text->ptr[0] != '>')
 		return -EINVAL;
 	advance(text, 1);
@@ -124,22 +147,24 @@ static int parse_angle(struct slice *text, struct mailbox *ret_mailbox)
 }
 
 /*
- * The words of a display name, up to "<". A dot among them is obsolete syntax that
+ * The words of a display name, up to "<". A dot behind one is obsolete syntax that
  * every reader takes alike ("J. Smith <…>"), so it passes.
  */
 static int skip_phrase(struct slice *text)
 {
+	bool word = false;
 	size_t len;
 
 	while (text->len > 0 && text->ptr[0] != '<') {
 		if (text->ptr[0] == '"')
 			len = quoted_length(*text);
 		else if (text->ptr[0] == '.')
-			len = 1;
+			len = word ? 1 : 0;
 		else
 			len = atom_length(*text);
 		if (len == 0)
 			return -EINVAL;
+		word = true;
 		advance(text, len);
 		if (skip_cfws(text) < 0)
 			return -EINVAL;
@@ -152,11 +177,8 @@ static int parse_mailbox(struct slice *text, struct mailbox *ret_mailbox)
 	if (skip_cfws(text) < 0)
 		return -EINVAL;
 	size_t len = addr_spec_length(*text);
-	if (len > 0) {
-		int r = mailbox_parse(slice_of(text->ptr, len), ret_mailbox);
-		advance(text, len);
-		return r;
-	}
+	if (len > 0)
+		return parse_addr_spec(text, len, ret_mailbox);
 	if (skip_phrase(text) < 0)
 		return -EINVAL;
 	return parse_angle(text, ret_mailbox);

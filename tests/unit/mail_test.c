@@ -139,6 +139,9 @@ static void from_is_read_as_every_reader_reads_it(void **state)
 	        {" \"Al, ice\" <a@x.example>, b@y.example", "a@x.example;b@y.example;"},
 	        {" (comment) a@x.example (b@y.example)", "a@x.example;"},
 	        {" =?utf-8?q?A=2C?= <a@x.example>", "a@x.example;"},
+	        {" J. Smith <a@x.example>", "a@x.example;"},
+	        {" \"A\\\"l\"\r\n\t<a@x.example>", "a@x.example;"},
+	        {" (a(b\\))c) a@x.example", "a@x.example;"},
 	        {"", NULL},
 	        {" a@x.example,", NULL},
 	        {" group: a@x.example;", NULL},
@@ -146,6 +149,18 @@ static void from_is_read_as_every_reader_reads_it(void **state)
 	        {" <@r.example:a@x.example>", NULL},
 	        {" a@x.example b@y.example", NULL},
 	        {" \"a@x.example\"", NULL},
+	        {" . <a@x.example>", NULL},
+	        {" =?utf-8?q?b=40y.example?=@x.example", NULL},
+	        {" A <=?utf-8?b?YkB5AA==?=@x.example>", NULL},
+	        {" \"A\\\r\n \" <a@x.example>", NULL},
+	        {" (A\\\r\n )) a@x.example", NULL},
+	        {" (A a@x.example", NULL},
+	        {" \"A <a@x.example>", NULL},
+	        {" a @x.example", NULL},
+	        {" a@x.example.", NULL},
+	        {" <>", NULL},
+	        {" A <a@x.example", NULL},
+	        {" b@y.example <a@x.example>", NULL},
 	};
 	(void)state;
 	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
