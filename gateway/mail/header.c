@@ -128,8 +128,6 @@ static enum header_fault check_field(struct check *check, const struct header_fi
 		check->facts.has_date = true;
 	else if (is_named(field, SLICE("Message-ID")))
 		check->facts.has_message_id = true;
-	else if (is_named(field, SLICE("Bcc")))
-		check->facts.has_bcc = true;
 	else if (is_named(field, SLICE("Received")))
 		check->facts.received++;
 	return HEADER_FINE;
@@ -190,7 +188,7 @@ int header_fix(struct slice block, const struct header_additions *additions, str
 	if (r == 0 && additions->message_id != NULL)
 		r = buf_printf(out, "Message-ID: %s\r\n", additions->message_id);
 	while (r == 0 && header_next(&block, &field) == 1) {
-		if (!is_named(&field, SLICE("Bcc")))
+		if (!is_named(&field, SLICE("Bcc")) && !is_named(&field, SLICE("Resent-Bcc")))
 			r = buf_append_slice(out, field.all);
 	}
 	return r == 0 ? buf_append(out, "\r\n", 2) : r;

@@ -37,7 +37,7 @@ enum header_fault {
 };
 
 struct header_facts {
-	bool has_date, has_message_id, has_bcc;
+	bool has_date, has_message_id;
 	unsigned received;
 	/* The domain of the first mailbox in From: whose key signs. Points into the block. */
 	struct slice from_domain;
@@ -61,7 +61,7 @@ struct header_additions {
 
 /*
  * Writes the final header block: Received on top, missing fields, then the block
- * without Bcc, then the empty line. As buf_append.
+ * without Bcc and Resent-Bcc, then the empty line. As buf_append.
  */
 int header_fix(
         struct slice block, const struct header_additions *additions, struct buf *out) must_check;
