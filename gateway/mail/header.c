@@ -3,6 +3,7 @@
 #include "gateway/mail/header.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 static bool is_blank(char c)
@@ -97,11 +98,15 @@ static void on_mailbox(void *arg, const struct mailbox *mailbox)
 	check->each(check->arg, mailbox);
 }
 
+/* A field of 1 to `most` mailboxes; `fault` is what it is called otherwise. */
 static enum header_fault check_addresses(
-        struct check *check, const struct header_field *field, enum header_fault fault)
+        struct check *check, const struct header_field *field, int most, enum header_fault fault)
 {
 	check->first_domain = slice_of("", 0);
-	if (!slice_is_utf8(field->body) || address_list_parse(field->body, on_mailbox, check) < 1)
+	if (!slice_is_utf8(field->body))
+		return fault;
+	int count = address_list_parse(field->body, on_mailbox, check);
+	if (count < 1 || count > most)
 		return fault;
 	return check->utf8_address ? HEADER_UTF8_ADDRESS : HEADER_FINE;
 }
@@ -113,17 +118,19 @@ static enum header_fault check_field(struct check *check, const struct header_fi
 	if (is_named(field, SLICE("From"))) {
 		if (check->from++ > 0)
 			return HEADER_FROM_BAD;
-		fault = check_addresses(check, field, HEADER_FROM_BAD);
+		fault = check_addresses(check, field, INT_MAX, HEADER_FROM_BAD);
 		check->facts.from_domain = check->first_domain;
 		return fault;
 	}
 	if (is_named(field, SLICE("Sender"))) {
 		if (check->sender++ > 0)
 			return HEADER_SENDER_BAD;
-		return check_addresses(check, field, HEADER_SENDER_BAD);
+		return check_addresses(check, field, 1, HEADER_SENDER_BAD);
 	}
-	if (is_named(field, SLICE("Resent-From")) || is_named(field, SLICE("Resent-Sender")))
-		return check_addresses(check, field, HEADER_SENDER_BAD);
+	if (is_named(field, SLICE("Resent-From")))
+		return check_addresses(check, field, INT_MAX, HEADER_SENDER_BAD);
+	if (is_named(field, SLICE("Resent-Sender")))
+		return check_addresses(check, field, 1, HEADER_SENDER_BAD);
 	if (is_named(field, SLICE("Date")))
 		check->facts.has_date = true;
 	else if (is_named(field, SLICE("Message-ID")))
