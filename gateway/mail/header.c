@@ -77,12 +77,31 @@ static bool is_named(const struct header_field *field, struct slice name)
 	return slice_equal_nocase(field->name, name);
 }
 
+/*
+ * RFC 5322 3.6, RFC 2045: at most one of each. Of two, one reader shows the first and
+ * another the last. (From and Sender are counted where they are read; Bcc goes.)
+ */
+static const char *const single_fields[] = {
+        "Date",
+        "Reply-To",
+        "To",
+        "Cc",
+        "Subject",
+        "Message-ID",
+        "In-Reply-To",
+        "References",
+        "MIME-Version",
+        "Content-Type",
+        "Content-Transfer-Encoding",
+};
+
 struct check {
 	bool smtputf8;
 	address_fn each;
 	void *arg;
 	struct header_facts facts;
 	unsigned from, sender;
+	unsigned singles; /* a bit for each of single_fields that was seen */
 	bool utf8_address;
 	struct slice first_domain; /* of the field that is read */
 };
@@ -111,6 +130,18 @@ static enum header_fault check_addresses(
 	return check->utf8_address ? HEADER_UTF8_ADDRESS : HEADER_FINE;
 }
 
+static enum header_fault check_single(struct check *check, const struct header_field *field)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(single_fields); i++) {
+		if (!is_named(field, slice_str(single_fields[i])))
+			continue;
+		if ((check->singles & 1U << i) != 0)
+			return HEADER_REPEATED;
+		check->singles |= 1U << i;
+	}
+	return HEADER_FINE;
+}
+
 static enum header_fault check_field(struct check *check, const struct header_field *field)
 {
 	enum header_fault fault;
@@ -137,7 +168,7 @@ static enum header_fault check_field(struct check *check, const struct header_fi
 		check->facts.has_message_id = true;
 	else if (is_named(field, SLICE("Received")))
 		check->facts.received++;
-	return HEADER_FINE;
+	return check_single(check, field);
 }
 
 enum header_fault header_check(struct slice block, bool smtputf8, address_fn each, void *arg,
@@ -174,6 +205,8 @@ const char *header_fault_text(enum header_fault fault)
 		return "exactly one From field with proper addresses is needed";
 	case HEADER_SENDER_BAD:
 		return "the Sender or a Resent field is doubtful";
+	case HEADER_REPEATED:
+		return "a field that may occur once occurs again";
 	case HEADER_MALFORMED:
 		return "a line in it is no header field";
 	case HEADER_FINE:

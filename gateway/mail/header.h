@@ -32,6 +32,7 @@ enum header_fault {
 	HEADER_TOO_BIG,      /* too many fields, or one too long */
 	HEADER_FROM_BAD,     /* none, more than one, or not strictly parsable */
 	HEADER_SENDER_BAD,   /* Sender or Resent-*, likewise */
+	HEADER_REPEATED,     /* one that may occur once occurs again */
 	HEADER_UTF8_ADDRESS, /* needs SMTPUTF8 */
 	HEADER_LOOP,         /* too many Received */
 };

@@ -108,6 +108,7 @@ static enum reply reply_for_header(enum header_fault fault)
 	case HEADER_MALFORMED:
 	case HEADER_FROM_BAD:
 	case HEADER_SENDER_BAD:
+	case HEADER_REPEATED:
 		break;
 	}
 	return REPLY_BAD_HEADER;
