@@ -9,7 +9,8 @@
 
 #define FIELDS_MAX    1200
 #define LINE_COLUMNS  76
-#define TAG_MAX       16384
+#define NAMES_MAX     32768 /* h= of any header that was accepted (HEADER_FIELDS_MAX) */
+#define BASE64_MAX    16384
 #define CANONICAL_MAX (1U << 20)
 
 /*
@@ -218,7 +219,7 @@ static int put_folded(struct buf *out, struct slice octets)
 {
 	struct buf text;
 
-	buf_init(&text, TAG_MAX);
+	buf_init(&text, BASE64_MAX);
 	int r = base64_encode(octets, &text);
 	struct slice left = buf_slice(&text);
 	for (size_t room = LINE_COLUMNS - 10; r == 0 && left.len > 0; room = LINE_COLUMNS - 8) {
@@ -262,7 +263,7 @@ int dkim_sign(const struct dkim_signing *signing, struct slice header,
 {
 	struct signature signature = {.signing = signing};
 
-	buf_init(&signature.names, TAG_MAX);
+	buf_init(&signature.names, NAMES_MAX);
 	buf_init(&signature.canonical, CANONICAL_MAX);
 	split_fields(&signature, header);
 	int r = sign(&signature, body_hash, out, why);
