@@ -2,6 +2,9 @@
 /* Bounces; see dsn.h. */
 #include "gateway/mail/dsn.h"
 
+#include <stdbool.h>
+#include <string.h>
+
 #include "gateway/base/clock.h"
 
 /* Enough for any real header; what is longer is cut at a line. */
@@ -19,6 +22,7 @@ static int write_header(const struct dsn *dsn, struct buf *out)
 	        "Message-ID: <%s@%s>\r\n"
 	        "Auto-Submitted: auto-replied\r\n"
 	        "MIME-Version: 1.0\r\n"
+	        "Content-Transfer-Encoding: 8bit\r\n"
 	        "Content-Type: multipart/report; report-type=delivery-status;\r\n"
 	        "\tboundary=\"=_%s\"\r\n"
 	        "\r\n",
@@ -51,6 +55,42 @@ static int write_words(const struct dsn *dsn, struct buf *out)
 	              : r;
 }
 
+/* What message/delivery-status cannot carry as it is: RFC 6533 3, utf-8-addr-xtext. */
+static bool needs_escape(unsigned char c)
+{
+	return c <= ' ' || c >= 0x7f || c == '+' || c == '=' || c == '\\';
+}
+
+/* "utf-8; gr\x{FC}n@y.example" for an address (valid UTF-8) that ASCII cannot tell. */
+static int write_final_recipient(struct slice address, struct buf *out)
+{
+	if (slice_is_ascii(address))
+		return buf_printf(out, "Final-Recipient: rfc822; %.*s\r\n", SLICE_ARGS(address));
+
+	int r = buf_append_str(out, "Final-Recipient: utf-8; ");
+	for (size_t i = 0; r == 0 && i < address.len; i++) {
+		unsigned char c = (unsigned char)address.ptr[i];
+		if (!needs_escape(c)) {
+			r = buf_append(out, &address.ptr[i], 1);
+			continue;
+		}
+		/* The bits of its lead octet, then six of each that follows. */
+		uint32_t point = c & (c < 0x80 ? 0x7fU : c < 0xe0 ? 0x1fU : c < 0xf0 ? 0x0fU : 7U);
+		for (; i + 1 < address.len && (address.ptr[i + 1] & 0xc0) == 0x80; i++)
+			point = point << 6 | (address.ptr[i + 1] & 0x3fU);
+		r = buf_printf(out, "\\x{%02X}", point);
+	}
+	return r == 0 ? buf_append(out, "\r\n", 2) : r;
+}
+
+/* A reply of the host that was asked, or our own words about it (RFC 3464 2.3.6). */
+static const char *diagnostic_type(const char *diagnostic)
+{
+	bool reply = strspn(diagnostic, "0123456789") == 3;
+
+	return reply ? "smtp" : "x-postern";
+}
+
 static int write_status(const struct dsn *dsn, struct buf *out)
 {
 	char arrived[CLOCK_TEXT_SIZE];
@@ -64,17 +104,16 @@ static int write_status(const struct dsn *dsn, struct buf *out)
 
 	for (uint32_t i = 0; r == 0 && i < dsn->recipient_count; i++) {
 		const struct dsn_recipient *recipient = &dsn->recipients[i];
-		r = buf_printf(out,
-		        "\r\n"
-		        "Final-Recipient: rfc822; %.*s\r\n"
-		        "Action: failed\r\n"
-		        "Status: %s\r\n",
-		        SLICE_ARGS(recipient->address), recipient->status);
+		r = buf_append_str(out, "\r\n");
+		if (r == 0)
+			r = write_final_recipient(recipient->address, out);
+		if (r == 0)
+			r = buf_printf(out, "Action: failed\r\nStatus: %s\r\n", recipient->status);
 		if (r == 0 && recipient->remote_mta != NULL)
-			r = buf_printf(out,
-			        "Remote-MTA: dns; %s\r\n"
-			        "Diagnostic-Code: smtp; %.700s\r\n",
-			        recipient->remote_mta, recipient->diagnostic);
+			r = buf_printf(out, "Remote-MTA: dns; %s\r\n", recipient->remote_mta);
+		if (r == 0 && recipient->remote_mta != NULL)
+			r = buf_printf(out, "Diagnostic-Code: %s; %.700s\r\n",
+			        diagnostic_type(recipient->diagnostic), recipient->diagnostic);
 	}
 	return r == 0 ? buf_append_str(out, "\r\n") : r;
 }

@@ -5,6 +5,7 @@
 
 #include "gateway/mail/address.h"
 #include "gateway/mail/dot.h"
+#include "gateway/mail/dsn.h"
 #include "gateway/mail/envelope.h"
 #include "gateway/mail/header.h"
 #include "gateway/mail/param.h"
@@ -300,6 +301,61 @@ static void replies_of_peers_are_bounded(void **state)
 	assert_int_equal(r, -EBADMSG);
 }
 
+static void assert_has(struct slice text, const char *part)
+{
+	if (memmem(text.ptr, text.len, part, strlen(part)) == NULL)
+		fail_msg("missing: %s in %.*s", part, SLICE_ARGS(text));
+}
+
+static void bounces_are_reports(void **state)
+{
+	const struct dsn_recipient recipients[] = {
+	        {SLICE("b@y.example"), "5.1.1", "mx.y.example", "550 no such user"},
+	        {SLICE("c@y.example"), "5.3.4", "mx.y.example", "it is too big"},
+	        {SLICE("d@y.example"), "4.4.7", NULL, "no host answered"},
+	        {SLICE("g+r\xc3\xbc\xe2\x82\xac\xf0\x9f\x93\xac@y.example"), "5.6.7",
+	                "mx.y.example", "553 no UTF-8"},
+	};
+	static char original[20000];
+	const struct dsn dsn = {
+	        .hostname = "mail.example",
+	        .id = "bounce",
+	        .original_id = "first",
+	        .sender = SLICE("a@x.example"),
+	        .recipients = recipients,
+	        .recipient_count = ARRAY_LEN(recipients),
+	        .original_header = slice_of(original, sizeof(original)),
+	};
+	struct buf header, body;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(original); i += 10)
+		memcpy(original + i, "Seen: ye\r\n", 10);
+	buf_init(&header, 100000);
+	buf_init(&body, 100000);
+	assert_int_equal(dsn_write(&dsn, &header, &body), 0);
+	struct slice head = buf_slice(&header), text = buf_slice(&body);
+	/* RFC 2045 6.4: what holds 8bit parts says so. */
+	assert_has(head, "\r\nContent-Transfer-Encoding: 8bit\r\n");
+	assert_has(head, "\r\nTo: <a@x.example>\r\n");
+	assert_true(slice_ends_with_nocase(head, SLICE("\r\n\r\n")));
+	assert_has(text, "\r\nFinal-Recipient: rfc822; b@y.example\r\nAction: failed\r\n"
+	                 "Status: 5.1.1\r\nRemote-MTA: dns; mx.y.example\r\n"
+	                 "Diagnostic-Code: smtp; 550 no such user\r\n\r\n");
+	assert_has(text, "\r\nDiagnostic-Code: x-postern; it is too big\r\n");
+	assert_has(text, "\r\nFinal-Recipient: utf-8; "
+	                 "g\\x{2B}r\\x{FC}\\x{20AC}\\x{1F4EC}@y.example\r\n");
+	assert_has(text, "\r\nSeen: ye\r\n\r\n--=_bounce--\r\n");
+	/* The report itself is ASCII. */
+	const char *report = memmem(text.ptr, text.len, "message/delivery-status", 23);
+	assert_non_null(report);
+	assert_true(slice_is_ascii(slice_part(text, (size_t)(report - text.ptr), text.len)));
+	while (text.len > 0)
+		assert_true(slice_until(&text, '\n').len <= TEXT_LINE_MAX + 1);
+	buf_done(&header);
+	buf_done(&body);
+}
+
 static void envelopes_read_back(void **state)
 {
 	struct slice recipients[] = {SLICE("b@y.example"), SLICE("c@y.example")};
@@ -347,6 +403,7 @@ int main(void)
 	        cmocka_unit_test(headers_are_completed),
 	        cmocka_unit_test(rights_cover_what_they_say),
 	        cmocka_unit_test(replies_of_peers_are_bounded),
+	        cmocka_unit_test(bounces_are_reports),
 	        cmocka_unit_test(envelopes_read_back),
 	};
 
