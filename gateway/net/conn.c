@@ -283,7 +283,7 @@ static void finish_connect(struct conn *conn)
 		return;
 	}
 	conn->state = STATE_PLAIN;
-	if (conn->events->on_connected != NULL)
+	if (conn->events->on_connected != NULL && !conn->closing)
 		conn->events->on_connected(conn->arg);
 }
 

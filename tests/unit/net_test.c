@@ -1,0 +1,660 @@
+/* SPDX-License-Identifier: ISC */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <gnutls/x509.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "gateway/base/buf.h"
+#include "gateway/base/clock.h"
+#include "gateway/net/conn.h"
+#include "gateway/net/jobs.h"
+#include "gateway/net/listener.h"
+#include "gateway/net/loop.h"
+#include "gateway/net/timer.h"
+#include "gateway/net/tls.h"
+
+/* A test that hangs is ended by this. */
+#define PATIENCE_MS 20000
+
+static struct loop *loop;
+static struct timer patience;
+
+static void out_of_patience(void *arg)
+{
+	(void)arg;
+	fail_msg("nothing happens any more");
+}
+
+static int start_loop(void **state)
+{
+	(void)state;
+	assert_int_equal(loop_new(&loop), 0);
+	timer_init(&patience, loop, out_of_patience, NULL);
+	timer_start(&patience, PATIENCE_MS);
+	return 0;
+}
+
+static void run_some_turns(void)
+{
+	for (unsigned i = 0; i < 10; i++) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
+}
+
+static int end_loop(void **state)
+{
+	(void)state;
+	run_some_turns(); /* those who were given up see that the other end is gone */
+	timer_stop(&patience);
+	loop_free(loop);
+	return 0;
+}
+
+/* ---- timers ---- */
+
+#define TIMERS 500
+
+static struct timer timers[TIMERS];
+static unsigned fired, expected;
+static uint64_t last_due;
+
+static void on_timer(void *arg)
+{
+	struct timer *timer = arg;
+
+	assert_true(timer->due_ms >= last_due && timer->due_ms <= clock_mono_ms());
+	assert_false(timer_is_running(timer));
+	last_due = timer->due_ms;
+	if (++fired == expected)
+		loop_stop(loop);
+}
+
+static void assert_is_heap(const struct timer_heap *heap)
+{
+	for (size_t i = 1; i <= heap->count; i++) {
+		assert_int_equal(heap->entries[i]->index, i);
+		assert_true(i == 1 || heap->entries[i / 2]->due_ms <= heap->entries[i]->due_ms);
+	}
+}
+
+static void timers_run_in_order(void **state)
+{
+	unsigned seed = 1;
+
+	(void)state;
+	fired = expected = 0;
+	last_due = 0;
+	for (unsigned i = 0; i < TIMERS; i++)
+		timer_init(&timers[i], loop, on_timer, &timers[i]);
+	for (unsigned i = 0; i < 20 * TIMERS; i++) {
+		struct timer *timer = &timers[(unsigned)rand_r(&seed) % TIMERS];
+		if (rand_r(&seed) % 3 == 0)
+			timer_stop(timer);
+		else
+			timer_start(timer, (uint64_t)(rand_r(&seed) % 50));
+		if (i % 100 == 0)
+			assert_is_heap(loop_timers(loop));
+	}
+	for (unsigned i = 0; i < TIMERS; i++)
+		expected += timer_is_running(&timers[i]);
+	assert_true(expected > 0);
+	loop_run(loop);
+	assert_int_equal(fired, expected);
+	assert_int_equal(loop_timers(loop)->count, 1); /* patience */
+}
+
+/* ---- posts and jobs ---- */
+
+#define SENDERS 4
+#define EACH    2000
+
+struct numbered {
+	struct post post;
+	struct job job;
+	unsigned sender, number;
+	_Atomic unsigned runs;
+};
+
+static struct numbered numbered[SENDERS][EACH];
+static unsigned arrived[SENDERS], total;
+static pthread_t loop_thread;
+
+static void on_post(struct post *post)
+{
+	const struct numbered *one = container_of(post, struct numbered, post);
+
+	assert_true(pthread_equal(pthread_self(), loop_thread));
+	assert_int_equal(one->number, arrived[one->sender]++);
+	if (++total == SENDERS * EACH)
+		loop_stop(loop);
+}
+
+static void *send_posts(void *arg)
+{
+	struct numbered *mine = arg;
+
+	for (unsigned i = 0; i < EACH; i++)
+		loop_post(loop, &mine[i].post);
+	return NULL;
+}
+
+static void posts_arrive_in_order(void **state)
+{
+	pthread_t threads[SENDERS];
+
+	(void)state;
+	loop_thread = pthread_self();
+	total = 0;
+	for (unsigned s = 0; s < SENDERS; s++) {
+		arrived[s] = 0;
+		for (unsigned i = 0; i < EACH; i++)
+			numbered[s][i] =
+			        (struct numbered){.post.run = on_post, .sender = s, .number = i};
+		assert_int_equal(pthread_create(&threads[s], NULL, send_posts, numbered[s]), 0);
+	}
+	loop_run(loop);
+	for (unsigned s = 0; s < SENDERS; s++) {
+		pthread_join(threads[s], NULL);
+		assert_int_equal(arrived[s], EACH);
+	}
+}
+
+static void run_job(struct job *job)
+{
+	container_of(job, struct numbered, job)->runs++;
+}
+
+static void job_done(struct job *job)
+{
+	assert_int_equal(container_of(job, struct numbered, job)->runs, 1);
+	assert_true(pthread_equal(pthread_self(), loop_thread));
+	if (++total == EACH)
+		loop_stop(loop);
+}
+
+static void jobs_run_once_and_come_back(void **state)
+{
+	struct jobs *jobs;
+
+	(void)state;
+	loop_thread = pthread_self();
+	total = 0;
+	assert_int_equal(jobs_new(3, EACH, &jobs), 0);
+	for (unsigned i = 0; i < EACH; i++) {
+		struct numbered *one = &numbered[0][i];
+		*one = (struct numbered){.job = {.loop = loop, .run = run_job, .done = job_done}};
+		assert_int_equal(jobs_submit(jobs, &one->job), 0);
+	}
+	/* Those that wait are run, and come back to a loop that runs later. */
+	jobs_free(jobs);
+	loop_run(loop);
+	assert_int_equal(total, EACH);
+}
+
+static void a_full_queue_takes_no_job(void **state)
+{
+	struct jobs *jobs;
+
+	(void)state;
+	assert_int_equal(jobs_new(1, 0, &jobs), 0);
+	assert_int_equal(jobs_submit(jobs, &numbered[0][0].job), -EAGAIN);
+	jobs_free(jobs);
+}
+
+/* ---- connections ---- */
+
+static struct tls_server *server;
+static struct tls_client *client;
+
+static struct slice export_pem(int r, const gnutls_datum_t *pem)
+{
+	assert_int_equal(r, 0);
+	return slice_of(pem->data, pem->size);
+}
+
+/* A certificate signed by itself, for one host. */
+static int make_credentials(void **state)
+{
+	gnutls_x509_privkey_t key;
+	gnutls_x509_crt_t crt;
+	gnutls_datum_t key_pem, crt_pem;
+	struct why why;
+
+	(void)state;
+	assert_int_equal(gnutls_x509_privkey_init(&key), 0);
+	assert_int_equal(gnutls_x509_privkey_generate(key, GNUTLS_PK_ECDSA,
+	                         GNUTLS_CURVE_TO_BITS(GNUTLS_ECC_CURVE_SECP256R1), 0),
+	        0);
+	assert_int_equal(gnutls_x509_crt_init(&crt), 0);
+	gnutls_x509_crt_set_version(crt, 3);
+	gnutls_x509_crt_set_serial(crt, "\1", 1);
+	gnutls_x509_crt_set_activation_time(crt, time(NULL) - 60);
+	gnutls_x509_crt_set_expiration_time(crt, time(NULL) + 3600);
+	gnutls_x509_crt_set_key(crt, key);
+	gnutls_x509_crt_set_subject_alt_name(
+	        crt, GNUTLS_SAN_DNSNAME, "host.example", 12, GNUTLS_FSAN_SET);
+	assert_int_equal(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA256, 0), 0);
+	struct slice crt_text =
+	        export_pem(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &crt_pem), &crt_pem);
+	struct slice key_text = export_pem(
+	        gnutls_x509_privkey_export2(key, GNUTLS_X509_FMT_PEM, &key_pem), &key_pem);
+	assert_int_equal(tls_server_new(crt_text, key_text, &server, &why), 0);
+	assert_int_equal(tls_client_new(TLS_CHECK_NONE, "", &client, &why), 0);
+	gnutls_free(crt_pem.data);
+	gnutls_free(key_pem.data);
+	gnutls_x509_crt_deinit(crt);
+	gnutls_x509_privkey_deinit(key);
+	return 0;
+}
+
+static int drop_credentials(void **state)
+{
+	(void)state;
+	tls_server_unref(server);
+	tls_client_unref(client);
+	return 0;
+}
+
+/* One end of a connection, and what has happened to it. */
+struct peer {
+	struct conn *conn;
+	struct buf got;
+	size_t wanted; /* the loop stops when so much has come */
+	unsigned connected, data, drained, secure, closed;
+	enum conn_end end;
+	/* Frees the connection when this has happened. */
+	const unsigned *fatal;
+	bool echo, lazy;
+};
+
+static void maybe_free(struct peer *peer)
+{
+	if (peer->fatal != NULL && *peer->fatal > 0) {
+		conn_free(TAKE(peer->conn));
+		peer->fatal = NULL;
+		loop_stop(loop);
+	}
+}
+
+static void on_connected(void *arg)
+{
+	struct peer *peer = arg;
+
+	peer->connected++;
+	maybe_free(peer);
+}
+
+static void on_data(void *arg)
+{
+	struct peer *peer = arg;
+	struct slice input = conn_input(peer->conn);
+
+	peer->data++;
+	/* A lazy one takes a part and asks to be called again. */
+	if (peer->lazy)
+		input.len = (input.len + 1) / 2;
+	assert_int_equal(buf_append_slice(&peer->got, input), 0);
+	if (peer->echo)
+		conn_write(peer->conn, input);
+	conn_consume(peer->conn, input.len);
+	if (peer->lazy && conn_input(peer->conn).len > 0)
+		conn_kick(peer->conn);
+	if (peer->wanted > 0 && buf_len(&peer->got) >= peer->wanted)
+		loop_stop(loop);
+	maybe_free(peer);
+}
+
+static void on_drained(void *arg)
+{
+	struct peer *peer = arg;
+
+	peer->drained++;
+	assert_int_equal(conn_unsent(peer->conn), 0);
+	maybe_free(peer);
+}
+
+static void on_secure(void *arg)
+{
+	struct peer *peer = arg;
+
+	peer->secure++;
+	assert_true(conn_is_secure(peer->conn));
+	maybe_free(peer);
+}
+
+static void on_closed(void *arg, enum conn_end end, const char *text)
+{
+	struct peer *peer = arg;
+
+	assert_true(text[0] != '\0');
+	assert_int_equal(peer->closed++, 0);
+	peer->end = end;
+	maybe_free(peer);
+	loop_stop(loop);
+}
+
+static const struct conn_events events = {
+        .on_connected = on_connected,
+        .on_data = on_data,
+        .on_drained = on_drained,
+        .on_secure = on_secure,
+        .on_closed = on_closed,
+};
+
+#define MUCH (4U << 20)
+
+static void peer_init(struct peer *peer)
+{
+	*peer = (struct peer){0};
+	buf_init(&peer->got, MUCH);
+}
+
+static void peer_done(struct peer *peer)
+{
+	conn_free(TAKE(peer->conn));
+	buf_done(&peer->got);
+}
+
+static void make_pair(int fds[2])
+{
+	/* Small, so that sends are partial. */
+	int size = 4096;
+
+	assert_int_equal(
+	        socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+	for (int i = 0; i < 2; i++) {
+		setsockopt(fds[i], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+		setsockopt(fds[i], SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+	}
+}
+
+static void connect_peers(struct peer *a, struct peer *b)
+{
+	int fds[2];
+
+	peer_init(a);
+	peer_init(b);
+	make_pair(fds);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, a, &a->conn), 0);
+	assert_int_equal(conn_new(loop, fds[1], MUCH, &events, b, &b->conn), 0);
+}
+
+static void start_tls(struct peer *a, struct peer *b)
+{
+	conn_start_tls_server(a->conn, server);
+	conn_start_tls_client(b->conn, client, "host.example");
+}
+
+static void run_until(const unsigned *happened)
+{
+	while (*happened == 0) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
+}
+
+enum { PLAIN, TLS };
+
+/* Much goes one way and comes back, octet for octet, in pieces of odd sizes. */
+static void everything_comes_back(int kind, bool lazy)
+{
+	struct peer a, b;
+	char *much = malloc(MUCH / 4);
+	unsigned seed = 7;
+
+	assert_non_null(much);
+	for (size_t i = 0; i < MUCH / 4; i++)
+		much[i] = (char)rand_r(&seed);
+	connect_peers(&a, &b);
+	if (kind == TLS)
+		start_tls(&a, &b);
+	a.echo = true;
+	a.lazy = lazy;
+	b.wanted = MUCH / 4;
+	if (kind == TLS)
+		/* What is written now would leave in the clear, before TLS. */
+		run_until(&b.secure);
+	for (size_t at = 0; at < MUCH / 4;) {
+		size_t len = MIN_OF((size_t)(rand_r(&seed) % 40000), MUCH / 4 - at);
+		conn_write(b.conn, slice_of(much + at, len));
+		at += len;
+	}
+	loop_run(loop);
+	assert_int_equal(buf_len(&b.got), MUCH / 4);
+	assert_memory_equal(buf_slice(&b.got).ptr, much, MUCH / 4);
+	assert_int_equal(b.drained, 1);
+	assert_int_equal(a.closed + b.closed, 0);
+	peer_done(&a);
+	peer_done(&b);
+	free(much);
+}
+
+static void everything_comes_back_in_the_clear(void **state)
+{
+	(void)state;
+	everything_comes_back(PLAIN, false);
+	everything_comes_back(PLAIN, true);
+}
+
+static void everything_comes_back_over_tls(void **state)
+{
+	(void)state;
+	everything_comes_back(TLS, false);
+	everything_comes_back(TLS, true);
+}
+
+/* The connection may be freed in any callback. */
+static void expect_free_in(int kind, size_t counter)
+{
+	struct peer a, b;
+
+	connect_peers(&a, &b);
+	a.fatal = (const unsigned *)(const void *)((const char *)&a + counter);
+	b.echo = true;
+	if (kind == TLS)
+		start_tls(&a, &b);
+	else
+		conn_write(a.conn, SLICE("hello"));
+	if (counter == offsetof(struct peer, closed))
+		conn_free(TAKE(b.conn));
+	loop_run(loop);
+	if (a.conn != NULL) /* the other one saw its end first */
+		loop_run(loop);
+	assert_null(a.conn);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+static void every_callback_may_free(void **state)
+{
+	(void)state;
+	expect_free_in(PLAIN, offsetof(struct peer, data));
+	expect_free_in(PLAIN, offsetof(struct peer, drained));
+	expect_free_in(PLAIN, offsetof(struct peer, closed));
+	expect_free_in(TLS, offsetof(struct peer, secure));
+	expect_free_in(TLS, offsetof(struct peer, closed));
+}
+
+static void what_was_sent_before_the_end_is_read(void **state)
+{
+	struct peer a, b;
+
+	(void)state;
+	connect_peers(&a, &b);
+	conn_write(b.conn, SLICE("last words"));
+	conn_close_when_sent(TAKE(b.conn));
+	loop_run(loop);
+	assert_slice_equal(buf_slice(&a.got), "last words");
+	assert_int_equal(a.closed, 1);
+	assert_int_equal(a.end, CONN_END_EOF);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+static void a_pause_holds_input_and_end_back(void **state)
+{
+	struct peer a, b;
+
+	(void)state;
+	connect_peers(&a, &b);
+	conn_pause(a.conn);
+	conn_write(b.conn, SLICE("hello"));
+	conn_close_when_sent(TAKE(b.conn));
+	run_some_turns();
+	assert_int_equal(a.data + a.closed, 0);
+	conn_resume(a.conn);
+	loop_run(loop);
+	assert_slice_equal(buf_slice(&a.got), "hello");
+	assert_int_equal(a.closed, 1);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+static void who_does_not_read_is_left(void **state)
+{
+	static char octets[65536];
+	struct peer a, b;
+
+	(void)state;
+	connect_peers(&a, &b);
+	conn_pause(b.conn);
+	while (conn_unsent(a.conn) + sizeof(octets) <= MUCH)
+		conn_write(a.conn, slice_of(octets, sizeof(octets)));
+	conn_write(a.conn, slice_of(octets, sizeof(octets)));
+	assert_int_equal(a.closed, 0); /* not inside the call */
+	loop_run(loop);
+	assert_int_equal(a.end, CONN_END_OVERFLOW);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+static void noise_is_no_handshake(void **state)
+{
+	struct peer a, b;
+
+	(void)state;
+	connect_peers(&a, &b);
+	conn_start_tls_server(a.conn, server);
+	conn_write(b.conn, SLICE("EHLO client.example\r\nMAIL FROM:<a@x.example>\r\n"));
+	loop_run(loop);
+	assert_int_equal(a.closed, 1);
+	assert_int_equal(a.end, CONN_END_TLS);
+	assert_int_equal(a.secure, 0);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+static void a_certificate_of_nobody_is_refused(void **state)
+{
+	struct tls_client *strict;
+	struct peer a, b;
+	struct why why;
+
+	(void)state;
+	assert_int_equal(tls_client_new(TLS_CHECK_NAME, "", &strict, &why), 0);
+	connect_peers(&a, &b);
+	conn_start_tls_server(a.conn, server);
+	conn_start_tls_client(b.conn, strict, "host.example");
+	run_until(&b.closed);
+	assert_int_equal(b.end, CONN_END_TLS);
+	assert_int_equal(b.secure, 0);
+	peer_done(&a);
+	peer_done(&b);
+	tls_client_unref(strict);
+}
+
+/* ---- connecting ---- */
+
+static void on_accept(void *arg, int fd, const struct addr *addr)
+{
+	struct peer *peer = arg;
+
+	(void)addr;
+	assert_int_equal(conn_new(loop, fd, MUCH, &events, peer, &peer->conn), 0);
+}
+
+static struct listener *listen_here(struct peer *peer, struct addr *ret_addr)
+{
+	struct listener *listener;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	*ret_addr = (struct addr){
+	        .u.in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)},
+	        .len = sizeof(ret_addr->u.in),
+	};
+	assert_int_equal(bind(fd, &ret_addr->u.sa, ret_addr->len), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	assert_int_equal(getsockname(fd, &ret_addr->u.sa, &ret_addr->len), 0);
+	assert_int_equal(listener_new(loop, fd, on_accept, peer, &listener), 0);
+	return listener;
+}
+
+static void a_given_up_connection_calls_nobody(void **state)
+{
+	struct listener *listener;
+	struct peer a, b;
+	struct addr addr;
+
+	(void)state;
+	peer_init(&a);
+	peer_init(&b);
+	listener = listen_here(&a, &addr);
+	assert_int_equal(conn_connect(loop, &addr, MUCH, &events, &b, &b.conn), 0);
+	conn_write(b.conn, SLICE("QUIT\r\n"));
+	conn_close_when_sent(TAKE(b.conn));
+	run_until(&a.closed);
+	assert_int_equal(b.connected + b.drained + b.closed, 0);
+	assert_slice_equal(buf_slice(&a.got), "QUIT\r\n");
+	listener_free(listener);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+static void who_refuses_is_an_error(void **state)
+{
+	struct peer a;
+	struct addr addr;
+
+	(void)state;
+	peer_init(&a);
+	listener_free(listen_here(&a, &addr));
+	int r = conn_connect(loop, &addr, MUCH, &events, &a, &a.conn);
+	if (r == 0) {
+		loop_run(loop);
+		assert_int_equal(a.end, CONN_END_ERROR);
+		assert_int_equal(a.connected, 0);
+	} else {
+		assert_int_equal(r, -ECONNREFUSED);
+	}
+	peer_done(&a);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, start_loop, end_loop)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        TEST(timers_run_in_order),
+	        TEST(posts_arrive_in_order),
+	        TEST(jobs_run_once_and_come_back),
+	        TEST(a_full_queue_takes_no_job),
+	        TEST(everything_comes_back_in_the_clear),
+	        TEST(everything_comes_back_over_tls),
+	        TEST(every_callback_may_free),
+	        TEST(what_was_sent_before_the_end_is_read),
+	        TEST(a_pause_holds_input_and_end_back),
+	        TEST(who_does_not_read_is_left),
+	        TEST(noise_is_no_handshake),
+	        TEST(a_certificate_of_nobody_is_refused),
+	        TEST(a_given_up_connection_calls_nobody),
+	        TEST(who_refuses_is_an_error),
+	};
+
+	return cmocka_run_group_tests(tests, make_credentials, drop_credentials);
+}
