@@ -65,6 +65,7 @@ struct spool_tx {
 	/* of a body in a file */
 	int fd;
 	struct buf step; /* what the job writes */
+	int step_error;  /* of the job, while the loop may set `error` */
 	uint64_t written, paced;
 	XXH3_state_t *sum;
 	struct job job;
@@ -340,8 +341,7 @@ static void run_step(struct job *job)
 {
 	struct spool_tx *tx = container_of(job, struct spool_tx, job);
 
-	if (tx->error == 0)
-		tx->error = write_step(tx);
+	tx->step_error = write_step(tx);
 }
 
 static void start_commit(struct spool_tx *tx);
@@ -352,6 +352,8 @@ static void step_done(struct job *job)
 	struct spool_tx *tx = container_of(job, struct spool_tx, job);
 
 	tx->working = false;
+	if (tx->error == 0)
+		tx->error = tx->step_error;
 	if (tx->state == TX_COMMITTING) {
 		start_commit(tx);
 	} else if (tx->aborted) {
@@ -514,13 +516,14 @@ static void start_commit(struct spool_tx *tx)
 		tx->step = last;
 		tx->job = (struct job){
 		        .loop = tx->loop, .run = run_finish_file, .done = finish_file_done};
-		tx->error = jobs_submit(tx->in->spill, &tx->job);
+		int r = jobs_submit(tx->in->spill, &tx->job);
+		if (r == 0)
+			return; /* `error` is the job's now */
+		tx->error = r;
 	}
-	if (tx->error < 0) {
-		tx->result = tx->error;
-		tx->post.run = on_recorded_post;
-		loop_post(tx->loop, &tx->post);
-	}
+	tx->result = tx->error;
+	tx->post.run = on_recorded_post;
+	loop_post(tx->loop, &tx->post);
 }
 
 void spool_tx_commit(struct spool_tx *tx, const struct spool_commit *commit)

@@ -437,6 +437,19 @@ static void a_failed_sync_is_not_a_promise(void **state)
 	close_out(bench);
 }
 
+/* The worker that writes a body fails while the loop goes on giving it more. */
+static void a_failed_body_is_not_a_promise(void **state)
+{
+	struct bench *bench = *state;
+
+	for (size_t i = 0; i < 200; i++) {
+		write_failures = 1;
+		give(bench, 0, 900000);
+		turn(bench, i + 1, 0, 0);
+		assert_int_equal(bench->results[0], -ENOSPC);
+	}
+}
+
 static void a_full_disk_refuses_and_recovers(void **state)
 {
 	struct bench *bench = *state;
@@ -767,6 +780,7 @@ int main(void)
 	        SPOOL_TEST(deferrals_survive_a_restart),
 	        SPOOL_TEST(a_bounce_settles_and_is_a_message),
 	        SPOOL_TEST(a_failed_sync_is_not_a_promise),
+	        SPOOL_TEST(a_failed_body_is_not_a_promise),
 	        SPOOL_TEST(a_full_disk_refuses_and_recovers),
 	        SPOOL_TEST(room_is_kept_for_what_has_begun),
 	        SPOOL_TEST(marks_are_written_on_a_full_disk),
