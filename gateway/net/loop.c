@@ -170,6 +170,8 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 	struct watch *watch = poll->data;
 	unsigned ready = 0;
 
+	if (status < 0)
+		watch->events = 0; /* libuv has stopped it */
 	if (status < 0 || (events & UV_READABLE) != 0)
 		ready |= WATCH_READ;
 	if (status < 0 || (events & UV_WRITABLE) != 0)
@@ -200,6 +202,9 @@ void watch_set(struct watch *watch, unsigned events)
 	int uv_events = ((events & WATCH_READ) != 0 ? UV_READABLE : 0) |
 	                ((events & WATCH_WRITE) != 0 ? UV_WRITABLE : 0);
 
+	if (events == watch->events)
+		return;
+	watch->events = events;
 	if (uv_events == 0)
 		uv_poll_stop(&watch->poll);
 	else
