@@ -2,16 +2,19 @@
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <stdlib.h>
 
 #include "gateway/mail/address.h"
 #include "gateway/mail/dot.h"
 #include "gateway/mail/dsn.h"
+#include "gateway/mail/ehlo.h"
 #include "gateway/mail/envelope.h"
 #include "gateway/mail/header.h"
 #include "gateway/mail/param.h"
 #include "gateway/mail/path.h"
 #include "gateway/mail/reply.h"
 #include "gateway/mail/sender_right.h"
+#include "gateway/mail/trace.h"
 
 static void mailboxes_are_strict(void **state)
 {
@@ -62,6 +65,165 @@ static void paths_take_no_source_routes(void **state)
 	assert_int_equal(path_parse(&rest, &mailbox), -EINVAL);
 	rest = SLICE("a@b.example");
 	assert_int_equal(path_parse(&rest, &mailbox), -EINVAL);
+}
+
+static void paths_end_where_they_end(void **state)
+{
+	static const struct {
+		const char *text, *mailbox, *rest; /* NULL: refused */
+	} cases[] = {
+	        {"<\"a>b\"@x.example>z", "\"a>b\"@x.example", "z"},
+	        {"<\"a\\\">\"@x.example>", "\"a\\\">\"@x.example", ""},
+	        {"<a@[IPv6:::1]>", "a@[IPv6:::1]", ""},
+	        {"<a@x.example", NULL, NULL},
+	        {"<\"a@x.example>", NULL, NULL},
+	        {"< a@x.example>", NULL, NULL},
+	        {"<a@x.example >", NULL, NULL},
+	        {"<a@x.example.>", NULL, NULL},
+	        {"<a@x_y.example>", NULL, NULL},
+	        {"<a@[1.2.3.4]x>", NULL, NULL},
+	        {"<postmaster>", NULL, NULL},
+	        {"<\xe4@x.example>", NULL, NULL},
+	        {"<\xc0\xaf@x.example>", NULL, NULL},
+	        {"<", NULL, NULL},
+	        {"", NULL, NULL},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct slice rest = slice_str(cases[i].text);
+		struct mailbox mailbox;
+		int r = path_parse(&rest, &mailbox);
+		if ((r == 0) != (cases[i].mailbox != NULL))
+			fail_msg("%s: %d", cases[i].text, r);
+		if (r < 0)
+			continue;
+		assert_slice_equal(mailbox.text, cases[i].mailbox);
+		assert_slice_equal(rest, cases[i].rest);
+	}
+}
+
+static void mailboxes_have_limits(void **state)
+{
+	static const struct {
+		int local, label;
+		bool good;
+	} cases[] = {{64, 63, true}, {65, 63, false}, {64, 64, false}, {0, 10, false}};
+	static const char many[] =
+	        "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
+	char text[400];
+	struct mailbox mailbox;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		snprintf(text, sizeof(text), "%.*s@%.*s.example", cases[i].local, many,
+		        cases[i].label, many);
+		assert_int_equal(mailbox_parse(slice_str(text), &mailbox) == 0, cases[i].good);
+	}
+	/* 254 octets in all (RFC 5321 4.5.3.1.3) */
+	snprintf(text, sizeof(text), "%.64s@%.63s.%.63s.%.61s", many, many, many, many);
+	assert_int_equal(mailbox_parse(slice_str(text), &mailbox), 0);
+	snprintf(text, sizeof(text), "%.64s@%.63s.%.63s.%.62s", many, many, many, many);
+	assert_int_equal(mailbox_parse(slice_str(text), &mailbox), -EINVAL);
+}
+
+static void names_of_clients_cannot_break_received(void **state)
+{
+	static const char *const bad[] = {
+	        "", "a b", "x) by evil (", "a\r\nX: y", "a;b", "\"a\"", "\xc3\xa4.example"};
+	struct trace trace = {
+	        .hostname = "mail.example",
+	        .id = "id1",
+	        .tls_version = "TLS1.3",
+	        .tls_cipher = "AES-256-GCM",
+	        .esmtp = true,
+	        .wall_s = 1700000000,
+	};
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 10000);
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++) {
+		trace.helo = slice_str(bad[i]);
+		buf_clear(&out);
+		assert_int_equal(trace_write(&trace, &out), 0);
+		assert_true(slice_starts_with(
+		        buf_slice(&out), SLICE("Received: from EHLO\r\n\tby mail.example ")));
+	}
+	trace.helo = SLICE("[IPv6:2001:db8::1]");
+	trace.smtputf8 = true;
+	buf_clear(&out);
+	assert_int_equal(trace_write(&trace, &out), 0);
+	assert_slice_equal(buf_slice(&out), "Received: from [IPv6:2001:db8::1]\r\n"
+	                                    "\tby mail.example (Postern) with UTF8SMTPSA id id1\r\n"
+	                                    "\t(using TLS1.3 with cipher AES-256-GCM);\r\n"
+	                                    "\tTue, 14 Nov 2023 22:13:20 +0000\r\n");
+	buf_done(&out);
+}
+
+/* "key=value;" of each, "key;" without value, "!" for malformed. */
+static void list_parameters(struct slice rest, struct buf *out)
+{
+	struct param param;
+	int r;
+
+	while ((r = param_next(&rest, &param)) == 1)
+		assert_int_equal(
+		        buf_printf(out, "%.*s%s%.*s;", SLICE_ARGS(param.key),
+		                param.value.ptr != NULL ? "=" : "", SLICE_ARGS(param.value)),
+		        0);
+	if (r < 0)
+		assert_int_equal(buf_append_str(out, "!"), 0);
+	else
+		assert_int_equal(rest.len, 0);
+}
+
+static void parameters_are_split_at_blanks(void **state)
+{
+	static const struct {
+		const char *text, *parameters;
+	} cases[] = {
+	        {"", ""},
+	        {"  ", ""},
+	        {" SIZE=1", "SIZE=1;"},
+	        {"  SIZE=1  SMTPUTF8 ", "SIZE=1;SMTPUTF8;"},
+	        {" AUTH=<>", "AUTH=<>;"},
+	        {" X-a-1=b", "X-a-1=b;"},
+	        {"SIZE=1", "!"},
+	        {" SIZE=", "!"},
+	        {" =1", "!"},
+	        {" -a=1", "!"},
+	        {" a_b=1", "!"},
+	        {" a=b=c", "!"},
+	        {" a=b\tc", "!"},
+	        {" a=1\tb=2", "!"},
+	        {" a=1 b=\x7f", "a=1;!"},
+	};
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 1000);
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		buf_clear(&out);
+		list_parameters(slice_str(cases[i].text), &out);
+		assert_slice_equal(buf_slice(&out), cases[i].parameters);
+	}
+	buf_done(&out);
+}
+
+static void offers_of_upstreams_are_read(void **state)
+{
+	static const char *const lines[] = {"pipelining", "8BITMIME ", "SIZE  52428800",
+	        "AUTH LOGIN plain", "STARTTLSX", "XSMTPUTF8", ""};
+	struct ehlo ehlo = {0};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(lines); i++)
+		ehlo_take_line(&ehlo, slice_str(lines[i]));
+	assert_true(ehlo.pipelining && ehlo.eightbitmime && ehlo.auth_plain && ehlo.has_size);
+	assert_false(ehlo.starttls || ehlo.smtputf8);
+	assert_true(ehlo.size == 52428800);
+	ehlo_take_line(&ehlo, SLICE("SIZE 99999999999999999999999"));
+	assert_true(ehlo.size == 0);
 }
 
 static void xtext_is_checked(void **state)
@@ -224,6 +386,73 @@ static void headers_are_judged(void **state)
 		if (fault != cases[i].fault)
 			fail_msg("%s: %d", cases[i].block, (int)fault);
 		buf_done(&out);
+	}
+}
+
+static void ignore_mailbox(void *arg, const struct mailbox *mailbox)
+{
+	(void)arg;
+	(void)mailbox;
+}
+
+/* "From" and then so many of a field with a body of that length. */
+static enum header_fault judge_many(const char *name, unsigned count, size_t body_len)
+{
+	struct header_facts facts;
+	struct buf block;
+	char *room;
+
+	buf_init(&block, 2 * HEADER_MAX);
+	assert_int_equal(buf_append_str(&block, "From: a@x.example\r\n"), 0);
+	for (unsigned i = 0; i < count; i++) {
+		assert_int_equal(buf_printf(&block, "%s:", name), 0);
+		assert_int_equal(buf_reserve(&block, body_len, &room), 0);
+		memset(room, 'x', body_len);
+		buf_added(&block, body_len);
+		assert_int_equal(buf_append_str(&block, "\r\n"), 0);
+	}
+	enum header_fault fault =
+	        header_check(buf_slice(&block), false, ignore_mailbox, NULL, &facts);
+	buf_done(&block);
+	return fault;
+}
+
+static void headers_have_limits(void **state)
+{
+	(void)state;
+	assert_int_equal(judge_many("X", HEADER_FIELDS_MAX - 1, 1), HEADER_FINE);
+	assert_int_equal(judge_many("X", HEADER_FIELDS_MAX, 1), HEADER_TOO_BIG);
+	assert_int_equal(judge_many("Received", HEADER_HOPS_MAX, 1), HEADER_FINE);
+	assert_int_equal(judge_many("Received", HEADER_HOPS_MAX + 1, 1), HEADER_LOOP);
+	assert_int_equal(judge_many("X", 1, HEADER_FIELD_MAX - 4), HEADER_FINE);
+	assert_int_equal(judge_many("X", 1, HEADER_FIELD_MAX - 3), HEADER_TOO_BIG);
+	assert_int_equal(judge_many("X", 5, HEADER_FIELD_MAX - 4), HEADER_TOO_BIG);
+}
+
+/* No cut of a header is read as another one, and none is read beyond its end. */
+static void headers_are_judged_at_every_cut(void **state)
+{
+	static const char block[] = "From: \"A\\\" b\" (c (d)) <a@x.example>,\r\n\tb@y.example\r\n"
+	                            "Sender: a@x.example\r\nTo: c@z.example\r\n";
+	(void)state;
+	for (size_t len = 0; len <= sizeof(block) - 1; len++) {
+		struct header_facts facts;
+		struct buf out;
+		char *copy = malloc(len + 1); /* so that a sanitizer sees its end */
+		assert_non_null(copy);
+		memcpy(copy, block, len);
+		copy = realloc(copy, len == 0 ? 1 : len);
+		buf_init(&out, 1000);
+		enum header_fault fault =
+		        header_check(slice_of(copy, len), false, take_mailbox, &out, &facts);
+		bool whole_lines = len > 2 && copy[len - 1] == '\n';
+		if (whole_lines && fault == HEADER_FINE)
+			assert_true(slice_starts_with(
+			        buf_slice(&out), SLICE("a@x.example;b@y.example;")));
+		else
+			assert_int_not_equal(fault, HEADER_FINE);
+		buf_done(&out);
+		free(copy);
 	}
 }
 
@@ -396,10 +625,17 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(mailboxes_are_strict),
 	        cmocka_unit_test(paths_take_no_source_routes),
+	        cmocka_unit_test(paths_end_where_they_end),
+	        cmocka_unit_test(mailboxes_have_limits),
+	        cmocka_unit_test(names_of_clients_cannot_break_received),
+	        cmocka_unit_test(parameters_are_split_at_blanks),
+	        cmocka_unit_test(offers_of_upstreams_are_read),
 	        cmocka_unit_test(xtext_is_checked),
 	        cmocka_unit_test(only_one_end_of_data),
 	        cmocka_unit_test(from_is_read_as_every_reader_reads_it),
 	        cmocka_unit_test(headers_are_judged),
+	        cmocka_unit_test(headers_have_limits),
+	        cmocka_unit_test(headers_are_judged_at_every_cut),
 	        cmocka_unit_test(headers_are_completed),
 	        cmocka_unit_test(rights_cover_what_they_say),
 	        cmocka_unit_test(replies_of_peers_are_bounded),
