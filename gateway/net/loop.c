@@ -109,7 +109,8 @@ void loop_free(struct loop *loop)
 {
 	if (loop == NULL)
 		return;
-	/* Watches too: of connections that were still saying goodbye. */
+	/* All that is left are connections that were still saying goodbye. */
+	timer_run_all(loop);
 	uv_walk(&loop->uv, close_handle, NULL);
 	while (uv_run(&loop->uv, UV_RUN_NOWAIT) != 0)
 		continue;

@@ -110,17 +110,24 @@ void timer_stop(struct timer *timer)
 	}
 }
 
-void timer_run_due(struct loop *loop)
+static void run_until(struct timer_heap *heap, uint64_t now)
 {
-	struct timer_heap *heap = loop_timers(loop);
-	uint64_t now = clock_mono_ms();
-
 	while (heap->count > 0 && heap->entries[1]->due_ms <= now) {
 		struct timer *timer = heap->entries[1];
 		timer_stop(timer);
 		timer->fn(timer->arg);
 	}
+}
+
+void timer_run_due(struct loop *loop)
+{
+	run_until(loop_timers(loop), clock_mono_ms());
 	set_clock(loop);
+}
+
+void timer_run_all(struct loop *loop)
+{
+	run_until(loop_timers(loop), UINT64_MAX);
 }
 
 void timer_heap_done(struct timer_heap *heap)

@@ -36,4 +36,5 @@ struct timer_heap {
 	size_t count, cap;
 };
 void timer_run_due(struct loop *loop);
+void timer_run_all(struct loop *loop); /* as if all were due */
 void timer_heap_done(struct timer_heap *heap);

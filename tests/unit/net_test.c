@@ -497,6 +497,29 @@ static void what_was_sent_before_the_end_is_read(void **state)
 	peer_done(&b);
 }
 
+/* Its peer never closes: the loop's end is its end, descriptor and memory included. */
+static void what_lingers_ends_with_the_loop(void **state)
+{
+	struct loop *own;
+	struct peer a;
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+	peer_init(&a);
+	assert_int_equal(loop_new(&own), 0);
+	assert_int_equal(conn_new(own, ends[0], MUCH, &events, &a, &a.conn), 0);
+	conn_close_when_sent(TAKE(a.conn));
+	loop_stop(own);
+	loop_run(own);
+	assert_int_equal(send(ends[1], "x", 1, MSG_NOSIGNAL), 1);
+	loop_free(own);
+	assert_int_equal(send(ends[1], "x", 1, MSG_NOSIGNAL), -1);
+	assert_int_equal(errno, EPIPE);
+	close(ends[1]);
+	peer_done(&a);
+}
+
 static void a_pause_holds_input_and_end_back(void **state)
 {
 	struct peer a, b;
@@ -648,6 +671,7 @@ int main(void)
 	        TEST(everything_comes_back_over_tls),
 	        TEST(every_callback_may_free),
 	        TEST(what_was_sent_before_the_end_is_read),
+	        TEST(what_lingers_ends_with_the_loop),
 	        TEST(a_pause_holds_input_and_end_back),
 	        TEST(who_does_not_read_is_left),
 	        TEST(noise_is_no_handshake),
