@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: ISC */
-/* Bounces; see dsn.h. */
+/* Delivery status notifications; see dsn.h. */
 #include "gateway/mail/dsn.h"
 
 #include <stdbool.h>
@@ -10,6 +10,11 @@
 /* Enough for any real header; what is longer is cut at a line. */
 #define ORIGINAL_SHOWN 16384
 
+static bool is_delay(const struct dsn *dsn)
+{
+	return dsn->retry_until_s != 0;
+}
+
 static int write_header(const struct dsn *dsn, struct buf *out)
 {
 	char date[CLOCK_TEXT_SIZE];
@@ -18,7 +23,7 @@ static int write_header(const struct dsn *dsn, struct buf *out)
 	        "Date: %s\r\n"
 	        "From: Mail delivery <MAILER-DAEMON@%s>\r\n"
 	        "To: <%.*s>\r\n"
-	        "Subject: Your message could not be delivered\r\n"
+	        "Subject: Your message %s\r\n"
 	        "Message-ID: <%s@%s>\r\n"
 	        "Auto-Submitted: auto-replied\r\n"
 	        "MIME-Version: 1.0\r\n"
@@ -26,33 +31,44 @@ static int write_header(const struct dsn *dsn, struct buf *out)
 	        "Content-Type: multipart/report; report-type=delivery-status;\r\n"
 	        "\tboundary=\"=_%s\"\r\n"
 	        "\r\n",
-	        clock_rfc5322(dsn->wall_s, date), dsn->hostname, SLICE_ARGS(dsn->sender), dsn->id,
+	        clock_rfc5322(dsn->wall_s, date), dsn->hostname, SLICE_ARGS(dsn->sender),
+	        is_delay(dsn) ? "has not been delivered yet" : "could not be delivered", dsn->id,
 	        dsn->hostname, dsn->id);
 }
 
 static int write_words(const struct dsn *dsn, struct buf *out)
 {
+	char until[CLOCK_TEXT_SIZE];
 	int r = buf_printf(out,
 	        "--=_%s\r\n"
 	        "Content-Type: text/plain; charset=utf-8\r\n"
 	        "Content-Transfer-Encoding: 8bit\r\n"
 	        "\r\n"
-	        "Your message %s could not be delivered to:\r\n"
+	        "Your message %s %s to:\r\n"
 	        "\r\n",
-	        dsn->id, dsn->original_id);
+	        dsn->id, dsn->original_id,
+	        is_delay(dsn) ? "has not been delivered yet" : "could not be delivered");
 
 	for (uint32_t i = 0; r == 0 && i < dsn->recipient_count; i++) {
 		const struct dsn_recipient *recipient = &dsn->recipients[i];
 		r = buf_printf(out, "    %.*s\r\n        %.700s\r\n",
 		        SLICE_ARGS(recipient->address), recipient->diagnostic);
 	}
-	return r == 0 ? buf_append_str(out, "\r\n"
-	                                    "It will not be tried again. Please check the "
-	                                    "addresses, or ask whoever\r\n"
-	                                    "runs this mail service and name the message by its "
-	                                    "number above.\r\n"
-	                                    "\r\n")
-	              : r;
+	if (r < 0)
+		return r;
+	if (is_delay(dsn))
+		return buf_printf(out,
+		        "\r\n"
+		        "There is nothing that you need to do: it is tried again and again, "
+		        "until\r\n"
+		        "%s. If it cannot be delivered by then, you will be told.\r\n"
+		        "\r\n",
+		        clock_rfc5322(dsn->retry_until_s, until));
+	return buf_append_str(out,
+	        "\r\n"
+	        "It will not be tried again. Please check the addresses, or ask whoever\r\n"
+	        "runs this mail service and name the message by its number above.\r\n"
+	        "\r\n");
 }
 
 /* What message/delivery-status cannot carry as it is: RFC 6533 3, utf-8-addr-xtext. */
@@ -93,7 +109,7 @@ static const char *diagnostic_type(const char *diagnostic)
 
 static int write_status(const struct dsn *dsn, struct buf *out)
 {
-	char arrived[CLOCK_TEXT_SIZE];
+	char arrived[CLOCK_TEXT_SIZE], until[CLOCK_TEXT_SIZE];
 	int r = buf_printf(out,
 	        "--=_%s\r\n"
 	        "Content-Type: message/delivery-status\r\n"
@@ -108,12 +124,16 @@ static int write_status(const struct dsn *dsn, struct buf *out)
 		if (r == 0)
 			r = write_final_recipient(recipient->address, out);
 		if (r == 0)
-			r = buf_printf(out, "Action: failed\r\nStatus: %s\r\n", recipient->status);
+			r = buf_printf(out, "Action: %s\r\nStatus: %s\r\n",
+			        is_delay(dsn) ? "delayed" : "failed", recipient->status);
 		if (r == 0 && recipient->remote_mta != NULL)
 			r = buf_printf(out, "Remote-MTA: dns; %s\r\n", recipient->remote_mta);
 		if (r == 0 && recipient->remote_mta != NULL)
 			r = buf_printf(out, "Diagnostic-Code: %s; %.700s\r\n",
 			        diagnostic_type(recipient->diagnostic), recipient->diagnostic);
+		if (r == 0 && is_delay(dsn))
+			r = buf_printf(out, "Will-Retry-Until: %s\r\n",
+			        clock_rfc5322(dsn->retry_until_s, until));
 	}
 	return r == 0 ? buf_append_str(out, "\r\n") : r;
 }

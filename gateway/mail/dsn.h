@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Bounces: a multipart/report that tells a sender which recipients did not get a
- * message (RFC 3461 6, RFC 3462, RFC 3464), with the header of the message. Pure.
+ * Delivery status notifications: a multipart/report that tells a sender which
+ * recipients did not get a message, or not yet (RFC 3461 6, RFC 3462, RFC 3464),
+ * with the header of the message. Pure.
  */
 #pragma once
 
@@ -22,6 +23,7 @@ struct dsn {
 	const char *id, *original_id;
 	struct slice sender; /* who gets it */
 	int64_t wall_s, accepted_s;
+	int64_t retry_until_s; /* a notice of delay: it is tried until then; 0: it has failed */
 	const struct dsn_recipient *recipients;
 	uint32_t recipient_count;
 	struct slice original_header; /* a block with its empty line */

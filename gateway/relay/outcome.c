@@ -26,19 +26,27 @@ static void on_marked(void *arg, int result)
 	relay->busy--;
 }
 
-static int write_bounce(struct attempt *attempt, const struct stored_result *failed, uint32_t count,
-        struct buf *header, struct buf *body, struct buf *envelope)
+/* What a notification is about. */
+struct about {
+	struct message_id id; /* of the notification */
+	const struct stored_result *results;
+	uint32_t count;
+	int64_t retry_until_s; /* they are delayed; 0: they have failed */
+};
+
+static int write_dsn(struct attempt *attempt, const struct about *what, struct buf *header,
+        struct buf *body, struct buf *envelope)
 {
 	const struct envelope *about = &attempt->envelope;
 	struct dsn_recipient recipients[BOUNCE_RECIPIENTS_MAX];
 	char id[ID_TEXT + 1], original_id[ID_TEXT + 1];
-	struct message_id bounce = spool_bounce_id(attempt->task->entry, failed, count);
 	struct slice to = about->sender;
 
-	for (uint32_t i = 0; i < count; i++) {
-		const struct result *result = &attempt->results[failed[i].recipient];
+	for (uint32_t i = 0; i < what->count; i++) {
+		uint32_t recipient = what->results[i].recipient;
+		const struct result *result = &attempt->results[recipient];
 		recipients[i] = (struct dsn_recipient){
-		        .address = about->recipients[failed[i].recipient],
+		        .address = about->recipients[recipient],
 		        .status = result->status,
 		        .remote_mta = result->host,
 		        .diagnostic = result->diagnostic,
@@ -46,13 +54,14 @@ static int write_bounce(struct attempt *attempt, const struct stored_result *fai
 	}
 	const struct dsn dsn = {
 	        .hostname = attempt->task->relay->conf->hostname,
-	        .id = id_format(&bounce, id),
+	        .id = id_format(&what->id, id),
 	        .original_id = id_format(&attempt->task->entry->id, original_id),
 	        .sender = about->sender,
 	        .wall_s = clock_wall_s(),
 	        .accepted_s = attempt->task->entry->accepted_us / 1000000,
+	        .retry_until_s = what->retry_until_s,
 	        .recipients = recipients,
-	        .recipient_count = count,
+	        .recipient_count = what->count,
 	        .original_header = attempt->message.stored.header,
 	};
 	int r = dsn_write(&dsn, header, body);
@@ -70,14 +79,23 @@ static int write_bounce(struct attempt *attempt, const struct stored_result *fai
 	return r == 0 ? envelope_encode(&own, envelope) : r;
 }
 
-static int bounce(struct attempt *attempt, const struct stored_result *failed, uint32_t count)
+/* Tells the sender that recipients have failed, or (until when they are tried) are delayed. */
+static int notify(struct attempt *attempt, const struct stored_result *results, uint32_t count,
+        int64_t retry_until_s)
 {
+	uint32_t settled = retry_until_s == 0 ? count : 0;
+	const struct about what = {
+	        .id = spool_bounce_id(attempt->task->entry, results, settled),
+	        .results = results,
+	        .count = count,
+	        .retry_until_s = retry_until_s,
+	};
 	struct buf header, body, envelope;
 
 	buf_init(&header, BOUNCE_MAX);
 	buf_init(&body, BOUNCE_MAX);
 	buf_init(&envelope, BOUNCE_MAX);
-	int r = write_bounce(attempt, failed, count, &header, &body, &envelope);
+	int r = write_dsn(attempt, &what, &header, &body, &envelope);
 	const struct spool_dsn dsn = {
 	        .account = attempt->envelope.account,
 	        .accepted_us = clock_wall_us(),
@@ -86,8 +104,10 @@ static int bounce(struct attempt *attempt, const struct stored_result *failed, u
 	        .body = buf_slice(&body),
 	};
 	if (r == 0)
-		r = spool_bounce(attempt->task->relay->spool, attempt->task->entry, failed, count,
-		        &dsn, on_marked, attempt->task->relay);
+		r = spool_bounce(attempt->task->relay->spool, attempt->task->entry, results,
+		        settled, &dsn, on_marked, attempt->task->relay);
+	if (r == 0)
+		attempt->task->relay->busy++;
 	buf_done(&header);
 	buf_done(&body);
 	buf_done(&envelope);
@@ -107,22 +127,32 @@ static void tell_failed(struct attempt *attempt, const struct stored_result *fai
 	counter_add(CT_RECIPIENTS_FAILED, count);
 }
 
+/* Nobody is told of a notification, nor where there is nobody to tell. */
+static bool may_notify(const struct attempt *attempt)
+{
+	return attempt->envelope.sender.len > 0 && !attempt->task->entry->is_dsn;
+}
+
 /* Settles recipients that failed, with a bounce where somebody can get one. */
 static void give_back(struct attempt *attempt, const struct stored_result *failed, uint32_t count)
 {
 	struct relay *relay = attempt->task->relay;
 	struct spool_entry *entry = attempt->task->entry;
-	bool tell = attempt->envelope.sender.len > 0 && !entry->is_dsn;
+	bool tell = may_notify(attempt);
+	int r;
 
-	int r = tell ? bounce(attempt, failed, count)
-	             : spool_settle(relay->spool, entry, failed, count, on_marked, relay);
+	if (tell) {
+		r = notify(attempt, failed, count, 0);
+	} else {
+		r = spool_settle(relay->spool, entry, failed, count, on_marked, relay);
+		relay->busy += r == 0;
+	}
 	if (r < 0) {
 		/* Without memory: they fail again at the next attempt. */
 		for (uint32_t i = 0; i < count; i++)
 			attempt->results[failed[i].recipient].fate = FATE_DEFERRED;
 		return;
 	}
-	relay->busy++;
 	tell_failed(attempt, failed, count, entry->is_dsn ? EV_MESSAGE_DROPPED : EV_MESSAGE_BOUNCED,
 	        tell ? "sent" : "none");
 }
@@ -157,6 +187,29 @@ static void expire(struct attempt *attempt)
 			attempt_set_fate(
 			        attempt, i, FATE_FAILED, "4.4.7", result->host, result->diagnostic);
 	}
+}
+
+/* Once a message, when it has waited for long, its sender is told. */
+static void tell_delay(struct attempt *attempt)
+{
+	const struct conf_retry *retry = &attempt->task->relay->conf->retry;
+	struct stored_result delayed[BOUNCE_RECIPIENTS_MAX];
+	struct spool_entry *entry = attempt->task->entry;
+	uint32_t count = 0;
+
+	if (entry->delay_told || !attempt_is_readable(attempt) || !may_notify(attempt) ||
+	        entry->age_ms < retry->delay_notice || retry->delay_notice >= retry->expire)
+		return;
+	for (uint32_t i = 0; i < entry->recipients && count < BOUNCE_RECIPIENTS_MAX; i++)
+		if (attempt->results[i].fate == FATE_DEFERRED)
+			delayed[count++] = (struct stored_result){.recipient = i};
+	if (count == 0)
+		return;
+	int64_t until_s = clock_wall_s() + (int64_t)(retry->expire - entry->age_ms) / 1000;
+	/* Without memory: at the next attempt. */
+	if (notify(attempt, delayed, count, until_s) == 0)
+		LOG(&attempt->log, EV_MESSAGE_DELAYED, "recipients=%" PRIu32 " to=%s", count,
+		        LOG_VALUE(attempt->envelope.recipients[delayed[0].recipient]));
 }
 
 /* The wait doubles, and is spread, so that what failed together does not come back together. */
@@ -244,6 +297,8 @@ void outcome_record(struct attempt *attempt)
 	(void)task_age(task);
 	expire(attempt);
 	give_back_failed(attempt);
+	if (!task->relay->stopping)
+		tell_delay(attempt);
 	if (task->entry->unsettled == 0) {
 		task_free(task);
 		return;

@@ -197,7 +197,7 @@ int results_unpack(struct slice octets, struct message_id *ret_id,
 		result.outcome = (enum stored_outcome)unpack_u8(&unpack);
 		each(arg, result);
 	}
-	return 0;
+	return (int)count;
 }
 
 void deferral_pack(const struct stored_deferral *deferral, struct pack *pack)

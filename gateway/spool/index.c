@@ -107,6 +107,7 @@ static void apply_early_marks(struct spool_index *index, struct spool_entry *ent
 	entry->settled = marks->settled;
 	for (uint32_t i = 0; i < entry->recipients; i++)
 		entry->unsettled -= settled_has(&entry->settled, i);
+	entry->delay_told = marks->delay_told;
 	if (marks->has_deferral) {
 		entry->attempt = marks->deferral.attempt;
 		entry->next_us = marks->deferral.next_us;

@@ -13,7 +13,7 @@
 struct early_marks {
 	struct message_id id;
 	struct settled settled;
-	bool has_deferral;
+	bool delay_told, has_deferral;
 	struct stored_deferral deferral;
 };
 

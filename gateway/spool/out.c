@@ -47,6 +47,7 @@ static void replay_result(void *arg, struct stored_result result)
 		(void)!settled_set(&marks->settled, result.recipient);
 }
 
+/* Of a result, or of a bounce: one that settles nobody is a notice of delay. */
 static int replay_results(struct spool_out *out, struct slice octets)
 {
 	struct unpack unpack = unpack_start(octets);
@@ -58,7 +59,10 @@ static int replay_results(struct spool_out *out, struct slice octets)
 	struct early_marks *marks = index_early_marks(&out->index, &id);
 	if (marks == NULL)
 		return -ENOMEM;
-	return results_unpack(octets, &id, replay_result, marks);
+	int r = results_unpack(octets, &id, replay_result, marks);
+	if (r == 0)
+		marks->delay_told = true;
+	return r < 0 ? r : 0;
 }
 
 static int replay_deferral(struct spool_out *out, struct slice octets)
@@ -514,6 +518,8 @@ struct message_id spool_bounce_id(
 	struct message_id id;
 
 	memcpy(about.id, entry->id.bytes, ID_SIZE);
+	if (count == 0)
+		about.kind[0] = 'd';
 	for (uint32_t i = 0; i < count; i++)
 		about.lowest = MIN_OF(about.lowest, results[i].recipient);
 	XXH128_hash_t hash = XXH3_128bits(&about, sizeof(about));
@@ -565,6 +571,7 @@ int spool_bounce(struct spool_out *out, struct spool_entry *entry,
 		mark_free(mark);
 		return r;
 	}
+	entry->delay_told |= count == 0;
 	mark->on_marked = on_marked;
 	mark->arg = arg;
 	mark_append(mark, JOURNAL_SYNCED);

@@ -114,6 +114,7 @@ struct spool_entry {
 	int64_t accepted_us;
 	uint32_t recipients, unsettled;
 	uint32_t attempt; /* made so far */
+	bool delay_told;  /* a notice of delay has been written */
 	int64_t next_us;  /* wall clock, of the next one */
 	uint64_t age_ms;  /* counted so far, without times of a stopped route */
 	/* private */
@@ -213,14 +214,15 @@ struct spool_dsn {
 	struct slice envelope, header, body; /* copied; body at most 1 MiB */
 };
 
-/* The id that a bounce about these recipients gets: the same whenever it is written. */
+/* The id that a bounce as below gets: the same whenever it is written. */
 struct message_id spool_bounce_id(
         const struct spool_entry *entry, const struct stored_result *results, uint32_t count);
 
 /*
  * Writes a bounce that settles these recipients of the entry: one synced record,
- * never one without the other. on_entry for the bounce and then `on_marked` follow.
- * The entry's fate as with spool_settle().
+ * never one without the other. With none it is a notice of delay and is the mark of
+ * that. on_entry for the bounce and then `on_marked` follow. The entry's fate as with
+ * spool_settle().
  */
 int spool_bounce(struct spool_out *out, struct spool_entry *entry,
         const struct stored_result *results, uint32_t count, const struct spool_dsn *dsn,

@@ -230,12 +230,37 @@ def test_what_waited_too_long_goes_back(stage):
     stage.gateway.set_clock(5 * DAY - 600)
     stage.gateway.wait_event("message.deferred", attempt=2)
     assert not stage.gateway.events("message.bounced")
+    assert stage.upstream.take().sender == ""  # a notice of delay
     stage.gateway.set_clock(5 * DAY)
     bounce = stage.upstream.take()
     assert bounce.sender == "" and bounce.recipients == [LOGIN]
     status = email.message_from_bytes(bounce.octets).get_payload()[1].as_string()
     assert "Action: failed" in status and "Status: 4.4.7" in status and "450 4.2.1 mailbox full" in status, status
     stage.gateway.wait_queue(0)
+
+
+def test_a_sender_is_told_once_that_a_message_waits(stage):
+    with_clock(stage)
+    full = ["450 4.2.2 mailbox full"]
+    stage.upstream.reply = lambda verb, line: full[0] if verb == "RCPT" and "bob@" in line else None
+    send(stage, "slow")
+    stage.gateway.wait_event("message.deferred", attempt=1)
+    stage.gateway.set_clock(4 * 3600)
+    notice = stage.upstream.take()
+    assert notice.sender == "" and notice.recipients == [LOGIN]
+    status = email.message_from_bytes(notice.octets).get_payload()[1].as_string()
+    for line in ("Action: delayed", "Status: 4.2.2", "450 4.2.2 mailbox full", "Will-Retry-Until: "):
+        assert line in status, status
+    stage.gateway.set_clock(5 * 3600)
+    stage.gateway.wait_event("message.deferred", attempt=3)
+    stage.gateway.kill_all()
+    stage.gateway.start()
+    stage.gateway.set_clock(6 * 3600)
+    stage.gateway.wait_event("message.deferred", attempt=4)
+    full[0] = None
+    stage.gateway.set_clock(7 * 3600)
+    stage.gateway.wait_queue(0)
+    assert [m.recipients for m in stage.upstream.messages] == [["bob@example.net"]]
 
 
 def test_an_unknown_route_does_not_age_mail(stage):
