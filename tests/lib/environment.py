@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import tempfile
+import time
 
 TOP = pathlib.Path(__file__).resolve().parent.parent.parent
 BUILD = pathlib.Path(os.environ.get("POSTERN_BUILD", TOP / "build"))
@@ -50,6 +51,13 @@ def run(*command, **options):
             said = said.decode("utf-8", "replace")
         raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}: {said.strip()}")
     return done
+
+
+def eventually(condition, seconds=10):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "did not happen in time"
+        time.sleep(0.05)
 
 
 def parse_logfmt(line):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: ISC
 """An upstream that keeps what it gets: a small SMTP server whose replies a test chooses."""
 import base64
+import email
 import socket
 import socketserver
 import ssl
@@ -22,6 +23,10 @@ class Message:
     @property
     def header(self):
         return self.octets.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
+
+    @property
+    def subject(self):
+        return email.message_from_bytes(self.header)["Subject"]
 
     @property
     def body(self):

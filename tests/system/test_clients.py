@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: ISC
 """Every client that people use gets its message through: once, as it was, plus our fields."""
-import re
-import tempfile
 import pathlib
+import re
+import smtplib
+import tempfile
 
 from client import MESSAGE, connect, message
 from dkim_check import opendkim, perl_dkim, python_dkim
-from environment import run
+from environment import eventually, run
+from postfix import Postfix
 from stage import DOMAIN
 
 LOGIN, PASSWORD = "alice@example.org", "secret-1"
@@ -96,6 +98,25 @@ def test_gsasl_with_scram(stage):
                f"--authentication-id={LOGIN}", f"--password={PASSWORD}", "--no-cb", f"--x509-ca-file={stage.authority.certificate}",
                input=b"").stdout.decode()
     assert "235 2.7.0" in said, said
+
+
+def test_postfix_as_a_customers_relay(stage):
+    """Many messages over kept connections, one of them refused for good: each ends once."""
+    postfix = Postfix(stage.folder / "pf", stage.gateway.port, stage.authority.certificate, LOGIN, PASSWORD).start()
+    try:
+        inside = smtplib.SMTP("127.0.0.1", postfix.port, timeout=30)
+        for i in range(20):
+            inside.sendmail(LOGIN, ["bob@example.net", "carol@example.net"], message(f"relayed {i}"))
+        inside.sendmail(LOGIN, ["bob@example.net"], message("not ours", sender="eve@example.com"))
+        inside.quit()
+        taken = stage.upstream.wait(20)
+        eventually(lambda: "550 5.7.1" in postfix.log(), 20)
+        assert sorted(m.subject for m in taken) == sorted(f"relayed {i}" for i in range(20)), postfix.log()
+        assert all(m.recipients == ["bob@example.net", "carol@example.net"] for m in taken)
+        stage.gateway.wait_queue(0)
+        assert len(stage.upstream.messages) == 20
+    finally:
+        postfix.stop()
 
 
 BODIES = {
