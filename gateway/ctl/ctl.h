@@ -33,3 +33,4 @@ int ctl_queue(struct ctl *ctl, int argc, char **argv);
 int ctl_database(struct ctl *ctl, int argc, char **argv);
 int ctl_dkim(struct ctl *ctl, int argc, char **argv);
 int ctl_account(struct ctl *ctl, int argc, char **argv);
+int ctl_status(struct ctl *ctl, int argc, char **argv);

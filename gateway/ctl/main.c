@@ -25,6 +25,7 @@ static const struct group {
         {"queue", ctl_queue,
                 "  queue list [--count]               queue show|delete ID\n"
                 "  queue retry ID|all\n"},
+        {"status", ctl_status, "  status\n"},
 };
 
 static void usage(FILE *to)
@@ -55,7 +56,7 @@ static int run(struct ctl *ctl, int argc, char **argv)
 	for (size_t i = 0; i < ARRAY_LEN(groups); i++) {
 		if (strcmp(groups[i].name, argv[0]) != 0)
 			continue;
-		if (argc < 2)
+		if (argc < 2 && groups[i].run != ctl_status)
 			return ctl_usage(groups[i].name);
 		buf_init(&errors, CONF_ERRORS_MAX);
 		int r = conf_load(ctl->conf_path, &errors, &ctl->conf);

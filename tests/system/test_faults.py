@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: ISC
 """What happens when a part is away, dies, or lies."""
 import email
+import json
 import os
 import signal
 import smtplib
@@ -411,6 +412,19 @@ def test_the_queue_by_the_tool(stage):
     stage.gateway.tool("queue", "retry", "all")
     stage.upstream.wait(2)
     stage.gateway.wait_queue(0)
+
+
+def test_the_counters_by_the_tool(stage):
+    before = json.loads(stage.gateway.tool("--json", "status"))
+    send(stage, recipients=["bob@example.net", "carol@example.net"])
+    stage.upstream.take()
+    eventually(lambda: json.loads(stage.gateway.tool("--json", "status"))["recipients_delivered"]
+               == before["recipients_delivered"] + 2)
+    now = json.loads(stage.gateway.tool("--json", "status"))
+    assert now["messages_accepted"] == before["messages_accepted"] + 1
+    assert now["logins_accepted"] == before["logins_accepted"] + 1
+    assert "messages_accepted" in stage.gateway.tool("status")
+    assert stage.gateway.tool("status", "what", check=False).returncode == 2
 
 
 def test_a_clean_stop_is_quick_and_loses_nothing(stage):
