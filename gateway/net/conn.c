@@ -500,6 +500,11 @@ void conn_free(struct conn *conn)
 	leave(conn);
 }
 
+void conn_fail(struct conn *conn, const char *text)
+{
+	die(conn, CONN_END_ERROR, "%s", text);
+}
+
 void conn_close_when_sent(struct conn *conn)
 {
 	conn->closing = true;

@@ -62,6 +62,9 @@ void conn_free(struct conn *conn);
  */
 void conn_close_when_sent(struct conn *conn);
 
+/* Ends it as an error of its socket would: on_closed follows. */
+void conn_fail(struct conn *conn, const char *text);
+
 /* What has come and is not consumed; valid until consumed or the callback returns. */
 struct slice conn_input(const struct conn *conn);
 void conn_consume(struct conn *conn, size_t len);

@@ -20,7 +20,7 @@
 #define PIECE       65536  /* of the content */
 #define UNSENT_MAX  131072 /* then we wait for the kernel */
 #define DIAGNOSTIC  700
-#define COMMAND_MAX 65536
+#define COMMAND_MAX 32768 /* of a batch: 50 paths of at most 256 octets, and MAIL */
 
 static void send_more(struct session *session);
 static void pump(struct session *session);
@@ -351,8 +351,14 @@ static void send_more(struct session *session)
 	bool pipelining = session->ehlo.pipelining;
 	uint32_t batch = pipelining ? BATCH : 1;
 	struct buf commands;
+	char *room;
 
+	/* All of it now, so that no command can be cut short. */
 	buf_init(&commands, COMMAND_MAX);
+	if (buf_reserve(&commands, COMMAND_MAX, &room) < 0) {
+		session_end(session, "out of memory");
+		return;
+	}
 	if (!tx->mail_sent) {
 		append_mail(session, &commands);
 		tx->mail_sent = true;

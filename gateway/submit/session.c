@@ -78,6 +78,9 @@ void session_reply(struct session *session, enum reply reply, const struct reply
 	buf_init(&line, OUTPUT_MAX / 2);
 	if (reply_write(&line, reply, args) == 0)
 		conn_write(session->conn, buf_slice(&line));
+	else
+		/* A client that gets no reply would wait, and mistake the next one for it. */
+		conn_fail(session->conn, "out of memory");
 	buf_done(&line);
 }
 
