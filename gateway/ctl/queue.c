@@ -83,9 +83,11 @@ static int print_answer(struct ctl *ctl, FILE *answer)
 		return CTL_REFUSED;
 	}
 	while (fgets(line, sizeof(line), answer) != NULL) {
-		if (ctl->json && strchr(line, '=') != NULL) {
+		if (ctl->json) {
 			line[strcspn(line, "\n")] = '\0';
 			print_line_as_json(line);
+		} else if (strncmp(line, "count=", 6) == 0) {
+			fputs(line + 6, stdout);
 		} else {
 			fputs(line, stdout);
 		}

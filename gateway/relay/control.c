@@ -148,7 +148,7 @@ static void do_count(struct client *client, struct slice argument)
 	char text[40];
 
 	(void)argument;
-	snprintf(text, sizeof(text), "ok\n%zu\n", count_messages(client->control));
+	snprintf(text, sizeof(text), "ok\ncount=%zu\n", count_messages(client->control));
 	say(client, text);
 	done(client);
 }

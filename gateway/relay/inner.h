@@ -248,6 +248,7 @@ struct session {
 	struct ehlo ehlo;
 	struct peer_reply reply;
 	unsigned reply_lines;
+	unsigned owed; /* replies to the commands that were sent; the greeting is one */
 	bool secure;
 	char trouble[400];     /* why it ends, or why the last host did not serve */
 	uint64_t transactions; /* begun */

@@ -162,6 +162,7 @@ static void say(struct session *session, enum session_state state, const char *v
 	        line, sizeof(line), "%s%s%s\r\n", verb, argument[0] != '\0' ? " " : "", argument);
 	session->state = state;
 	session->reply_lines = 0;
+	session->owed++;
 	peer_reply_start(&session->reply);
 	conn_write(session->conn, slice_of(line, (size_t)len));
 	session_deadline(session, wait_ms);
@@ -236,6 +237,7 @@ static void have_login(struct job *job)
 		return;
 	}
 	session->state = SESSION_AUTH;
+	session->owed++;
 	peer_reply_start(&session->reply);
 	conn_write(session->conn, buf_slice(&session->room));
 	buf_wipe(&session->room);
@@ -378,16 +380,24 @@ static int take_line(struct session *session)
 static void on_data(void *arg)
 {
 	struct session *session = arg;
+	struct conn *conn = session->conn;
 	int r;
 
-	while (session->conn != NULL && (r = take_line(session)) != -EAGAIN) {
+	while (session->conn == conn && (r = take_line(session)) != -EAGAIN) {
 		if (r < 0) {
 			trouble(session, "the upstream sent a malformed reply");
 			return;
 		}
 		if (r == 0)
 			continue;
+		session->owed -= session->owed > 0;
+		/* Answers to what has not been asked are no answers (RFC 2920 3.1). */
+		bool early = session->owed == 0 && conn_input(conn).len > 0;
 		on_reply(session);
+		if (early && session->conn == conn) {
+			trouble(session, "the upstream talked before it was asked");
+			return;
+		}
 		/* The TLS of a new connection or a new state reads on by itself. */
 		peer_reply_start(&session->reply);
 		session->reply_lines = 0;
@@ -467,6 +477,7 @@ static void connect_next(struct session *session)
 
 	session->state = SESSION_CONNECTING;
 	session->secure = false;
+	session->owed = 1; /* the greeting */
 	peer_reply_start(&session->reply);
 	session_deadline(session, session->upstream->settings->connect_timeout);
 	int r = conn_connect(session->upstream->relay->loop, &session->lookup.addrs[session->addr],

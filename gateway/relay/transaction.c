@@ -78,6 +78,7 @@ static void reset(struct session *session)
 	session->state = SESSION_RSET;
 	session_deadline(session, session->upstream->settings->command_timeout);
 	conn_write(session->conn, SLICE("RSET\r\n"));
+	session->owed++;
 }
 
 /* ---- replies ---- */
@@ -106,20 +107,22 @@ static const char *words_of(const struct peer_reply *reply, char text[DIAGNOSTIC
 	return text;
 }
 
-static void refuse_all(struct session *session)
-{
-	char text[DIAGNOSTIC];
-
-	delivery_set_fate(session->delivery, fate_of(&session->reply), status_of(&session->reply),
-	        session_host(session), words_of(&session->reply, text));
-}
-
 static void refuse_one(struct session *session, uint32_t recipient, enum fate fate)
 {
 	char text[DIAGNOSTIC];
 
 	attempt_set_fate(session->delivery->attempt, recipient, fate, status_of(&session->reply),
 	        session_host(session), words_of(&session->reply, text));
+}
+
+/* What the reply says holds for all recipients whose fate is that. */
+static void refuse_all(struct session *session, enum fate now)
+{
+	struct delivery *delivery = session->delivery;
+
+	for (uint32_t i = 0; i < delivery->count; i++)
+		if (delivery->attempt->results[delivery->recipients[i]].fate == now)
+			refuse_one(session, delivery->recipients[i], fate_of(&session->reply));
 }
 
 /* Before anything else is made of the reply: the delivery waits as if it had not been tried. */
@@ -139,7 +142,7 @@ static void on_mail(struct session *session)
 	if (session->reply.code / 100 == 2)
 		return;
 	session->tx.mail_refused = true;
-	refuse_all(session);
+	refuse_all(session, FATE_OPEN);
 }
 
 static void on_recipient(struct session *session)
@@ -169,6 +172,7 @@ static void send_dot(struct session *session)
 		return;
 	conn_write(session->conn, session->tx.at_line_start ? SLICE(".\r\n") : SLICE("\r\n.\r\n"));
 	session->state = SESSION_DOT;
+	session->owed++;
 	session_deadline(session, session->upstream->settings->data_timeout);
 }
 
@@ -188,8 +192,7 @@ static void on_data_reply(struct session *session)
 		session_end(session, "the upstream did not understand DATA");
 		return;
 	}
-	if (session->tx.accepted > 0)
-		refuse_all(session);
+	refuse_all(session, FATE_ACCEPTED);
 	reset(session);
 }
 
@@ -277,11 +280,12 @@ static void on_dot_reply(struct session *session)
 	if (session->tx.accepted > 0 && class == 2) {
 		/* Without memory for the record it is sent again: twice is better than never. */
 		again = record_delivered(session) == 0 && session->tx.too_many;
-	} else if (session->tx.accepted > 0) {
-		refuse_all(session);
+	} else {
+		refuse_all(session, FATE_ACCEPTED);
 	}
 	session->state = SESSION_ENVELOPE;
 	if (again) {
+		spool_message_done(&session->content);
 		transaction_start(session, delivery);
 		return;
 	}
@@ -343,6 +347,13 @@ static void append_mail(struct session *session, struct buf *out)
 	(void)!buf_append_str(out, "\r\n");
 }
 
+static void append_data(struct session *session, struct buf *out)
+{
+	(void)!buf_append_str(out, "DATA\r\n");
+	session->tx.data_sent = true;
+	session->owed++;
+}
+
 /* Sends the commands that may leave now. All replies to earlier ones are there. */
 static void send_more(struct session *session)
 {
@@ -361,23 +372,22 @@ static void send_more(struct session *session)
 	}
 	if (!tx->mail_sent) {
 		append_mail(session, &commands);
+		session->owed++;
 		tx->mail_sent = true;
 		batch = pipelining ? BATCH : 0;
 	} else if (!pipelining && tx->sent == delivery->count) {
 		batch = 0;
-		(void)!buf_append_str(&commands, "DATA\r\n");
-		tx->data_sent = true;
+		append_data(session, &commands);
 	}
 	for (; batch > 0 && tx->sent < delivery->count; batch--, tx->sent++) {
 		(void)!buf_append_str(&commands, "RCPT TO:");
 		append_path(&commands,
 		        delivery->attempt->envelope.recipients[delivery->recipients[tx->sent]]);
 		(void)!buf_append_str(&commands, "\r\n");
+		session->owed++;
 	}
-	if (pipelining && tx->sent == delivery->count) {
-		(void)!buf_append_str(&commands, "DATA\r\n");
-		tx->data_sent = true;
-	}
+	if (pipelining && tx->sent == delivery->count)
+		append_data(session, &commands);
 	conn_write(session->conn, buf_slice(&commands));
 	buf_done(&commands);
 	session_deadline(session, session->upstream->settings->command_timeout);

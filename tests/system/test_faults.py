@@ -168,6 +168,29 @@ def test_killed_while_delivering(stage):
     assert doubles <= 20, "one for each connection at most"
 
 
+def test_one_recipient_at_a_time_from_a_file(stage):
+    """Each transaction gives back what it opened to read a large body."""
+    taken = []
+
+    def reply(verb, line):
+        if verb == "MAIL":
+            taken.clear()
+        if verb == "RCPT":
+            taken.append(line)
+            return "452 4.5.3 one at a time" if len(taken) > 1 else None
+        return None
+
+    stage.upstream.reply = reply
+    relay = f"/proc/{stage.gateway.children()['relay']}/fd"
+    client = connect(stage)
+    client.sendmail(LOGIN, [f"r{i}@example.net" for i in range(20)], message("large", body=b"0123456789abcde\r\n" * 20000))
+    client.quit()
+    assert sorted(r for m in stage.upstream.wait(20) for r in m.recipients) == sorted(f"r{i}@example.net" for i in range(20))
+    stage.gateway.wait_queue(0)
+    bodies = [link for fd in os.listdir(relay) if ".body" in (link := os.readlink(f"{relay}/{fd}"))]
+    assert not bodies, bodies
+
+
 def test_upstream_says_later(stage):
     answers = iter(["451 4.3.0 later", "451 4.3.0 later"])
     stage.upstream.reply = lambda verb, line: next(answers, None) if verb == "DOT" else None
