@@ -14,6 +14,7 @@ struct loop {
 	uv_loop_t uv;
 	uv_async_t wakeup;
 	uv_prepare_t turn_end;
+	uv_idle_t no_wait; /* runs while work is left for the end of the next turn */
 	uv_timer_t clock;
 	struct list deferred;
 	struct timer_heap timers;
@@ -55,15 +56,29 @@ static void on_wakeup(uv_async_t *wakeup)
 		uv_stop(&loop->uv);
 }
 
+static void on_no_wait(uv_idle_t *no_wait)
+{
+	(void)no_wait;
+}
+
 static void on_turn_end(uv_prepare_t *turn_end)
 {
 	struct loop *loop = turn_end->data;
-	struct list *link;
+	struct list now, *link;
 
-	while ((link = list_pop(&loop->deferred)) != NULL) {
+	/* What is deferred from here on waits for the next turn: nobody keeps the loop for himself.
+	 */
+	list_init(&now);
+	while ((link = list_pop(&loop->deferred)) != NULL)
+		list_append(&now, link);
+	while ((link = list_pop(&now)) != NULL) {
 		struct defer *defer = list_entry(link, struct defer, link);
 		defer->run(defer);
 	}
+	if (list_is_empty(&loop->deferred))
+		uv_idle_stop(&loop->no_wait);
+	else
+		assert_bug(uv_idle_start(&loop->no_wait, on_no_wait) == 0);
 }
 
 static void on_clock(uv_timer_t *clock)
@@ -87,6 +102,7 @@ int loop_new(struct loop **ret_loop)
 	assert_bug(uv_async_init(&loop->uv, &loop->wakeup, on_wakeup) == 0);
 	assert_bug(uv_prepare_init(&loop->uv, &loop->turn_end) == 0);
 	assert_bug(uv_prepare_start(&loop->turn_end, on_turn_end) == 0);
+	assert_bug(uv_idle_init(&loop->uv, &loop->no_wait) == 0);
 	assert_bug(uv_timer_init(&loop->uv, &loop->clock) == 0);
 	loop->wakeup.data = loop->turn_end.data = loop->clock.data = loop;
 	*ret_loop = loop;

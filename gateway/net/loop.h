@@ -40,7 +40,8 @@ void loop_post(struct loop *loop, struct post *post);
 /*
  * Work for the end of the loop's current turn, by its own thread: how callbacks
  * are kept from running inside a call of their owner. Embedded; may be set again
- * while pending (runs once) and cancelled.
+ * while pending (runs once) and cancelled. What such work defers itself runs at the
+ * end of the next turn, which comes without waiting.
  */
 struct defer {
 	struct list link; /* private */

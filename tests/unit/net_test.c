@@ -557,6 +557,89 @@ static void who_does_not_read_is_left(void **state)
 	peer_done(&b);
 }
 
+/* A client that always has more to say than the loop can take. */
+#define TALK_RECORDS 3000
+
+static _Atomic bool talk_enough;
+
+static void *talk(void *arg)
+{
+	static const char octets[16384];
+	gnutls_session_t session;
+	int fd = *(int *)arg;
+
+	assert_int_equal(tls_client_session(client, fd, "host.example", &session), 0);
+	while (gnutls_handshake(session) < 0)
+		continue;
+	/* After one octet, records that take two reads: no turn ends with all of one read. */
+	(void)gnutls_record_send(session, octets, 1);
+	for (unsigned i = 0; i < TALK_RECORDS && !talk_enough; i++)
+		if (gnutls_record_send(session, octets, sizeof(octets)) < 0)
+			break;
+	gnutls_deinit(session);
+	return NULL;
+}
+
+/* Keeps an octet back, as of a line without its end, and needs a while for the others. */
+static void take_slowly(void *arg)
+{
+	struct peer *peer = arg;
+	uint64_t until = clock_mono_us() + 500;
+
+	peer->data++;
+	conn_consume(peer->conn, conn_input(peer->conn).len - 1);
+	while (clock_mono_us() < until)
+		continue;
+}
+
+static void pause_first(void *arg)
+{
+	struct peer *peer = arg;
+
+	peer->secure++;
+	conn_pause(peer->conn);
+}
+
+static void let_talk(void *arg)
+{
+	conn_resume(((struct peer *)arg)->conn);
+}
+
+static void have_turn(void *arg)
+{
+	/* It is due after about 100 reads of half a millisecond. */
+	assert_in_range(((struct peer *)arg)->data, 1, 500);
+	talk_enough = true;
+	loop_stop(loop);
+}
+
+static void a_talker_leaves_the_others_their_turn(void **state)
+{
+	static const struct conn_events slow_events = {
+	        .on_data = take_slowly, .on_secure = pause_first};
+	struct timer resume, turn;
+	struct peer a;
+	pthread_t thread;
+	int fds[2];
+
+	(void)state;
+	talk_enough = false;
+	peer_init(&a);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &slow_events, &a, &a.conn), 0);
+	conn_start_tls_server(a.conn, server);
+	assert_int_equal(pthread_create(&thread, NULL, talk, &fds[1]), 0);
+	run_until(&a.secure);
+	timer_init(&resume, loop, let_talk, &a);
+	timer_start(&resume, 50); /* the socket is full by then */
+	timer_init(&turn, loop, have_turn, &a);
+	timer_start(&turn, 100);
+	loop_run(loop);
+	peer_done(&a);
+	pthread_join(thread, NULL);
+	close(fds[1]);
+}
+
 static void noise_is_no_handshake(void **state)
 {
 	struct peer a, b;
@@ -674,6 +757,7 @@ int main(void)
 	        TEST(what_lingers_ends_with_the_loop),
 	        TEST(a_pause_holds_input_and_end_back),
 	        TEST(who_does_not_read_is_left),
+	        TEST(a_talker_leaves_the_others_their_turn),
 	        TEST(noise_is_no_handshake),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
