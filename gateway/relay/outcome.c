@@ -14,7 +14,7 @@
 #include "gateway/relay/inner.h"
 
 /* So that a bounce's record stays below its limit however much the upstream said. */
-#define BOUNCE_RECIPIENTS_MAX 400
+#define BOUNCE_RECIPIENTS_MAX 300
 #define BOUNCE_MAX            (1U << 20)
 
 static void on_marked(void *arg, int result)

@@ -585,6 +585,42 @@ static void bounces_are_reports(void **state)
 	buf_done(&body);
 }
 
+/* So many fit into 1 MiB at their longest: `relay` counts on it. */
+static void bounces_of_many_have_room(void **state)
+{
+	static struct dsn_recipient recipients[300];
+	char address[PATH_TEXT_MAX + 1], diagnostic[801], host[256];
+	const struct dsn dsn = {
+	        .hostname = "mail.example",
+	        .id = "bounce",
+	        .original_id = "first",
+	        .sender = SLICE("a@x.example"),
+	        .recipients = recipients,
+	        .recipient_count = ARRAY_LEN(recipients),
+	        .original_header = SLICE(""),
+	};
+	struct buf header, body;
+
+	(void)state;
+	/* Both take most room when escaped. */
+	memset(address, '+', 64);
+	address[64] = '@';
+	for (size_t i = 65; i + 2 < sizeof(address); i += 2)
+		memcpy(address + i, "\xc4\x80", 2);
+	memset(diagnostic, 'x', sizeof(diagnostic) - 1);
+	diagnostic[sizeof(diagnostic) - 1] = '\0';
+	memset(host, 'h', sizeof(host) - 1);
+	host[sizeof(host) - 1] = '\0';
+	for (size_t i = 0; i < ARRAY_LEN(recipients); i++)
+		recipients[i] = (struct dsn_recipient){
+		        slice_of(address, 65 + 188), "5.100.100", host, diagnostic};
+	buf_init(&header, 1U << 20);
+	buf_init(&body, 1U << 20);
+	assert_int_equal(dsn_write(&dsn, &header, &body), 0);
+	buf_done(&header);
+	buf_done(&body);
+}
+
 static void envelopes_read_back(void **state)
 {
 	struct slice recipients[] = {SLICE("b@y.example"), SLICE("c@y.example")};
@@ -640,6 +676,7 @@ int main(void)
 	        cmocka_unit_test(rights_cover_what_they_say),
 	        cmocka_unit_test(replies_of_peers_are_bounded),
 	        cmocka_unit_test(bounces_are_reports),
+	        cmocka_unit_test(bounces_of_many_have_room),
 	        cmocka_unit_test(envelopes_read_back),
 	};
 
