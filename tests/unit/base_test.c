@@ -3,9 +3,12 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <unistd.h>
 
+#include "gateway/base/addr.h"
 #include "gateway/base/arena.h"
 #include "gateway/base/buf.h"
+#include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
 #include "gateway/base/id.h"
 #include "gateway/base/log.h"
@@ -105,6 +108,65 @@ static void base64_is_strict(void **state)
 	buf_done(&out);
 }
 
+static void addresses_read_back(void **state)
+{
+	static const char *const good[] = {"192.0.2.1:587", "[::]:25", "[2001:db8::1]:65535"};
+	static const char *const bad[] = {"", ":25", "192.0.2.1", "192.0.2.1:", "192.0.2.1:0",
+	        "192.0.2.1:65536", "192.0.2.1:+1", "192.0.2.256:25", "::1:25", "[::1]", "[::1]25",
+	        "[]:25", "[192.0.2.1]:25", "host.example:25",
+	        "[2001:db8:2001:db8:2001:db8:2001:db8:2001:db8:2001:db8]:25"};
+	struct addr addr, other;
+	char text[ADDR_TEXT];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		assert_int_equal(addr_parse(slice_str(good[i]), &addr), 0);
+		assert_string_equal(addr_format(&addr, text), good[i]);
+		assert_int_equal(addr_from_sockaddr(&addr.u.sa, addr.len, &other), 0);
+		assert_true(addr_same_ip(&addr, &other));
+		assert_int_equal(
+		        addr_from_sockaddr(&addr.u.sa, addr.len - 1, &other), -EAFNOSUPPORT);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		if (addr_parse(slice_str(bad[i]), &addr) != -EINVAL)
+			fail_msg("%s", bad[i]);
+}
+
+static void dates_follow_no_locale(void **state)
+{
+	char text[CLOCK_TEXT_SIZE];
+
+	(void)state;
+	/* RFC 5322 3.3, RFC 3339 */
+	assert_string_equal(clock_rfc5322(0, text), "Thu, 1 Jan 1970 00:00:00 +0000");
+	assert_string_equal(clock_rfc5322(1709210096, text), "Thu, 29 Feb 2024 12:34:56 +0000");
+	assert_string_equal(clock_iso(1709210096, text), "2024-02-29T12:34:56Z");
+	assert_true(strlen(clock_rfc5322(INT64_MAX, text)) < CLOCK_TEXT_SIZE);
+}
+
+/* A file that gives less than it has, and one that gives too much. */
+static void files_fill_buffers_to_their_maximum(void **state)
+{
+	struct buf buf;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], "12345678", 8), 8);
+	close(fds[1]);
+	buf_init(&buf, 8);
+	assert_int_equal(buf_read_fd(&buf, fds[0]), 0);
+	assert_slice_equal(buf_slice(&buf), "12345678");
+	buf_done(&buf);
+	close(fds[0]);
+	assert_int_equal(pipe(fds), 0);
+	assert_int_equal(write(fds[1], "123456789", 9), 9);
+	close(fds[1]);
+	assert_int_equal(buf_read_fd(&buf, fds[0]), -ENOBUFS);
+	buf_done(&buf);
+	close(fds[0]);
+}
+
 static void ids_read_back(void **state)
 {
 	struct message_id id = id_new(), back;
@@ -178,6 +240,9 @@ int main(void)
 	        cmocka_unit_test(buffers_stay_within_their_maximum),
 	        cmocka_unit_test(arenas_are_bounded),
 	        cmocka_unit_test(base64_is_strict),
+	        cmocka_unit_test(addresses_read_back),
+	        cmocka_unit_test(dates_follow_no_locale),
+	        cmocka_unit_test(files_fill_buffers_to_their_maximum),
 	        cmocka_unit_test(ids_read_back),
 	        cmocka_unit_test(maps_find_what_was_put),
 	        cmocka_unit_test(records_keep_their_first_error),

@@ -530,6 +530,64 @@ static void replies_of_peers_are_bounded(void **state)
 	assert_int_equal(r, -EBADMSG);
 }
 
+static void texts_of_peers_are_cut_and_printable(void **state)
+{
+	static char line[PEER_REPLY_LINE_MAX + 1];
+	struct peer_reply reply;
+
+	(void)state;
+	memset(line, '\xff', sizeof(line));
+	memcpy(line, "550-", 4);
+	for (size_t len = PEER_REPLY_TEXT_MAX - 4; len <= PEER_REPLY_TEXT_MAX + 8; len++) {
+		peer_reply_start(&reply);
+		assert_int_equal(peer_reply_line(&reply, slice_of(line, len)), 0);
+		assert_int_equal(peer_reply_line(&reply, slice_of(line, len)), 0);
+		assert_int_equal(peer_reply_line(&reply, SLICE("550 5.7.1")), 1);
+		assert_int_equal(strlen(reply.text), PEER_REPLY_TEXT_MAX);
+		assert_int_equal(strspn(reply.text, "? "), PEER_REPLY_TEXT_MAX);
+		assert_string_equal(reply.enhanced, "5.7.1");
+	}
+	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, slice_of(line, sizeof(line))), -EBADMSG);
+}
+
+static void codes_of_peers_are_strict(void **state)
+{
+	static const struct {
+		const char *line;
+		int result;
+		const char *enhanced;
+	} cases[] = {
+	        {"250", 1, ""},
+	        {"250 ", 1, ""},
+	        {"250-", 0, ""},
+	        {"450 4.7.1 later", 1, "4.7.1"},
+	        {"450 5.7.1 not of its class", 1, ""},
+	        {"550 5.1234.1 no", 1, ""},
+	        {"550 5.1 no", 1, ""},
+	        {"550 5.1.1", 1, "5.1.1"},
+	        {"550 5.1.1x", 1, ""},
+	        {"", -EBADMSG, NULL},
+	        {"25", -EBADMSG, NULL},
+	        {"150 no", -EBADMSG, NULL},
+	        {"650 no", -EBADMSG, NULL},
+	        {"2500 no", -EBADMSG, NULL},
+	        {"250_no", -EBADMSG, NULL},
+	        {" 250 no", -EBADMSG, NULL},
+	        {"2x0 no", -EBADMSG, NULL},
+	};
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct peer_reply reply;
+		peer_reply_start(&reply);
+		int r = peer_reply_line(&reply, slice_str(cases[i].line));
+		if (r != cases[i].result)
+			fail_msg("%s: %d", cases[i].line, r);
+		if (r >= 0)
+			assert_string_equal(reply.enhanced, cases[i].enhanced);
+	}
+}
+
 static void assert_has(struct slice text, const char *part)
 {
 	if (memmem(text.ptr, text.len, part, strlen(part)) == NULL)
@@ -675,6 +733,8 @@ int main(void)
 	        cmocka_unit_test(headers_are_completed),
 	        cmocka_unit_test(rights_cover_what_they_say),
 	        cmocka_unit_test(replies_of_peers_are_bounded),
+	        cmocka_unit_test(texts_of_peers_are_cut_and_printable),
+	        cmocka_unit_test(codes_of_peers_are_strict),
 	        cmocka_unit_test(bounces_are_reports),
 	        cmocka_unit_test(bounces_of_many_have_room),
 	        cmocka_unit_test(envelopes_read_back),

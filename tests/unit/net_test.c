@@ -5,6 +5,7 @@
 #include <gnutls/x509.h>
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -722,6 +723,41 @@ static void a_given_up_connection_calls_nobody(void **state)
 	peer_done(&b);
 }
 
+static void lift_limit(void *arg)
+{
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, arg), 0);
+}
+
+static void a_listener_waits_for_descriptors(void **state)
+{
+	struct listener *listener;
+	struct rlimit limit, none;
+	struct timer lift;
+	struct peer a, b;
+	struct addr addr;
+
+	(void)state;
+	peer_init(&a);
+	peer_init(&b);
+	listener = listen_here(&a, &addr);
+	assert_int_equal(conn_connect(loop, &addr, MUCH, &events, &b, &b.conn), 0);
+	conn_write(b.conn, SLICE("hello"));
+	a.wanted = strlen("hello");
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+	none = limit;
+	none.rlim_cur = 0;
+	lift_limit(&none);
+	timer_init(&lift, loop, lift_limit, &limit);
+	timer_start(&lift, 50);
+	run_until(&b.connected);
+	assert_null(a.conn);
+	loop_run(loop);
+	assert_slice_equal(buf_slice(&a.got), "hello");
+	listener_free(listener);
+	peer_done(&a);
+	peer_done(&b);
+}
+
 static void who_refuses_is_an_error(void **state)
 {
 	struct peer a;
@@ -761,6 +797,7 @@ int main(void)
 	        TEST(noise_is_no_handshake),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
+	        TEST(a_listener_waits_for_descriptors),
 	        TEST(who_refuses_is_an_error),
 	};
 
