@@ -218,6 +218,16 @@ const char *header_fault_text(enum header_fault fault)
 	return "it cannot be read";
 }
 
+/*
+ * Hidden recipients (RFC 5322 3.6.3, 3.6.6), and what only final delivery may write (RFC
+ * 5321 4.4): nobody has checked the sender in there.
+ */
+static bool is_dropped(const struct header_field *field)
+{
+	return is_named(field, SLICE("Bcc")) || is_named(field, SLICE("Resent-Bcc")) ||
+	       is_named(field, SLICE("Return-Path"));
+}
+
 int header_fix(struct slice block, const struct header_additions *additions, struct buf *out)
 {
 	struct header_field field;
@@ -228,7 +238,7 @@ int header_fix(struct slice block, const struct header_additions *additions, str
 	if (r == 0 && additions->message_id != NULL)
 		r = buf_printf(out, "Message-ID: %s\r\n", additions->message_id);
 	while (r == 0 && header_next(&block, &field) == 1) {
-		if (!is_named(&field, SLICE("Bcc")) && !is_named(&field, SLICE("Resent-Bcc")))
+		if (!is_dropped(&field))
 			r = buf_append_slice(out, field.all);
 	}
 	return r == 0 ? buf_append(out, "\r\n", 2) : r;

@@ -62,7 +62,7 @@ struct header_additions {
 
 /*
  * Writes the final header block: Received on top, missing fields, then the block
- * without Bcc and Resent-Bcc, then the empty line. As buf_append.
+ * without Bcc, Resent-Bcc and Return-Path, then the empty line. As buf_append.
  */
 int header_fix(
         struct slice block, const struct header_additions *additions, struct buf *out) must_check;

@@ -469,7 +469,8 @@ static void headers_are_completed(void **state)
 	buf_init(&out, 1000);
 	assert_int_equal(header_fix(SLICE("From: a@x.example\r\nBcc: b@y.example,\r\n "
 	                                  "c@y.example\r\nTo: d@y.example\r\n"
-	                                  "resent-bcc: e@y.example\r\n"),
+	                                  "resent-bcc: e@y.example\r\n"
+	                                  "Return-Path: <f@y.example>\r\n"),
 	                         &additions, &out),
 	        0);
 	struct slice all = buf_slice(&out);
@@ -477,6 +478,7 @@ static void headers_are_completed(void **state)
 	assert_null(memmem(all.ptr, all.len, "Bcc", 3));
 	assert_null(memmem(all.ptr, all.len, "c@y", 3));
 	assert_null(memmem(all.ptr, all.len, "e@y", 3));
+	assert_null(memmem(all.ptr, all.len, "f@y", 3));
 	assert_non_null(memmem(all.ptr, all.len, "Date: today\r\n", 13));
 	assert_true(slice_ends_with_nocase(all, SLICE("\r\n\r\n")));
 	buf_done(&out);
