@@ -136,8 +136,11 @@ declare
     charge bigint;
     w bigint[];
     sum_now bigint;
+    used_now bigint;
+    ends timestamptz;
     q bigint;
     t bigint;
+    set_back boolean;
     amounts bigint[];
     all_measures text[];
     all_pers bigint[];
@@ -159,17 +162,19 @@ begin
         end if;
         select array_agg(x.measure order by x.measure, x.per_us), array_agg(x.per_us order by x.measure, x.per_us), array_agg(x.amount order by x.measure, x.per_us)
             into all_measures, all_pers, amounts from postern.limits_of(e.account) x;
+        -- Nothing was counted, so there is nothing to give back: no slot is that of time 0.
         if all_measures is null then
-            charged_at := postern.now_us();
             return next;
             continue;
         end if;
         insert into postern.rate_state (account, last_us) values (e.account, 0) on conflict do nothing;
         select * into s from postern.rate_state rs where rs.account = e.account for update;
         t := postern.now_us();
-        if s.last_us > t and s.last_us <= t + all_pers[1] / 12 then
+        -- Up to a slot of the shortest window ahead: time stands still. More: the clock was set back.
+        if s.last_us > t and s.last_us <= t + (select min(p) from unnest(all_pers) p) / 12 then
             t := s.last_us;
         end if;
+        set_back := s.last_us > t;
         s := postern.rate_state_at(s, t, all_measures, all_pers);
 
         -- All windows are tested, then all are written.
@@ -178,34 +183,38 @@ begin
             w := s.counts[(i - 1) * 13 + 1 : i * 13];
             sum_now := (select sum(c) from unnest(w) c);
             continue when charge = 0 or sum_now + charge <= amounts[i];
-            if verdict = 'ok' or (verdict = 'limit' and charge > amounts[i]) then
-                verdict := case when charge > amounts[i] then 'never' else 'limit' end;
-                measure := all_measures[i];
-                per_text := postern.per_text(all_pers[i]);
-                used := sum_now;
-                amount := amounts[i];
-                next_at := null;
-            end if;
-            if charge <= amounts[i] then
-                -- The oldest counters leave first; a counter of slot q leaves when slot q + 13 begins.
-                for k in 0 .. 12 loop
-                    q := s.slots[i] - 12 + k;
-                    sum_now := sum_now - w[((q % 13 + 13) % 13)::integer + 1];
-                    if sum_now + charge <= amounts[i] then
-                        next_at := greatest(next_at, to_timestamp(ceil((q + 13) * all_pers[i] / 12.0 / 1000000)));
-                        exit;
-                    end if;
-                end loop;
-            end if;
+            ends := null;
+            used_now := sum_now;
+            -- The oldest counters leave first; a counter of slot q leaves when slot q + 13 begins.
+            for k in 0 .. 12 loop
+                exit when charge > amounts[i];
+                q := s.slots[i] - 12 + k;
+                sum_now := sum_now - w[((q % 13 + 13) % 13)::integer + 1];
+                if sum_now + charge <= amounts[i] then
+                    ends := to_timestamp(ceil((q + 13) * all_pers[i] / 12.0 / 1000000));
+                    exit;
+                end if;
+            end loop;
+            -- The answer names the limit that ends last; one that never ends is the last.
+            continue when verdict = 'never' or ends <= next_at;
+            verdict := case when ends is null then 'never' else 'limit' end;
+            measure := all_measures[i];
+            per_text := postern.per_text(all_pers[i]);
+            used := used_now;
+            amount := amounts[i];
+            next_at := ends;
         end loop;
         if verdict = 'ok' then
             for i in 1 .. array_length(all_measures, 1) loop
                 charge := case all_measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
                 s.counts[(i - 1) * 13 + (s.slots[i] % 13)::integer + 1] := s.counts[(i - 1) * 13 + (s.slots[i] % 13)::integer + 1] + charge;
             end loop;
+            charged_at := t;
+        end if;
+        -- New dates are kept whatever the verdict, or the counters would never grow older.
+        if verdict = 'ok' or set_back then
             update postern.rate_state rs set last_us = s.last_us, measures = s.measures, pers_us = s.pers_us, slots = s.slots, counts = s.counts
                 where rs.account = e.account;
-            charged_at := t;
         end if;
         return next;
     end loop;
@@ -253,7 +262,7 @@ begin
     if p_amount is not null then
         insert into postern.rate_limit (plan, account, measure, per, amount) values (p_plan, p_account, p_measure, p_per, p_amount);
     end if;
-exception when check_violation then
+exception when check_violation or not_null_violation then
     raise exception 'this is no limit: % % per %', p_amount, p_measure, p_per
         using hint = 'messages, recipients or bytes; 12 seconds to 366 days, without months; amount 0 or more, null to remove.';
 end
@@ -273,7 +282,7 @@ create function postern.plan_limit_set(plan text, measure text, per interval, am
 language plpgsql security definer set search_path = postern, pg_temp as $$
 begin
     if not exists (select from postern.plan p where p.name = plan_limit_set.plan) then
-        raise exception 'there is no plan "%"', plan using hint = 'select postern.plan_set(''' || plan || ''');';
+        raise exception 'there is no plan "%"', plan using hint = 'select postern.plan_set(' || quote_nullable(plan) || ');';
     end if;
     perform postern.limit_put(plan, null, measure, per, amount);
     perform postern.note('plan_limit_set', plan, format('%s %s per %s', amount, measure, per));
