@@ -24,6 +24,17 @@ $$;
 create schema if not exists postern;
 alter schema postern owner to postern_owner;
 comment on schema postern is 'Postern, the mail submission gateway: accounts, rights, limits, DKIM keys.';
+do $$
+declare
+    elsewhere text := (select n.nspname from pg_catalog.pg_extension e join pg_catalog.pg_namespace n on n.oid = e.extnamespace
+        where e.extname = 'pgcrypto' and n.nspname <> 'postern');
+begin
+    if elsewhere is not null then
+        raise exception 'the extension pgcrypto is in the schema "%"; Postern needs it in its own', elsewhere
+            using hint = 'Give Postern a database of its own, or: alter extension pgcrypto set schema postern;';
+    end if;
+end
+$$;
 create extension if not exists pgcrypto with schema postern;
 
 grant usage on schema postern to postern_admin, postern_auth, postern_relay;
@@ -63,11 +74,11 @@ insert into postern.plan (name) values ('default');
 
 create table postern.account (
     id bigint generated always as identity primary key,
-    login text not null check (login ~ '^[^[:cntrl:][:space:]]{1,254}$'),
+    login text not null check (login ~ '^[^[:cntrl:][:space:]]+$' and octet_length(login) <= 254),
     plan text not null default 'default' references postern.plan on update cascade,
     state text not null default 'active' check (state in ('active', 'suspended', 'closed')),
     state_reason text,
-    route text,
+    route text check (route ~ '^[A-Za-z][-A-Za-z0-9_]{0,63}$'),
     created_at timestamptz not null default now()
 );
 create unique index account_login on postern.account (lower(login collate "C"));
@@ -105,7 +116,8 @@ comment on column postern.credential.created_at is 'When it was made.';
 
 create table postern.sender (
     account bigint not null references postern.account on delete cascade,
-    pattern text not null check (pattern ~ '^[^[:cntrl:][:space:]@]*(\+\*)?@\.?[^[:cntrl:][:space:]@*]+$'),
+    pattern text not null check (pattern ~ '^([^[:cntrl:][:space:]@*]*|[^[:cntrl:][:space:]@*]+\+\*)@\.?[^[:cntrl:][:space:]@*.][^[:cntrl:][:space:]@*]*$'
+        and octet_length(pattern) <= 320),
     primary key (account, pattern)
 );
 comment on table postern.sender is 'Addresses an account may send as, beside its login.';
@@ -239,10 +251,12 @@ language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
     usable boolean := length(password) between 1 and 256 and password !~ '[[:cntrl:]]';
 begin
-    if password ~ '^SCRAM-SHA-256\$[0-9]{4,5}:[A-Za-z0-9+/]{8,88}={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$' then
-        if substring(password from '\$([0-9]+):')::integer not between 4096 and 65536 then
-            raise exception 'the verifier has % iterations', substring(password from '\$([0-9]+):')
-                using hint = 'Clients refuse more than 65536, and fewer than 4096 are too weak.';
+    -- A ready verifier. One that is almost right is a mistake, not a password.
+    if password like 'SCRAM-SHA-256$%' then
+        if password !~ '^SCRAM-SHA-256\$[1-9][0-9]{3,4}:([A-Za-z0-9+/]{4}){1,20}([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==)\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=$'
+            or substring(password from '\$([0-9]+):')::integer not between 4096 and 65536 then
+            raise exception 'this verifier cannot be used'
+                using hint = 'SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey; 4096 to 65536 iterations, all else in base64.';
         end if;
         return password;
     end if;
@@ -282,7 +296,7 @@ declare
     new_id bigint;
 begin
     if not exists (select from postern.plan p where p.name = account_create.plan) then
-        raise exception 'there is no plan "%"', plan using hint = 'select postern.plan_set(''' || plan || ''');';
+        raise exception 'there is no plan "%"', plan using hint = 'select postern.plan_set(' || quote_nullable(plan) || ');';
     end if;
     insert into postern.account (login, plan) values (account_create.login, account_create.plan) returning id into new_id;
     if password is not null then
@@ -293,8 +307,8 @@ begin
 exception
     when unique_violation then
         raise exception 'there is an account "%" already', login using hint = 'Use postern.account_set_password to change it.';
-    when check_violation then
-        raise exception '"%" cannot be a login', left(login, 60) using hint = '1 to 254 characters without blanks; usually an address.';
+    when check_violation or not_null_violation then
+        raise exception '"%" cannot be a login', left(login, 60) using hint = '1 to 254 octets without blanks; usually an address.';
 end
 $$;
 comment on function postern.account_create is 'Makes an account. The password may be clear or a ready verifier; null: none yet.';
@@ -381,12 +395,14 @@ language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
     a bigint := postern.account_id(login);
 begin
-    if (select count(*) from postern.sender where account = a) >= 500 then
-        raise exception 'the account "%" has 500 sender rights already', login using hint = 'Grant a whole domain: @domain.';
+    -- All of them travel to a session in one datagram.
+    if (select count(*) >= 500 or sum(octet_length(s.pattern)) > 50000 from postern.sender s where account = a) then
+        raise exception 'the account "%" has 500 sender rights, or 50000 octets of them, already', login
+            using hint = 'Grant a whole domain: @domain.';
     end if;
     insert into postern.sender values (a, sender_grant.pattern) on conflict do nothing;
     perform postern.note('sender_grant', login, pattern);
-exception when check_violation then
+exception when check_violation or not_null_violation then
     raise exception '"%" is no sender pattern', left(pattern, 60) using hint = 'user@domain, @domain, @.domain or user+*@domain';
 end
 $$;
@@ -412,6 +428,9 @@ begin
         on conflict on constraint plan_pkey do update set message_bytes = excluded.message_bytes,
             recipients_per_message = excluded.recipients_per_message, connections = excluded.connections, sign_required = excluded.sign_required;
     perform postern.note('plan_set', name);
+exception when check_violation or not_null_violation then
+    raise exception 'this is no plan: "%"', left(name, 60)
+        using hint = 'A name of letters, digits and -_. (at most 64), limits above 0, sign_required true or false.';
 end
 $$;
 comment on function postern.plan_set is 'Makes or changes a plan; what is not given is unlimited.';
@@ -441,7 +460,8 @@ returns table (account bigint, login text, state text, state_reason text, route 
 language sql stable security definer set search_path = postern, pg_temp as $$
     select a.id, a.login, a.state, a.state_reason, a.route, p.message_bytes, p.recipients_per_message, p.connections,
         (select array_agg(s.pattern) from postern.sender s where s.account = a.id)
-            || case when position('@' in a.login) > 0 then array[a.login] else '{}'::text[] end,
+            -- An address, not what would be a pattern of more than one.
+            || case when a.login ~ '^[^@*]+@[^@*.][^@*]*$' then array[a.login] else '{}'::text[] end,
         c.ids, c.verifiers
     from postern.account a
     join postern.plan p on p.name = a.plan

@@ -78,3 +78,62 @@ def test_a_database_that_is_not_utf8(stage):
     finally:
         stage.cluster.database = before
         stage.gateway.write_conf()
+
+
+def test_logins_and_patterns_that_would_say_more_than_meant(stage):
+    """A login is no pattern, however it is written; a pattern that means nothing is refused."""
+    stage.account("@example.org", "secret-7")
+    stage.account("mallory+*@example.org", "secret-7")
+    for login in ("@example.org", "mallory+*@example.org"):
+        bare = session(stage, login=False)
+        assert bare.ask(plain(login, "secret-7")).startswith("235")
+        for sender in ("alice@example.org", "mallory+x@example.org"):
+            assert bare.ask(f"MAIL FROM:<{sender}>").startswith("550 5.7.1"), (login, sender)
+    for pattern in ("*@example.org", "al*ce@example.org", "+*@example.org", "alice@", "@.", "@..example.org", "alice",
+                    "a@b@example.org", "x" * 310 + "@example.org"):
+        said = fails(lambda: stage.cluster.sql("select postern.sender_grant('alice@example.org', :'p')", p=pattern))
+        assert "is no sender pattern" in said and "user+*@domain" in said, said
+    for pattern in ("@shop.example", "@.shop.example", "alice+*@shop.example", "alice@shop.example"):
+        stage.cluster.sql("select postern.sender_grant('alice@example.org', :'p')", p=pattern)
+        stage.cluster.sql("select postern.sender_revoke('alice@example.org', :'p')", p=pattern)
+
+
+def test_what_admins_get_wrong_is_told(stage):
+    verifier = "SCRAM-SHA-256$4096:" + "A" * 22 + "==$" + "A" * 43 + "=:" + "A" * 43 + "="
+    stage.cluster.sql("select postern.account_create('verified@example.org', :'v')", v=verifier)
+    for statement, words in (
+            ("select postern.account_create('x', null, null)", "there is no plan"),
+            ("select postern.account_create(null)", "cannot be a login"),
+            ("select postern.account_create(repeat('é', 200))", "cannot be a login"),
+            ("select postern.account_create('x y')", "cannot be a login"),
+            ("select postern.account_create('ALICE@example.org')", "already"),
+            ("select postern.account_create('x', '')", "1 to 256"),
+            ("select postern.account_create('x', '%s')" % verifier.replace("4096", "999"), "this verifier cannot be used"),
+            ("select postern.account_create('x', '%s')" % verifier.replace("4096", "99999"), "this verifier cannot be used"),
+            ("select postern.account_create('x', '%s')" % verifier.replace("==$", "=$"), "this verifier cannot be used"),
+            ("select postern.account_set_password('nobody', 'pw')", 'there is no account "nobody"'),
+            ("select postern.plan_set('two words')", "this is no plan"),
+            ("select postern.plan_set('p', 0)", "limits above 0"),
+            ("select postern.plan_limit_set('nowhere', 'messages', '1 hour', 1)", "there is no plan"),
+            ("select postern.limit_set('alice@example.org', 'messages', '1 month', 1)", "without months"),
+            ("select postern.limit_set('alice@example.org', 'letters', '1 hour', 1)", "messages, recipients or bytes"),
+            ("select postern.limit_set('alice@example.org', null, '1 hour', 1)", "messages, recipients or bytes"),
+            ("select postern.limit_set('alice@example.org', 'messages', '1 second', 1)", "12 seconds to 366 days"),
+            ("update postern.account set route = 'no name'", "account_route_check")):
+        said = fails(lambda: stage.cluster.sql(statement))
+        assert words in said, (statement, said)
+
+
+def test_an_extension_in_another_schema_is_told(stage):
+    stage.cluster.sql("create database shared", database="postgres")
+    stage.cluster.sql("create extension pgcrypto", database="shared")
+    before, stage.cluster.database = stage.cluster.database, "shared"
+    try:
+        stage.gateway.write_conf()
+        done = stage.gateway.tool("database", "migrate", check=False)
+        assert done.returncode == 1 and "alter extension pgcrypto set schema" in done.stderr, done.stderr
+        stage.cluster.sql("create schema if not exists postern; alter extension pgcrypto set schema postern")
+        stage.gateway.tool("database", "migrate")
+    finally:
+        stage.cluster.database = before
+        stage.gateway.write_conf()
