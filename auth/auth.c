@@ -26,6 +26,7 @@
 #define CONVERSATION_MS   60000
 #define NOTICE_WAIT_MS    1000
 #define REST_MS           200
+#define ANSWER_WAIT_MS    5000
 
 /* Shared by the requests that came over it; closed with the last one. */
 struct link {
@@ -64,10 +65,13 @@ struct auth {
 	struct sasl *sasl;
 
 	pthread_mutex_t lock; /* of all that follows */
-	pthread_cond_t wakeup;
 	struct link *links[LINKS_MAX];
 	size_t link_count;
-	struct list queue;
+	/* Charges go first, and one lane takes nothing else: a flood of logins, each a PBKDF2
+	 * long, does not hold up messages. */
+	struct list charges, logins;
+	pthread_cond_t wakeup, charger_wakeup;
+	bool has_charger, charger_waits;
 	struct map parked;
 	struct list parked_by_age;
 	bool ending;
@@ -94,7 +98,24 @@ static void link_unref(struct link *link)
 	free(link);
 }
 
-/* A full socket means that `submit` does not read: its requests fail by their own deadline. */
+/*
+ * Waits while the socket is full: a loop of `submit` that hands over many logins in one turn
+ * reads their answers only after it. One that does not read for long loses them; its requests
+ * fail by their own deadline.
+ */
+static void send_patiently(int fd, struct slice datagram)
+{
+	struct pollfd room = {.fd = fd, .events = POLLOUT};
+	uint64_t give_up_ms = clock_mono_ms() + ANSWER_WAIT_MS;
+
+	while (protocol_send(fd, datagram) == -EAGAIN) {
+		uint64_t now = clock_mono_ms();
+		if (now >= give_up_ms)
+			return;
+		(void)!poll(&room, 1, (int)(give_up_ms - now));
+	}
+}
+
 static void answer(
         struct link *link, const struct auth_message *message, const struct auth_account *account)
 {
@@ -104,7 +125,7 @@ static void answer(
 	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
 	if (protocol_encode(message, account, &datagram) == 0 ||
 	        protocol_encode(&instead, NULL, &datagram) == 0)
-		(void)!protocol_send(link->fd, buf_slice(&datagram));
+		send_patiently(link->fd, buf_slice(&datagram));
 	buf_wipe(&datagram);
 }
 
@@ -288,31 +309,48 @@ static void run_login_step(struct auth *auth, struct request *request, struct db
 	buf_done(&challenge);
 }
 
-/* Takes what is first, and with an ADMIT or SETTLE all others of its kind. */
-static unsigned take_batch(struct auth *auth, struct request *ret_batch[LIMITS_BATCH_MAX])
+/* The first charge with all others of its kind. The lock is held. */
+static unsigned take_charges(struct auth *auth, struct request *ret_batch[LIMITS_BATCH_MAX])
+{
+	enum auth_type type =
+	        list_entry(auth->charges.next, struct request, link_in_queue)->message.type;
+	unsigned count = 0;
+
+	list_for_each_safe (at, &auth->charges) {
+		struct request *request = list_entry(at, struct request, link_in_queue);
+		if (request->message.type != type || count == LIMITS_BATCH_MAX)
+			continue;
+		list_remove(at);
+		ret_batch[count++] = request;
+	}
+	return count;
+}
+
+/* Waits for work; the lock is held. */
+static void wait_for_work(struct auth *auth, bool charges_only)
+{
+	while (!auth->ending && list_is_empty(&auth->charges) &&
+	        (charges_only || list_is_empty(&auth->logins))) {
+		auth->charger_waits |= charges_only;
+		pthread_cond_wait(
+		        charges_only ? &auth->charger_wakeup : &auth->wakeup, &auth->lock);
+	}
+}
+
+/* Charges, or one step of a login; 0 at the end. */
+static unsigned take_batch(
+        struct auth *auth, bool charges_only, struct request *ret_batch[LIMITS_BATCH_MAX])
 {
 	unsigned count = 0;
 
 	pthread_mutex_lock(&auth->lock);
-	while (list_is_empty(&auth->queue) && !auth->ending)
-		pthread_cond_wait(&auth->wakeup, &auth->lock);
+	wait_for_work(auth, charges_only);
 	drop_old_parked(auth);
-	if (!auth->ending) {
-		struct request *first =
-		        list_entry(list_pop(&auth->queue), struct request, link_in_queue);
-		enum auth_type type = first->message.type;
-		ret_batch[count++] = first;
-		if (type == AUTH_ADMIT || type == AUTH_SETTLE) {
-			list_for_each_safe (at, &auth->queue) {
-				struct request *other =
-				        list_entry(at, struct request, link_in_queue);
-				if (other->message.type != type || count == LIMITS_BATCH_MAX)
-					continue;
-				list_remove(at);
-				ret_batch[count++] = other;
-			}
-		}
-	}
+	if (!auth->ending && !list_is_empty(&auth->charges))
+		count = take_charges(auth, ret_batch);
+	else if (!auth->ending)
+		ret_batch[count++] =
+		        list_entry(list_pop(&auth->logins), struct request, link_in_queue);
 	pthread_mutex_unlock(&auth->lock);
 	return count;
 }
@@ -341,6 +379,16 @@ static void run_settles(struct request *const batch[], unsigned count, struct db
 	limits_settle(db, charges, count);
 }
 
+/* The first lane of several is the one that takes charges only. */
+static bool become_charger(struct auth *auth)
+{
+	pthread_mutex_lock(&auth->lock);
+	bool charger = !auth->has_charger && auth->conf->auth_workers > 1;
+	auth->has_charger |= charger;
+	pthread_mutex_unlock(&auth->lock);
+	return charger;
+}
+
 static void *lane(void *arg)
 {
 	struct auth *auth = arg;
@@ -350,7 +398,8 @@ static void *lane(void *arg)
 
 	if (db_new(&auth->db_settings, &db, NULL) < 0)
 		return NULL;
-	while ((count = take_batch(auth, batch)) > 0) {
+	bool charges_only = become_charger(auth);
+	while ((count = take_batch(auth, charges_only, batch)) > 0) {
 		switch (batch[0]->message.type) {
 		case AUTH_LOGIN_START:
 			run_login_start(auth, batch[0], db);
@@ -430,12 +479,14 @@ static int enqueue(struct auth *auth, struct link *link, struct buf *datagram,
 		free(request);
 		return -ENOMEM;
 	}
-	(void)message;
 	request->link = link_ref(link);
 	atomic_fetch_add(&link->queued, 1);
+	bool is_charge = message->type == AUTH_ADMIT || message->type == AUTH_SETTLE;
 	pthread_mutex_lock(&auth->lock);
-	list_append(&auth->queue, &request->link_in_queue);
-	pthread_cond_signal(&auth->wakeup);
+	list_append(is_charge ? &auth->charges : &auth->logins, &request->link_in_queue);
+	pthread_cond_signal(
+	        is_charge && auth->charger_waits ? &auth->charger_wakeup : &auth->wakeup);
+	auth->charger_waits &= !is_charge;
 	pthread_mutex_unlock(&auth->lock);
 	return 0;
 }
@@ -518,6 +569,25 @@ static void read_link(struct auth *auth, struct link *link, struct buf *room)
 	}
 }
 
+/* The links of this moment; the references are the caller's. */
+static size_t ref_links(struct auth *auth, struct link *ret_links[LINKS_MAX])
+{
+	pthread_mutex_lock(&auth->lock);
+	size_t count = auth->link_count;
+	for (size_t i = 0; i < count; i++)
+		ret_links[i] = link_ref(auth->links[i]);
+	pthread_mutex_unlock(&auth->lock);
+	return count;
+}
+
+static bool is_ending(struct auth *auth)
+{
+	pthread_mutex_lock(&auth->lock);
+	bool ending = auth->ending;
+	pthread_mutex_unlock(&auth->lock);
+	return ending;
+}
+
 static void *intake(void *arg)
 {
 	struct auth *auth = arg;
@@ -529,12 +599,8 @@ static void *intake(void *arg)
 
 	buf_init(&room, PROTOCOL_DATAGRAM_MAX);
 	for (;;) {
-		pthread_mutex_lock(&auth->lock);
-		count = auth->link_count;
-		for (size_t i = 0; i < count; i++)
-			links[i] = link_ref(auth->links[i]);
-		ending = auth->ending;
-		pthread_mutex_unlock(&auth->lock);
+		count = ref_links(auth, links);
+		ending = is_ending(auth);
 		fds[0] = (struct pollfd){.fd = auth->intake_wake, .events = POLLIN};
 		for (size_t i = 0; i < count; i++)
 			fds[i + 1] = (struct pollfd){.fd = links[i]->fd, .events = POLLIN};
@@ -565,24 +631,18 @@ static void poke_intake(struct auth *auth)
 
 /* ---- notices ---- */
 
-static bool is_ending(struct auth *auth)
-{
-	pthread_mutex_lock(&auth->lock);
-	bool ending = auth->ending;
-	pthread_mutex_unlock(&auth->lock);
-	return ending;
-}
-
 /* Forgets, then tells every link. */
 static void account_changed(struct auth *auth, uint64_t account)
 {
 	const struct auth_message changed = {.type = AUTH_CHANGED, .charge = {.account = account}};
+	struct link *links[LINKS_MAX];
 
 	identity_forget(auth->store, account);
-	pthread_mutex_lock(&auth->lock);
-	for (size_t i = 0; i < auth->link_count; i++)
-		answer(auth->links[i], &changed, NULL);
-	pthread_mutex_unlock(&auth->lock);
+	size_t count = ref_links(auth, links);
+	for (size_t i = 0; i < count; i++) {
+		answer(links[i], &changed, NULL);
+		link_unref(links[i]);
+	}
 }
 
 static void take_notice(struct auth *auth, struct slice payload)
@@ -653,7 +713,9 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	auth->conf = conf_ref(settings->conf);
 	pthread_mutex_init(&auth->lock, NULL);
 	pthread_cond_init(&auth->wakeup, NULL);
-	list_init(&auth->queue);
+	pthread_cond_init(&auth->charger_wakeup, NULL);
+	list_init(&auth->charges);
+	list_init(&auth->logins);
 	list_init(&auth->parked_by_age);
 	map_init(&auth->parked);
 	auth->password =
@@ -714,6 +776,7 @@ static void join_threads(struct auth *auth)
 	pthread_mutex_lock(&auth->lock);
 	auth->ending = true;
 	pthread_cond_broadcast(&auth->wakeup);
+	pthread_cond_broadcast(&auth->charger_wakeup);
 	pthread_mutex_unlock(&auth->lock);
 	poke_intake(auth);
 	if (auth->intake_runs)
@@ -733,7 +796,8 @@ void auth_free(struct auth *auth)
 	if (auth == NULL)
 		return;
 	join_threads(auth);
-	while ((link = list_pop(&auth->queue)) != NULL)
+	while ((link = list_pop(&auth->charges)) != NULL ||
+	        (link = list_pop(&auth->logins)) != NULL)
 		request_free(list_entry(link, struct request, link_in_queue));
 	while ((parked = map_next(&auth->parked, &position)) != NULL)
 		parked_free(parked);
@@ -749,6 +813,7 @@ void auth_free(struct auth *auth)
 	free(auth->password);
 	conf_unref(auth->conf);
 	pthread_cond_destroy(&auth->wakeup);
+	pthread_cond_destroy(&auth->charger_wakeup);
 	pthread_mutex_destroy(&auth->lock);
 	free(auth);
 }

@@ -473,3 +473,41 @@ def test_a_bad_file_changes_nothing_at_reload(stage):
     stage.gateway.wait_event("reloaded")
     send(stage)
     stage.upstream.take()
+
+
+def test_a_flood_of_logins_does_not_hold_up_messages(stage):
+    """Each guess costs a PBKDF2; who is logged in does not wait for them."""
+    iterations = "select postern.account_create('slow@example.org', 'SCRAM-SHA-256$65536:' || repeat('A', 22) || '==$'"
+    stage.cluster.sql(f"{iterations} || repeat('A', 43) || '=:' || repeat('A', 43) || '=')")
+    here = session(stage)
+    assert here.ask("MAIL FROM:<alice@example.org>").startswith("250")
+    assert here.ask("RCPT TO:<bob@example.net>").startswith("250")
+    guessers = [session(stage, login=False) for _ in range(100)]
+    for guesser in guessers:
+        guesser.send(plain("slow@example.org", "guess") + "\r\n")
+    stage.gateway.wait_event("login.refused", account="slow@example.org")
+    assert here.ask("DATA").startswith("354")
+    refused = len(stage.gateway.events("login.refused", account="slow@example.org"))
+    for guesser in guessers:
+        assert guesser.reply().startswith("535")
+        guesser.close()
+    assert refused < 50, f"the message waited for {refused} of 100 guesses"
+    here.close()
+
+
+def test_many_logins_in_one_turn(stage):
+    """All of them are answered, although `submit` reads no answer before it has passed on the last."""
+    stage.gateway.submission = {"threads": 1}
+    stage.gateway.stop()
+    stage.gateway.start()
+    session(stage).close()
+    clients = [session(stage, login=False) for _ in range(400)]
+    submit = stage.gateway.children()["submit"]
+    os.kill(submit, signal.SIGSTOP)
+    for client in clients:
+        client.send(plain() + "\r\n")
+    os.kill(submit, signal.SIGCONT)
+    for client in clients:
+        client.socket.settimeout(5)
+        assert client.reply().startswith("235")
+        client.close()
