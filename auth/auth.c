@@ -199,10 +199,17 @@ static void drop_old_parked(struct auth *auth)
 	}
 }
 
-static void note_database(struct auth *auth, bool away)
+/* After a question to the database: `why` it could not tell, or NULL. */
+static void note_database(struct auth *auth, const struct why *why)
 {
-	if (atomic_exchange(&auth->database_away, away) != away)
-		LOG(NULL, away ? EV_DATABASE_AWAY : EV_DATABASE_BACK, "");
+	bool away = why != NULL;
+
+	if (atomic_exchange(&auth->database_away, away) == away)
+		return;
+	if (away)
+		LOG(NULL, EV_DATABASE_AWAY, "why=%s", LOG_VALUE(slice_str(why->text)));
+	else
+		LOG(NULL, EV_DATABASE_BACK, "");
 }
 
 static void log_login(const struct parked *parked, enum event event)
@@ -224,9 +231,12 @@ static void finish_step(
 	struct link *link = link_ref(parked->key.link);
 	uint32_t number = parked->key.number;
 	struct auth_message message = {.type = AUTH_MORE, .number = number};
-	struct identity *identity = NULL;
+	struct identity *identity = conversation_identity(parked->conversation);
+	const struct why *away = conversation_away(parked->conversation);
 
-	note_database(auth, verdict == SASL_VERDICT_UNAVAILABLE);
+	/* Steps without a look-up say nothing of the database. */
+	if (away != NULL || identity != NULL)
+		note_database(auth, away);
 	switch (verdict) {
 	case SASL_VERDICT_MORE:
 		message.data = buf_slice(challenge);
@@ -237,7 +247,6 @@ static void finish_step(
 		break;
 	case SASL_VERDICT_DONE:
 		message.type = AUTH_DONE;
-		identity = conversation_identity(parked->conversation);
 		log_login(parked, EV_LOGIN_ACCEPTED);
 		counter_add(CT_LOGINS_ACCEPTED, 1);
 		break;
@@ -254,7 +263,7 @@ static void finish_step(
 		message.type = AUTH_UNAVAILABLE;
 		break;
 	}
-	answer(link, &message, identity != NULL ? &identity->account : NULL);
+	answer(link, &message, message.type == AUTH_DONE ? &identity->account : NULL);
 	if (parked != NULL)
 		parked_free(parked);
 	link_unref(link);
@@ -359,11 +368,12 @@ static void run_admits(
         struct auth *auth, struct request *const batch[], unsigned count, struct db *db)
 {
 	struct admission admissions[LIMITS_BATCH_MAX];
+	struct why why = {{0}};
 
 	for (unsigned i = 0; i < count; i++)
 		admissions[i].charge = batch[i]->message.charge;
-	limits_admit(db, admissions, count);
-	note_database(auth, !db_is_there(db));
+	int r = limits_admit(db, admissions, count, &why);
+	note_database(auth, r < 0 ? &why : NULL);
 	for (unsigned i = 0; i < count; i++) {
 		admissions[i].answer.number = batch[i]->message.number;
 		answer(batch[i]->link, &admissions[i].answer, NULL);

@@ -120,7 +120,7 @@ static int read_account(struct identity *identity, const PGresult *result)
 }
 
 /* The secret behind the fake verifiers, once. */
-static int ensure_secret(struct identity_store *store, struct db *db)
+static int ensure_secret(struct identity_store *store, struct db *db, struct why *why)
 {
 	PGresult *result;
 
@@ -130,15 +130,18 @@ static int ensure_secret(struct identity_store *store, struct db *db)
 	if (has_secret)
 		return 0;
 	int r = db_exec(db, "select postern.server_secret(), postern.scram_iterations()", 0, NULL,
-	        &result, NULL);
+	        &result, why);
 	if (r < 0)
 		return r;
 	struct slice secret = db_text(result, 0, 0);
 	pthread_mutex_lock(&store->lock);
-	store->secret_len = MIN_OF(secret.len, sizeof(store->secret));
-	memcpy(store->secret, secret.ptr, store->secret_len);
-	store->iterations = (unsigned)db_int(result, 0, 1);
-	store->has_secret = store->secret_len > 0;
+	/* Another lane may have it already, and read it without the lock. */
+	if (!store->has_secret) {
+		store->secret_len = MIN_OF(secret.len, sizeof(store->secret));
+		memcpy(store->secret, secret.ptr, store->secret_len);
+		store->iterations = (unsigned)db_int(result, 0, 1);
+		store->has_secret = true;
+	}
 	pthread_mutex_unlock(&store->lock);
 	PQclear(result);
 	return 0;
@@ -159,8 +162,8 @@ static int add_fake_verifier(
 	return r;
 }
 
-static int fill(
-        struct identity_store *store, struct db *db, struct slice login, struct identity *identity)
+static int fill(struct identity_store *store, struct db *db, struct slice login,
+        struct identity *identity, struct why *why)
 {
 	PGresult *result;
 	char *text = arena_str(&identity->arena, login);
@@ -168,13 +171,13 @@ static int fill(
 
 	if (text == NULL)
 		return -ENOMEM;
-	int r = ensure_secret(store, db);
+	int r = ensure_secret(store, db, why);
 	if (r == 0)
 		r = db_exec(db,
 		        "select account, login, state, route, message_bytes, recipients, "
 		        "connections, "
 		        "senders, verifiers from postern.auth_lookup($1)",
-		        1, params, &result, NULL);
+		        1, params, &result, why);
 	/* A statement that is refused is not the client's fault: it may try again. */
 	if (r < 0)
 		return r == -EPROTO ? -ENOTCONN : r;
@@ -187,7 +190,7 @@ static int fill(
 }
 
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
-        struct identity **ret_identity)
+        struct identity **ret_identity, struct why *why)
 {
 	struct identity *identity = calloc(1, sizeof(*identity));
 
@@ -195,7 +198,7 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 		return -ENOMEM;
 	atomic_init(&identity->refs, 1);
 	arena_init(&identity->arena, ARENA_MAX);
-	int r = fill(store, db, login, identity);
+	int r = fill(store, db, login, identity, why);
 	if (r < 0) {
 		identity_unref(identity);
 		return r;

@@ -32,10 +32,11 @@ void identity_store_free(struct identity_store *store);
 
 /*
  * What the database has on a login (lower-case), by the calling thread's connection.
- * A reference also for unknown ones. -ENOTCONN, -ETIMEDOUT when it cannot tell now.
+ * A reference also for unknown ones. -ENOTCONN, -ETIMEDOUT with the reason when it
+ * cannot tell now.
  */
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
-        struct identity **ret_identity) must_check;
+        struct identity **ret_identity, struct why *why) must_check;
 struct identity *identity_ref(struct identity *identity);
 void identity_unref(struct identity *identity);
 

@@ -70,7 +70,7 @@ static void read_answer(struct admission *admission, const PGresult *result, int
 	};
 }
 
-void limits_admit(struct db *db, struct admission *admissions, unsigned count)
+int limits_admit(struct db *db, struct admission *admissions, unsigned count, struct why *why)
 {
 	struct number_array arrays[4];
 	PGresult *result;
@@ -89,7 +89,7 @@ void limits_admit(struct db *db, struct admission *admissions, unsigned count)
 	int r = db_exec(db,
 	        "select ord, verdict, charged_at, measure, per_text, used, amount, "
 	        "extract(epoch from next_at)::bigint from postern.admit($1, $2, $3, $4)",
-	        4, params, &result, NULL);
+	        4, params, &result, why);
 	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
 		int64_t ord = db_int(result, row, 0);
 		if (ord >= 1 && ord <= count)
@@ -99,6 +99,7 @@ void limits_admit(struct db *db, struct admission *admissions, unsigned count)
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
 		buf_done(&arrays[i].text);
+	return r;
 }
 
 void limits_settle(struct db *db, const struct auth_charge *charges, unsigned count)

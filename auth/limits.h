@@ -13,8 +13,9 @@ struct admission {
 	char measure[32], per[32];
 };
 
-/* Fills in every answer; UNAVAILABLE when the database cannot tell. */
-void limits_admit(struct db *db, struct admission *admissions, unsigned count);
+/* Fills in every answer; UNAVAILABLE, and -errno with the reason, when the database cannot tell. */
+int limits_admit(
+        struct db *db, struct admission *admissions, unsigned count, struct why *why) must_check;
 
 /* Gives back; what cannot be given back stays charged. */
 void limits_settle(struct db *db, const struct auth_charge *charges, unsigned count);

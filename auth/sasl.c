@@ -46,6 +46,7 @@ struct conversation {
 	struct identity *identity;
 	char login[LOGIN_MAX + 1];
 	bool away, verified;
+	struct why why; /* away */
 	const char *reason;
 };
 
@@ -92,7 +93,7 @@ static int look_up(struct conversation *conversation, struct slice login)
 		return SASL_BADAUTH;
 	}
 	int r = identity_fetch(conversation->sasl->store, conversation->db,
-	        slice_str(conversation->login), &conversation->identity);
+	        slice_str(conversation->login), &conversation->identity, &conversation->why);
 	if (r < 0) {
 		conversation->away = true;
 		conversation->reason = "database_away";
@@ -497,6 +498,11 @@ struct identity *conversation_identity(const struct conversation *conversation)
 const char *conversation_reason(const struct conversation *conversation)
 {
 	return conversation->reason;
+}
+
+const struct why *conversation_away(const struct conversation *conversation)
+{
+	return conversation->away ? &conversation->why : NULL;
 }
 
 struct slice conversation_login(const struct conversation *conversation)

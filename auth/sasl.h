@@ -41,7 +41,10 @@ enum sasl_verdict conversation_start(struct conversation *conversation, struct d
 enum sasl_verdict conversation_step(struct conversation *conversation, struct db *db,
         struct slice response, struct buf *ret_challenge);
 
-/* After DONE; the conversation's reference. */
+/* After UNAVAILABLE: what the database said, or NULL when it is not the reason. */
+const struct why *conversation_away(const struct conversation *conversation);
+
+/* Who it is, once that was looked up, or NULL; the conversation's reference. */
 struct identity *conversation_identity(const struct conversation *conversation);
 
 /* For the log: "bad_password", "unknown_user", "suspended", "authzid", … */

@@ -511,3 +511,22 @@ def test_many_logins_in_one_turn(stage):
         client.socket.settimeout(5)
         assert client.reply().startswith("235")
         client.close()
+
+
+def test_a_database_that_refuses_is_told_with_its_words(stage):
+    """A schema that was not migrated, a right that was taken: 454, once in the log, and why."""
+    bare = session(stage, login=False)
+    assert bare.ask(plain(password="wrong")).startswith("535")
+    lines = len(stage.gateway.lines)
+    stage.cluster.sql("revoke execute on function postern.auth_lookup from postern_auth")
+    try:
+        for _ in range(3):
+            assert bare.ask(plain(password="never seen before")).startswith("454 4.7.0")
+            assert bare.ask("AUTH LOGIN").startswith("334")
+            assert bare.ask("*").startswith("501")
+        told = [line for line in stage.gateway.lines[lines:] if "event=database." in line]
+        assert len(told) == 1 and "database.away" in told[0] and "permission denied for function auth_lookup" in told[0], told
+    finally:
+        stage.cluster.sql("grant execute on function postern.auth_lookup to postern_auth")
+    assert bare.ask(plain(password="wrong")).startswith("535")
+    stage.gateway.wait_event("database.back")
