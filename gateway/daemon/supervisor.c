@@ -351,6 +351,12 @@ static void start_due_children(struct supervisor *supervisor)
 	}
 }
 
+static void tell_to_stop(const struct child *child)
+{
+	if (child->link >= 0)
+		(void)!link_send(child->link, LINK_STOP, SLICE(""), NULL, 0);
+}
+
 static void begin_stop(struct supervisor *supervisor)
 {
 	if (supervisor->stopping)
@@ -359,11 +365,10 @@ static void begin_stop(struct supervisor *supervisor)
 	supervisor->stopping = true;
 	supervisor->kill_at_ms = clock_mono_ms() + STOP_MS;
 	/* `auth` goes last: messages that are finishing still ask it. */
-	for (unsigned i = 0; i < CHILD_COUNT; i++) {
-		struct child *child = &supervisor->children[i];
-		if (child->link >= 0 && child->kind != CHILD_AUTH)
-			(void)!link_send(child->link, LINK_STOP, SLICE(""), NULL, 0);
-	}
+	tell_to_stop(&supervisor->children[CHILD_SUBMIT]);
+	tell_to_stop(&supervisor->children[CHILD_RELAY]);
+	if (supervisor->children[CHILD_SUBMIT].pid == 0)
+		tell_to_stop(&supervisor->children[CHILD_AUTH]);
 }
 
 static void child_ended(struct supervisor *supervisor, struct child *child, int status)
