@@ -31,6 +31,12 @@ struct loaded {
 	struct arena arena;
 };
 
+/* A list option's field: the items, and right behind them their number. */
+struct list_field {
+	const char *const *items;
+	size_t count;
+};
+
 struct load {
 	const char *name; /* of the file, for settings that know none */
 	struct buf *errors;
@@ -189,10 +195,7 @@ static void set_list(
 		const char *text = setting_text(load, option, item, number);
 		items[i] = copy_text(load, text != NULL ? text : "");
 	}
-	struct {
-		const char *const *items;
-		size_t count;
-	} list = {items, items != NULL ? count : 0};
+	struct list_field list = {items, items != NULL ? count : 0};
 	memcpy(field, &list, sizeof(list));
 }
 
@@ -507,6 +510,61 @@ int conf_load(const char *path, struct buf *errors, const struct conf **ret_conf
 int conf_parse(const char *text, const char *name, struct buf *errors, const struct conf **ret_conf)
 {
 	return load_from(NULL, text, name, errors, ret_conf);
+}
+
+static bool is_same_list(const struct list_field *a, const struct list_field *b)
+{
+	bool same = a->count == b->count;
+
+	for (size_t i = 0; same && i < a->count; i++)
+		same = strcmp(a->items[i], b->items[i]) == 0;
+	return same;
+}
+
+static bool is_same(const struct option *option, const void *a, const void *b)
+{
+	switch (option->type) {
+	case OPTION_STRING:
+		return strcmp(*(const char *const *)a, *(const char *const *)b) == 0;
+	case OPTION_LIST:
+		return is_same_list(a, b);
+	case OPTION_TLS_MODE:
+	case OPTION_TLS_POLICY:
+		return *(const unsigned *)a == *(const unsigned *)b;
+	default:
+		return *(const uint64_t *)a == *(const uint64_t *)b;
+	}
+}
+
+static int check_group(enum option_group group, const void *old, const void *fresh, struct why *why)
+{
+	char name[128];
+
+	for (size_t i = 0; i < option_count; i++) {
+		const struct option *option = &option_table[i];
+		if (option->group != group || option->reloads ||
+		        is_same(option, (const char *)old + option->offset,
+		                (const char *)fresh + option->offset))
+			continue;
+		why_set(why, "%s only changes with a restart", full_name(option, name));
+		return -EBUSY;
+	}
+	return 0;
+}
+
+int conf_check_reload(const struct conf *old, const struct conf *fresh, struct why *why)
+{
+	int r = check_group(GROUP_conf, old, fresh, why);
+
+	if (r == 0)
+		r = check_group(GROUP_submission, &old->submission, &fresh->submission, why);
+	if (r == 0 && old->listener_count != fresh->listener_count) {
+		why_set(why, "listeners come and go only with a restart");
+		r = -EBUSY;
+	}
+	for (size_t i = 0; r == 0 && i < old->listener_count; i++)
+		r = check_group(GROUP_listener, &old->listeners[i], &fresh->listeners[i], why);
+	return r;
 }
 
 const struct conf *conf_ref(const struct conf *conf)

@@ -115,6 +115,9 @@ int conf_load(const char *path, struct buf *errors, const struct conf **ret_conf
 int conf_parse(const char *text, const char *name, struct buf *errors,
         const struct conf **ret_conf) must_check;
 
+/* Whether a running gateway can change from one to the other: 0, or -EBUSY with what cannot. */
+int conf_check_reload(const struct conf *old, const struct conf *fresh, struct why *why) must_check;
+
 /* Writes the whole snapshot, defaults included, as a configuration that conf_parse reads. */
 int conf_format(const struct conf *conf, struct buf *out) must_check;
 

@@ -382,9 +382,8 @@ static void child_ended(struct supervisor *supervisor, struct child *child, int 
 		close(child->link);
 	child->link = -1;
 	if (supervisor->stopping) {
-		struct child *auth = &supervisor->children[CHILD_AUTH];
-		if (child->kind == CHILD_SUBMIT && auth->link >= 0)
-			(void)!link_send(auth->link, LINK_STOP, SLICE(""), NULL, 0);
+		if (child->kind == CHILD_SUBMIT)
+			tell_to_stop(&supervisor->children[CHILD_AUTH]);
 		return;
 	}
 	LOG(NULL, EV_CHILD_DIED, "child=%s %s=%d", child_name(child->kind),
@@ -426,6 +425,12 @@ static void reload(struct supervisor *supervisor)
 
 	if (load_conf(supervisor->conf_path, &fresh) < 0) {
 		LOG(NULL, EV_RELOAD_FAILED, "reason=\"errors in the file\"");
+		return;
+	}
+	/* A child that is started later would have another spool, or listeners without sockets. */
+	if (conf_check_reload(old, fresh, &why) < 0) {
+		LOG(NULL, EV_RELOAD_FAILED, "reason=%s", LOG_VALUE(slice_str(why.text)));
+		conf_unref(fresh);
 		return;
 	}
 	struct start start = {.conf = fresh, .board = -1, .wake = -1};

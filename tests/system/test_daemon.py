@@ -8,9 +8,9 @@ import subprocess
 import time
 
 from client import connect, message
-from environment import BUILD, TOP, run, temporary_folder
+from environment import BUILD, TOP, free_port, run, temporary_folder
 from gateway import Gateway
-from test_faults import eventually, send
+from test_faults import eventually, logs_in, send
 from test_refusals import session
 
 
@@ -119,3 +119,54 @@ def test_each_process_has_a_user_of_its_own(stage):
         if gateway.process:
             gateway.kill_all()
         run("rm", "-rf", folder)
+
+
+def test_what_needs_a_restart_is_not_reloaded(stage):
+    """A child that is started after such a reload must still fit the others and the sockets."""
+    gateway = stage.gateway
+    good = gateway.conf.read_text()
+    for before, after, name in (
+            (f'["127.0.0.1:{gateway.port}"]', f'["127.0.0.1:{gateway.port}", "127.0.0.1:{free_port()}"]', "listener.address"),
+            ('tls = "implicit"', 'tls = "starttls"', "listener.tls"),
+            (f"{gateway.folder}/spool", f"{gateway.folder}/other", "spool"),
+            ("  submissions = {", "  # submissions = {", "listeners")):
+        assert before in good
+        gateway.conf.write_text(good.replace(before, after))
+        failures = len(gateway.events("reload.failed"))
+        gateway.process.send_signal(signal.SIGHUP)
+        failure = gateway.wait_event("reload.failed", count=failures + 1)
+        assert name in failure["reason"], failure
+    submit = gateway.children()["submit"]
+    os.kill(submit, signal.SIGKILL)
+    eventually(lambda: gateway.children().get("submit", submit) != submit)
+    gateway.conf.write_text(good)
+    eventually(lambda: logs_in(stage).startswith("235"))
+
+
+def test_a_stop_while_submit_is_down_is_quick(stage):
+    for count in range(1, 6):
+        eventually(lambda: "submit" in stage.gateway.children())
+        os.kill(stage.gateway.children()["submit"], signal.SIGKILL)
+        stage.gateway.wait_event("child.died", count=count, child="submit")
+    began = time.monotonic()
+    assert stage.gateway.stop() == 0
+    assert time.monotonic() - began < 3
+
+
+def test_a_bad_start_ends_at_once(stage):
+    """A certificate that does not fit its key shows in `submit`; the others do not linger."""
+    stage.gateway.stop()
+    _, other = stage.authority.issue("misfit", "DNS:localhost")
+    fitting, stage.gateway.key = stage.gateway.key, other
+    # What is half built when a process gives up is not taken apart.
+    stage.gateway.environment = {"ASAN_OPTIONS": "detect_leaks=0"}
+    try:
+        began = time.monotonic()
+        stage.gateway.start(wait=False)
+        assert stage.gateway.process.wait(20) == 1
+        assert time.monotonic() - began < 5
+        stage.gateway.wait_event("stopped")
+        assert stage.gateway.events("fatal")
+    finally:
+        stage.gateway.process = None
+        stage.gateway.key = fitting
