@@ -6,6 +6,7 @@
 #include "db/db.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -84,12 +85,13 @@ static int wait_socket(const struct db *db, short events, uint64_t deadline)
 
 	for (;;) {
 		uint64_t now = clock_mono_ms();
-		int r = poll(&fd, 1, now >= deadline ? 0 : (int)(deadline - now));
+		uint64_t left = now >= deadline ? 0 : deadline - now;
+		int r = poll(&fd, 1, (int)MIN_OF(left, (uint64_t)INT_MAX));
 		if (r > 0)
 			return 0;
-		if (r == 0)
+		if (r == 0 && left <= INT_MAX)
 			return -ETIMEDOUT;
-		if (errno != EINTR)
+		if (r < 0 && errno != EINTR)
 			return -errno;
 	}
 }
@@ -224,9 +226,11 @@ static int judge(struct db *db, PGresult *result, struct why *why)
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
 	why_set(why, "%s%s%s", primary != NULL ? primary : PQresultErrorMessage(result),
 	        hint != NULL ? "; " : "", hint != NULL ? hint : "");
-	/* Class 57: shut down or cancelled; 08: the connection; 53: out of resources. */
+	/* Class 57: shut down or cancelled; 08: the connection; 53: out of resources; 25006: a
+	 * primary that became a standby, where another connection finds the new one. */
 	bool away = state == NULL || strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0 ||
-	            strncmp(state, "53", 2) == 0 || PQstatus(db->conn) != CONNECTION_OK;
+	            strncmp(state, "53", 2) == 0 || strcmp(state, "25006") == 0 ||
+	            PQstatus(db->conn) != CONNECTION_OK;
 	PQclear(result);
 	if (away)
 		back_off(db);

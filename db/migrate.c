@@ -9,7 +9,8 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
-#define LOCK_KEY "5773619" /* any number that nobody else uses for pg_advisory_lock */
+#define SCRIPT_MAX (4U << 20)
+#define LOCK_KEY   "5773619" /* any number that nobody else uses for pg_advisory_lock */
 
 static void checksum_of(const struct migration *migration, char ret_text[24])
 {
@@ -69,28 +70,29 @@ static int compare(struct db *db, unsigned *ret_applied, struct why *why)
 	return r;
 }
 
+/*
+ * One script, so that no part of it can come to stand on a new connection, outside of the
+ * transaction. Name and checksum are from the program, and need no quoting.
+ */
 static int apply(struct db *db, const struct migration *migration, struct why *why)
 {
-	char checksum[24], number[12];
-	PGresult *result;
+	char checksum[24];
+	struct buf script;
 
-	int r = db_run_script(db, "begin", why);
+	checksum_of(migration, checksum);
+	buf_init(&script, SCRIPT_MAX);
+	int r = buf_printf(&script, "begin;\n%s;\n", migration->sql);
 	if (r == 0)
-		r = db_run_script(db, migration->sql, why);
-	if (r == 0) {
-		checksum_of(migration, checksum);
-		snprintf(number, sizeof(number), "%u", migration->number);
-		const char *const params[] = {number, migration->name, checksum};
-		r = db_exec(db,
-		        "insert into postern.migration (number, name, checksum) values ($1, $2, "
-		        "$3)",
-		        3, params, &result, why);
-		if (r == 0)
-			PQclear(result);
-	}
-	if (r == 0)
-		return db_run_script(db, "commit", why);
-	(void)!db_run_script(db, "rollback", NULL);
+		r = buf_printf(&script,
+		        "insert into postern.migration (number, name, checksum) "
+		        "values (%u, '%s', '%s'); commit",
+		        migration->number, migration->name, checksum);
+	const char *text = r == 0 ? buf_str(&script) : NULL;
+	r = text != NULL ? db_run_script(db, text, why)
+	                 : why_errno(why, ENOMEM, "migration %u", migration->number);
+	buf_done(&script);
+	if (r < 0)
+		(void)!db_run_script(db, "rollback", NULL);
 	return r;
 }
 

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: ISC
 """The SQL interface as admins use it: the scripts, the roles, odd databases."""
+import subprocess
+
 from client import connect, message
-from environment import TOP
+from environment import BUILD, TOP
 from test_refusals import plain, session
 
 ADMIN = TOP / "scripts" / "admin"
@@ -136,4 +138,58 @@ def test_an_extension_in_another_schema_is_told(stage):
         stage.gateway.tool("database", "migrate")
     finally:
         stage.cluster.database = before
+        stage.gateway.write_conf()
+
+
+def test_a_migration_that_loses_its_connection_is_not_recorded(stage):
+    """Not even when that happens between its last statement and its record."""
+    cluster = stage.cluster
+    cluster.sql("create database cut", database="postgres")
+    before, cluster.database = cluster.database, "cut"
+    try:
+        cluster.sql("""
+            create schema postern;
+            create table postern.migration (number integer primary key, name text not null, checksum text not null,
+                applied_at timestamptz not null default now());
+            create function cut() returns trigger language plpgsql as $$
+                begin
+                    if to_regclass('postern.account') is not null and not exists (select from postern.migration) then
+                        perform pg_terminate_backend(pg_backend_pid());
+                    end if;
+                    return new;
+                end $$;
+            create trigger cut before insert on postern.migration for each row execute function cut()""")
+        stage.gateway.write_conf()
+        done = stage.gateway.tool("database", "migrate", check=False)
+        assert done.returncode == 1 and "closed the connection" in done.stderr, done
+        assert cluster.sql("select count(*), to_regclass('postern.account') from postern.migration") == "0|"
+        cluster.sql("drop trigger cut on postern.migration")
+        stage.gateway.tool("database", "migrate")
+        assert cluster.sql("select count(*) from postern.migration") == "2"
+    finally:
+        cluster.database = before
+        stage.gateway.write_conf()
+
+
+def test_two_migrate_at_once_and_a_newer_schema_is_refused(stage):
+    cluster = stage.cluster
+    cluster.sql("create database twice", database="postgres")
+    before, cluster.database = cluster.database, "twice"
+    try:
+        stage.gateway.write_conf()
+        command = [BUILD / "postern", "-c", stage.gateway.conf, "database", "migrate"]
+        both = [subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE) for _ in range(3)]
+        said = [process.communicate(timeout=60)[0].decode() for process in both]
+        assert [process.returncode for process in both] == [0, 0, 0], said
+        assert "".join(said).count("applied 0001") == 1, said
+        cluster.sql("update postern.migration set checksum = reverse(checksum) where number = 2")
+        for verb in ("migrate", "status"):
+            done = stage.gateway.tool("database", verb, check=False)
+            assert done.returncode == 1 and "not the one of this program" in done.stderr, done
+        cluster.sql("update postern.migration set checksum = reverse(checksum) where number = 2")
+        cluster.sql("insert into postern.migration values (3, 'later', 'x')")
+        done = stage.gateway.tool("database", "migrate", check=False)
+        assert done.returncode == 1 and "use the newer program" in done.stderr, done
+    finally:
+        cluster.database = before
         stage.gateway.write_conf()
