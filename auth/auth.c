@@ -264,6 +264,8 @@ static void finish_step(
 		break;
 	}
 	answer(link, &message, message.type == AUTH_DONE ? &identity->account : NULL);
+	if (verdict == SASL_VERDICT_DONE)
+		conversation_note_used(parked->conversation);
 	if (parked != NULL)
 		parked_free(parked);
 	link_unref(link);

@@ -4,8 +4,10 @@
 
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -17,6 +19,8 @@
 #define ARENA_MAX      (256U << 10)
 #define REMEMBER_MS    (10U * 60 * 1000)
 #define REMEMBERED_MAX 100000
+#define SWEEP_MS       60000      /* between two looks for what is over, when it is full */
+#define NOBODY         UINT64_MAX /* no account's number */
 #define PROOF_SIZE     32
 #define ITERATIONS     15000
 
@@ -29,7 +33,7 @@ struct remembered {
 struct identity_store {
 	pthread_mutex_t lock; /* of all that follows but the key */
 	struct map remembered;
-	uint64_t era;
+	uint64_t era, sweep_at_ms;
 	bool has_secret;
 	char secret[80]; /* of the fake verifiers, from the database */
 	size_t secret_len;
@@ -101,6 +105,15 @@ static void add_verifier(void *arg, struct slice verifier)
 		        arena_slice(&identity->arena, verifier);
 }
 
+static void add_credential(void *arg, struct slice number)
+{
+	struct identity *identity = arg;
+
+	if (identity->credential_count < IDENTITY_VERIFIERS_MAX &&
+	        slice_to_u64(number, &identity->credentials[identity->credential_count]) == 0)
+		identity->credential_count++;
+}
+
 static int read_account(struct identity *identity, const PGresult *result)
 {
 	struct auth_account *account = &identity->account;
@@ -116,6 +129,10 @@ static int read_account(struct identity *identity, const PGresult *result)
 	int r = db_each_element(db_text(result, 0, 7), add_sender, identity);
 	if (r == 0)
 		r = db_each_element(db_text(result, 0, 8), add_verifier, identity);
+	if (r == 0)
+		r = db_each_element(db_text(result, 0, 9), add_credential, identity);
+	if (!PQgetisnull(result, 0, 10))
+		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 10);
 	return r;
 }
 
@@ -176,7 +193,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 		r = db_exec(db,
 		        "select account, login, state, route, message_bytes, recipients, "
 		        "connections, "
-		        "senders, verifiers from postern.auth_lookup($1)",
+		        "senders, verifiers, credentials, expires_ms from postern.auth_lookup($1)",
 		        1, params, &result, why);
 	/* A statement that is refused is not the client's fault: it may try again. */
 	if (r < 0)
@@ -197,6 +214,7 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 	if (identity == NULL)
 		return -ENOMEM;
 	atomic_init(&identity->refs, 1);
+	identity->valid_until_ms = UINT64_MAX;
 	arena_init(&identity->arena, ARENA_MAX);
 	int r = fill(store, db, login, identity, why);
 	if (r < 0) {
@@ -239,6 +257,25 @@ struct identity *identity_recall(
 	return identity;
 }
 
+/* What is over goes, and what is of this account (0: all). The lock is held. */
+static void drop_remembered(struct identity_store *store, uint64_t account)
+{
+	uint64_t now = clock_mono_ms();
+	struct remembered *entry;
+	size_t position = 0;
+	struct map kept;
+
+	map_init(&kept);
+	while ((entry = map_next(&store->remembered, &position)) != NULL) {
+		bool goes = account == 0 || entry->identity->account.id == account ||
+		            now >= entry->until_ms;
+		if (goes || map_put(&kept, slice_of(entry->proof, sizeof(entry->proof)), entry) < 0)
+			remembered_free(entry);
+	}
+	map_done(&store->remembered);
+	store->remembered = kept;
+}
+
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
         struct identity *identity, uint64_t era)
 {
@@ -249,11 +286,16 @@ void identity_remember(struct identity_store *store, struct slice login, struct 
 		return;
 	}
 	entry->identity = identity_ref(identity);
-	entry->until_ms = clock_mono_ms() + REMEMBER_MS;
+	uint64_t now = clock_mono_ms();
+	entry->until_ms = MIN_OF(now + REMEMBER_MS, identity->valid_until_ms);
 	struct slice key = slice_of(entry->proof, sizeof(entry->proof));
 
 	pthread_mutex_lock(&store->lock);
 	old = map_remove(&store->remembered, key);
+	if (store->remembered.count >= REMEMBERED_MAX && now >= store->sweep_at_ms) {
+		drop_remembered(store, NOBODY);
+		store->sweep_at_ms = now + SWEEP_MS;
+	}
 	bool kept = store->era == era && store->remembered.count < REMEMBERED_MAX &&
 	            map_put(&store->remembered, key, entry) == 0;
 	pthread_mutex_unlock(&store->lock);
@@ -273,20 +315,21 @@ uint64_t identity_era(struct identity_store *store)
 
 void identity_forget(struct identity_store *store, uint64_t account)
 {
-	struct map kept;
-	struct remembered *entry;
-	size_t position = 0;
-
-	map_init(&kept);
 	pthread_mutex_lock(&store->lock);
 	store->era++;
-	while ((entry = map_next(&store->remembered, &position)) != NULL) {
-		bool goes = account == 0 || entry->identity->account.id == account ||
-		            clock_mono_ms() >= entry->until_ms;
-		if (goes || map_put(&kept, slice_of(entry->proof, sizeof(entry->proof)), entry) < 0)
-			remembered_free(entry);
-	}
-	map_done(&store->remembered);
-	store->remembered = kept;
+	drop_remembered(store, account);
 	pthread_mutex_unlock(&store->lock);
+}
+
+void identity_note_used(struct db *db, uint64_t credential)
+{
+	char number[24];
+	const char *const params[] = {number};
+	PGresult *result;
+
+	if (credential == 0)
+		return;
+	snprintf(number, sizeof(number), "%" PRIu64, credential);
+	if (db_exec(db, "select postern.credential_used($1)", 1, params, &result, NULL) == 0)
+		PQclear(result);
 }

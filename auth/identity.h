@@ -22,7 +22,9 @@ struct identity {
 	bool suspended;
 	struct auth_account account;
 	struct slice verifiers[IDENTITY_VERIFIERS_MAX];
-	size_t verifier_count;
+	uint64_t credentials[IDENTITY_VERIFIERS_MAX]; /* their numbers; 0 for the fake one */
+	size_t verifier_count, credential_count;
+	uint64_t valid_until_ms; /* when the first of them expires */
 };
 
 struct identity_store;
@@ -44,12 +46,15 @@ void identity_unref(struct identity *identity);
 struct identity *identity_recall(
         struct identity_store *store, struct slice login, struct slice password);
 /*
- * Remembers a right password. `era` is what identity_era() said before the lookup:
- * if anything was forgotten since, nothing is remembered.
+ * Remembers a right password, not beyond the end of its credential. `era` is what identity_era()
+ * said before the lookup: if anything was forgotten since, nothing is remembered.
  */
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
         struct identity *identity, uint64_t era);
 uint64_t identity_era(struct identity_store *store);
+
+/* Notes in the database that a credential was used; 0: nothing to note. */
+void identity_note_used(struct db *db, uint64_t credential);
 
 /* Forgets one account, or all with 0. Any thread. */
 void identity_forget(struct identity_store *store, uint64_t account);

@@ -46,7 +46,8 @@ struct conversation {
 	struct identity *identity;
 	char login[LOGIN_MAX + 1];
 	bool away, verified;
-	struct why why; /* away */
+	uint64_t credential; /* that was right; 0: not known */
+	struct why why;      /* away */
 	const char *reason;
 };
 
@@ -114,8 +115,11 @@ static bool password_fits(struct conversation *conversation, struct slice passwo
 			continue;
 		while (sem_wait(&conversation->sasl->hashing) < 0)
 			continue;
-		fits |= verifier_check(&verifier, password);
+		bool this_fits = verifier_check(&verifier, password);
 		sem_post(&conversation->sasl->hashing);
+		if (this_fits)
+			conversation->credential = identity->credentials[i];
+		fits |= this_fits;
 	}
 	return fits && identity->known;
 }
@@ -437,6 +441,9 @@ static enum sasl_verdict accept_login(struct conversation *conversation)
 		conversation->reason = "suspended";
 		return SASL_VERDICT_REFUSED;
 	}
+	/* Of several verifiers SCRAM takes the first: it cannot know which password is meant. */
+	if (scram)
+		conversation->credential = identity->credentials[0];
 	return SASL_VERDICT_DONE;
 }
 
@@ -485,6 +492,9 @@ enum sasl_verdict conversation_step(struct conversation *conversation, struct db
 	unsigned out_len = 0;
 
 	conversation->db = db;
+	/* The library would take what stands before it. */
+	if (strcasecmp(conversation->mechanism, "LOGIN") == 0 && slice_find(response, '\0') >= 0)
+		return SASL_VERDICT_MALFORMED;
 	int code = sasl_server_step(
 	        conversation->conn, response.ptr, (unsigned)response.len, &out, &out_len);
 	return judge(conversation, code, out, out_len, ret_challenge);
@@ -493,6 +503,11 @@ enum sasl_verdict conversation_step(struct conversation *conversation, struct db
 struct identity *conversation_identity(const struct conversation *conversation)
 {
 	return conversation->identity;
+}
+
+void conversation_note_used(const struct conversation *conversation)
+{
+	identity_note_used(conversation->db, conversation->credential);
 }
 
 const char *conversation_reason(const struct conversation *conversation)

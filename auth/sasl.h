@@ -47,6 +47,9 @@ const struct why *conversation_away(const struct conversation *conversation);
 /* Who it is, once that was looked up, or NULL; the conversation's reference. */
 struct identity *conversation_identity(const struct conversation *conversation);
 
+/* After DONE and its answer: notes the login in the database, by the connection of the step. */
+void conversation_note_used(const struct conversation *conversation);
+
 /* For the log: "bad_password", "unknown_user", "suspended", "authzid", … */
 const char *conversation_reason(const struct conversation *conversation);
 /* The login as far as it is known; "" otherwise. */

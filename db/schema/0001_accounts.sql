@@ -110,7 +110,7 @@ comment on column postern.credential.kind is 'scram-sha-256; the others are for 
 comment on column postern.credential.label is 'Its name within the account: "password", or that of a device.';
 comment on column postern.credential.verifier is 'SCRAM-SHA-256$iterations:salt$StoredKey:ServerKey, as PostgreSQL itself writes it.';
 comment on column postern.credential.expires_at is 'Not valid from then on.';
-comment on column postern.credential.last_used_at is 'Last login, to the minute.';
+comment on column postern.credential.last_used_at is 'Last login; a mail program that logs in again within ten minutes is not noted again.';
 comment on column postern.credential.revoked_at is 'When it was taken back.';
 comment on column postern.credential.created_at is 'When it was made.';
 
@@ -456,17 +456,18 @@ comment on function postern.dkim_key_add is 'Stores a key; the first of an algor
 
 create function postern.auth_lookup(p_login text)
 returns table (account bigint, login text, state text, state_reason text, route text, message_bytes bigint, recipients integer,
-    connections integer, senders text[], credentials bigint[], verifiers text[])
+    connections integer, senders text[], credentials bigint[], verifiers text[], expires_ms bigint)
 language sql stable security definer set search_path = postern, pg_temp as $$
     select a.id, a.login, a.state, a.state_reason, a.route, p.message_bytes, p.recipients_per_message, p.connections,
         (select array_agg(s.pattern) from postern.sender s where s.account = a.id)
             -- An address, not what would be a pattern of more than one.
             || case when a.login ~ '^[^@*]+@[^@*.][^@*]*$' then array[a.login] else '{}'::text[] end,
-        c.ids, c.verifiers
+        c.ids, c.verifiers, c.expires_ms
     from postern.account a
     join postern.plan p on p.name = a.plan
     left join lateral (
-        select array_agg(c.id order by c.id) as ids, array_agg(c.verifier order by c.id) as verifiers
+        select array_agg(c.id order by c.id) as ids, array_agg(c.verifier order by c.id) as verifiers,
+            (extract(epoch from min(c.expires_at) - now()) * 1000)::bigint as expires_ms
         from postern.credential c
         where c.account = a.id and c.kind = 'scram-sha-256' and c.revoked_at is null
             and (c.expires_at is null or c.expires_at > now())
@@ -476,9 +477,12 @@ $$;
 comment on function postern.auth_lookup is 'For auth: everything a login needs; no row for unknown and closed accounts.';
 
 create function postern.credential_used(p_credential bigint) returns void
-language sql security definer set search_path = postern, pg_temp as $$
+language plpgsql security definer set search_path = postern, pg_temp as $$
+begin
+    perform set_config('synchronous_commit', 'off', true);
     update postern.credential set last_used_at = now()
         where id = p_credential and (last_used_at is null or last_used_at < now() - interval '1 minute');
+end
 $$;
 comment on function postern.credential_used is 'For auth: notes a login.';
 

@@ -4,6 +4,7 @@ import subprocess
 
 from client import connect, message
 from environment import BUILD, TOP
+from test_faults import eventually
 from test_refusals import plain, session
 
 ADMIN = TOP / "scripts" / "admin"
@@ -193,3 +194,11 @@ def test_two_migrate_at_once_and_a_newer_schema_is_refused(stage):
     finally:
         cluster.database = before
         stage.gateway.write_conf()
+
+
+def test_the_last_login_is_noted(stage):
+    login, password = stage.account("noted@example.org", "secret-6")
+    bare = session(stage, login=False)
+    assert bare.ask(plain(login, password)).startswith("235")
+    eventually(lambda: stage.cluster.sql(
+        f"select last_login > now() - interval '1 minute' from postern.account_overview where login = '{login}'") == "t")

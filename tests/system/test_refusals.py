@@ -133,6 +133,29 @@ def test_a_changed_password_counts_at_once(stage):
     bare.close()
 
 
+def test_an_expired_password_is_not_remembered(stage):
+    login = "expiring@example.org"
+    stage.cluster.sql(f"select postern.account_create('{login}')")
+    password = stage.cluster.sql(f"select postern.app_password_create('{login}', 'phone', now() + interval '2 seconds')")
+    bare = session(stage, login=False)
+    assert bare.ask(plain(login, password)).startswith("235")
+    stage.cluster.sql(f"select pg_sleep_until(max(expires_at)) from postern.credential c join postern.account a"
+                      f" on a.id = c.account where login = '{login}'")
+    bare = session(stage, login=False)
+    assert bare.ask(plain(login, password)).startswith("535")
+
+
+def test_login_with_a_zero_octet(stage):
+    bare = session(stage, login=False)
+    for answers in ((LOGIN + "\0x", PASSWORD), (LOGIN, PASSWORD + "\0x")):
+        reply = bare.ask("AUTH LOGIN")
+        for answer in answers:
+            if reply.startswith("334"):
+                reply = bare.ask(base64.b64encode(answer.encode()))
+        assert reply.startswith("501"), (answers, reply)
+    bare.close()
+
+
 def test_only_one_end_of_data(stage):
     """Every end that some server believed in; the second message must not leave."""
     smuggled = b"MAIL FROM:<alice@example.org>\r\nRCPT TO:<eve@example.net>\r\nDATA\r\n" + MESSAGE

@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: ISC */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "auth/identity.h"
+#include "auth/verifier.h"
+#include "gateway/base/clock.h"
+
+#define REMEMBERED_MAX 100000
+
+static struct identity *make_identity(uint64_t account)
+{
+	struct identity *identity = calloc(1, sizeof(*identity));
+
+	assert_non_null(identity);
+	atomic_init(&identity->refs, 1);
+	identity->known = true;
+	identity->account.id = account;
+	identity->valid_until_ms = UINT64_MAX;
+	return identity;
+}
+
+static bool knows(struct identity_store *store, const char *password)
+{
+	struct identity *identity = identity_recall(store, SLICE("a"), slice_str(password));
+
+	identity_unref(identity);
+	return identity != NULL;
+}
+
+static void a_notice_forgets(void **state)
+{
+	struct identity_store *store;
+	struct identity *first = make_identity(1), *second = make_identity(2);
+
+	(void)state;
+	assert_int_equal(identity_store_new(&store), 0);
+	uint64_t era = identity_era(store);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, era);
+	identity_remember(store, SLICE("a"), SLICE("two"), second, era);
+	assert_true(knows(store, "one") && knows(store, "two") && !knows(store, "three"));
+	identity_forget(store, 1);
+	assert_true(!knows(store, "one") && knows(store, "two"));
+	/* Looked up before the notice: too old to be remembered. */
+	identity_remember(store, SLICE("a"), SLICE("one"), first, era);
+	assert_false(knows(store, "one"));
+	identity_forget(store, 0);
+	assert_false(knows(store, "two"));
+	identity_unref(first);
+	identity_unref(second);
+	identity_store_free(store);
+}
+
+static void what_is_over_makes_room(void **state)
+{
+	_Atomic int64_t *shift = *state;
+	struct identity_store *store;
+	struct identity *identity = make_identity(1);
+	char password[24];
+
+	assert_int_equal(identity_store_new(&store), 0);
+	uint64_t era = identity_era(store);
+	for (unsigned i = 0; i < REMEMBERED_MAX; i++) {
+		snprintf(password, sizeof(password), "%u", i);
+		identity_remember(store, SLICE("a"), slice_str(password), identity, era);
+	}
+	assert_true(knows(store, "0") && knows(store, "99999"));
+	identity_remember(store, SLICE("a"), SLICE("new"), identity, era);
+	assert_false(knows(store, "new"));
+	if (POSTERN_TEST_HOOKS) {
+		*shift = (int64_t)11 * 60 * 1000000;
+		identity_remember(store, SLICE("a"), SLICE("new"), identity, era);
+		assert_true(knows(store, "new") && !knows(store, "0"));
+	}
+	identity_unref(identity);
+	identity_store_free(store);
+}
+
+/* The example of RFC 7677, with its keys as a verifier. */
+static void a_verifier_fits_its_password(void **state)
+{
+	struct verifier verifier;
+
+	(void)state;
+	assert_int_equal(
+	        verifier_parse(SLICE("SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcP"
+	                             "nkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2Kc"
+	                             "eYqR/+LhKVMdV6YZIAz1Y="),
+	                &verifier),
+	        0);
+	assert_true(verifier_check(&verifier, SLICE("pencil")));
+	assert_false(verifier_check(&verifier, SLICE("pencils")));
+	assert_int_equal(
+	        verifier_parse(SLICE("SCRAM-SHA-256$4096:W22$WG5d:wfPL"), &verifier), -EBADMSG);
+}
+
+/* A file that moves the clock; its mapping is the state of the tests. */
+static void *open_clock(void)
+{
+	char path[] = "/tmp/postern-clock-XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0);
+	void *shift = mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(shift, MAP_FAILED);
+	setenv("POSTERN_TEST_CLOCK", path, 1);
+	clock_init();
+	unlink(path);
+	close(fd);
+	return shift;
+}
+
+int main(void)
+{
+	void *shift = open_clock();
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(a_notice_forgets),
+	        cmocka_unit_test_prestate(what_is_over_makes_room, shift),
+	        cmocka_unit_test(a_verifier_fits_its_password),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
