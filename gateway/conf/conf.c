@@ -336,13 +336,21 @@ static void *load_repeated(struct load *load, enum option_group group, size_t si
 		        name);
 		return NULL;
 	}
-	size_t count = MIN_OF((size_t)config_setting_length(at), (size_t)ENTRIES_MAX);
+	size_t count = (size_t)config_setting_length(at);
+	if (count > ENTRIES_MAX) {
+		load_error(load, at, "%s: more than %d entries", name, ENTRIES_MAX);
+		return NULL;
+	}
 	char *entries = arena_alloc(&load->loaded->arena, count * size);
 	for (size_t i = 0; entries != NULL && i < count; i++) {
 		const config_setting_t *entry = config_setting_get_elem(at, (unsigned)i);
 		void *fields = entries + i * size;
 		if (named)
 			*(const char **)fields = copy_text(load, config_setting_name(entry));
+		/* libconfig takes a star too; the database and the tool do not. */
+		if (named && strchr(config_setting_name(entry), '*') != NULL)
+			load_error(load, entry, "\"%.60s\": a name has letters, digits, - and _",
+			        config_setting_name(entry));
 		if (config_setting_is_group(entry))
 			load_group(load, group, fields, entry, entry);
 		else
@@ -384,6 +392,17 @@ static void check_addresses(struct load *load, const config_setting_t *root)
 				        upstream->name, upstream->hosts[k]);
 		}
 	}
+}
+
+/* It stands in the greeting, in EHLO and in Received. */
+static void check_hostname(struct load *load, const config_setting_t *root)
+{
+	const char *name = load->loaded->conf.hostname;
+
+	if (strspn(name, "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.[]:") !=
+	        strlen(name))
+		load_error(load, config_setting_get_member(root, "hostname"),
+		        "hostname: \"%.60s\" is no name of a host", name);
 }
 
 /* Also beside other errors: a name that is wrong in one of two places is a common one. */
@@ -450,6 +469,7 @@ static void load_tree(struct load *load, const config_t *tree)
 	        root, &conf->domain_route_count);
 	bool each_is_fine = !load->failed;
 	check_route(load, root);
+	check_hostname(load, root);
 	if (each_is_fine)
 		check_together(load, root);
 }

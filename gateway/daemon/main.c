@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "db/db.h"
 #include "gateway/base/pack.h"
 #include "gateway/conf/conf.h"
 #include "gateway/daemon/child.h"
@@ -65,6 +66,33 @@ static int check_passwords(const struct conf *conf, struct why *why)
 	return r;
 }
 
+/* That libpq can read the connection string. Whether the server is there is another matter. */
+static int check_database(const struct conf *conf, struct why *why)
+{
+	struct db *db;
+	int r = db_new(&(struct db_settings){.conninfo = conf->database}, &db, why);
+
+	if (r == 0)
+		db_free(db);
+	return r;
+}
+
+/* The authorities of upstreams whose certificates are verified. */
+static int check_authorities(const struct conf *conf, struct why *why)
+{
+	struct tls_client *tls;
+	int r = 0;
+
+	for (size_t i = 0; r == 0 && i < conf->upstream_count; i++) {
+		if (conf->upstreams[i].tls != CONF_TLS_VERIFY)
+			continue;
+		r = tls_client_new(TLS_CHECK_NAME, conf->upstreams[i].ca_file, &tls, why);
+		if (r == 0)
+			tls_client_unref(tls);
+	}
+	return r;
+}
+
 static int check(const char *path)
 {
 	const struct conf *conf;
@@ -79,6 +107,10 @@ static int check(const char *path)
 		r = check_tls(conf, &why);
 		if (r == 0)
 			r = check_passwords(conf, &why);
+		if (r == 0)
+			r = check_database(conf, &why);
+		if (r == 0)
+			r = check_authorities(conf, &why);
 		if (r < 0)
 			fprintf(stderr, "%s: %s\n", path, why.text);
 		else

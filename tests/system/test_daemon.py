@@ -39,6 +39,14 @@ def test_the_check_of_the_configuration(stage):
     bad.write_text(good.replace(str(stage.certificate), "/nonexistent.crt"))
     done = posternd("-c", bad, "-t")
     assert done.returncode == 1 and "/nonexistent.crt" in done.stderr
+    for before, after, words in (
+            (stage.cluster.conninfo, "no connection string", 'missing "="'),
+            (stage.cluster.conninfo, "dbnam=postern", 'invalid connection option "dbnam"'),
+            ('tls = "none"', 'tls = "verify"  ca_file = "/nonexistent.ca"', "/nonexistent.ca")):
+        assert before in good
+        bad.write_text(good.replace(before, after))
+        done = posternd("-c", bad, "-t")
+        assert done.returncode == 1 and words in done.stderr, (after, done)
 
 
 def test_two_of_them_do_not_share_a_spool(stage):

@@ -76,6 +76,26 @@ static void a_route_must_exist(void **state)
 	buf_done(&errors);
 }
 
+static void names_are_checked(void **state)
+{
+	struct buf errors;
+	const struct conf *conf =
+	        parse("hostname = \"mail example\"\n"
+	              "database = \"dbname=postern\"\n"
+	              "listener = { sub*mission = { address = [\"127.0.0.1:5587\"] } }\n"
+	              "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	              "upstream = { isp* = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	              "route = \"isp*\"\n",
+	                &errors);
+
+	(void)state;
+	assert_null(conf);
+	assert_non_null(strstr(buf_str(&errors), "test.conf:1: hostname"));
+	assert_non_null(strstr(buf_str(&errors), "test.conf:3: \"sub*mission\""));
+	assert_non_null(strstr(buf_str(&errors), "test.conf:5: \"isp*\""));
+	buf_done(&errors);
+}
+
 /* How the supervisor hands the configuration to its children. */
 static void what_is_written_reads_back(void **state)
 {
@@ -102,6 +122,7 @@ int main(void)
 	        cmocka_unit_test(defaults_are_enough),
 	        cmocka_unit_test(all_errors_are_told_at_once),
 	        cmocka_unit_test(a_route_must_exist),
+	        cmocka_unit_test(names_are_checked),
 	        cmocka_unit_test(what_is_written_reads_back),
 	};
 
