@@ -6,6 +6,7 @@ import secrets
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 
 TOP = pathlib.Path(__file__).resolve().parent.parent
@@ -13,7 +14,7 @@ sys.path.insert(0, str(TOP / "tests" / "lib"))
 
 from certificates import Authority  # noqa: E402
 from dkim_check import python_dkim, records  # noqa: E402
-from environment import free_port, run, temporary_folder  # noqa: E402
+from environment import free_port, run, temporary_folder, unprivileged  # noqa: E402
 from gateway import Gateway  # noqa: E402
 from postgres import Cluster  # noqa: E402
 from upstream import Upstream  # noqa: E402
@@ -35,25 +36,45 @@ def arguments():
 
 
 def check_ports(*ports):
+    if len(set(ports)) < len(ports):
+        sys.exit("--port and --tls-port are the same; choose two")
     for port in ports:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
+            except PermissionError:
+                sys.exit(f"port {port} is for root; choose others with --port and --tls-port")
+            except OverflowError:
+                sys.exit(f"{port} is no port; choose others with --port and --tls-port")
             except OSError:
                 sys.exit(f"port {port} is taken; choose others with --port and --tls-port")
+
+
+def open_folder(folder):
+    """Makes the folder of --dir, or says why it cannot be it."""
+    if len(str(folder)) > 60:
+        sys.exit(f"{folder} is too long for the sockets in it; choose a shorter --dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            sys.exit(f"{folder} is not empty; choose a new folder")
+        folder.chmod(0o755)
+    except OSError as error:
+        sys.exit(f"{folder} cannot be used ({error.strerror}); choose another --dir")
+    # As root, PostgreSQL and the gateway run as users without power.
+    for user in ("postgres", "nobody"):
+        if subprocess.run([*unprivileged(user), "test", "-x", folder], check=False).returncode != 0:
+            folder.rmdir()
+            sys.exit(f"the user {user} cannot enter {folder}; choose another --dir, such as one below /tmp")
 
 
 class Demonstration:
     def __init__(self, options):
         self.kept = options.dir is not None
         self.folder = options.dir.resolve() if self.kept else temporary_folder()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if len(str(self.folder)) > 60:
-            sys.exit(f"{self.folder} is too long for the sockets in it; choose a shorter --dir")
-        if self.kept and any(self.folder.iterdir()):
-            sys.exit(f"{self.folder} is not empty; choose a new folder")
-        self.folder.chmod(0o755)
+        if self.kept:
+            open_folder(self.folder)
         self.password = secrets.token_urlsafe(12)
         self.cluster = Cluster(self.folder / "pg")
         authority = Authority(self.folder / "tls", "Postern demonstration")
@@ -147,7 +168,7 @@ def main():
         else:
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             demonstration.stay()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, OSError, subprocess.SubprocessError) as error:
         print(f"scripts/quickstart: {error}", file=sys.stderr)
         print(f"logs are in {demonstration.folder}", file=sys.stderr)
     finally:

@@ -18,6 +18,29 @@ def posternd(*words):
     return subprocess.run([BUILD / "posternd", *map(str, words)], capture_output=True, text=True, timeout=20, check=False)
 
 
+def test_what_the_quickstart_cannot_do_it_says(stage):
+    taken = stage.gateway.port
+    occupied = stage.folder / "occupied"
+    occupied.mkdir()
+    (occupied / "file").touch()
+    closed = stage.folder / "closed"
+    closed.mkdir(mode=0o700)
+    options = ["--port", str(free_port()), "--tls-port", str(free_port()), "--dir"]
+    for words, said in (
+            (["--port", str(taken)], f"port {taken} is taken"),
+            (["--port", "70000"], "70000 is no port"),
+            (["--port", "6601", "--tls-port", "6601"], "are the same"),
+            ([*options, str(occupied)], "is not empty"),
+            ([*options, str(occupied / "file")], "cannot be used (File exists)"),
+            ([*options, "/proc/none"], "cannot be used (No such file or directory)"),
+            ([*options, "/tmp/" + "a" * 70], "choose a shorter --dir"),
+            *([([*options, str(closed / "inner")], "cannot enter")] if os.geteuid() == 0 else [])):
+        done = subprocess.run(["/usr/bin/python3", TOP / "scripts/quickstart.py", "--check", *words], capture_output=True,
+                              text=True, timeout=60, check=False)
+        assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr, (words, done)
+    assert not os.path.exists("/tmp/" + "a" * 70) and not (closed / "inner").exists()
+
+
 def test_versions_and_usage(stage):
     assert posternd("--version").stdout.startswith("posternd ")
     assert run(BUILD / "postern", "--version").stdout.startswith(b"postern ")
@@ -53,7 +76,7 @@ def test_two_of_them_do_not_share_a_spool(stage):
     words = [*(["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"] if os.geteuid() == 0 else []),
              BUILD / "posternd", "-c", stage.gateway.conf]
     second = subprocess.run([str(w) for w in words], capture_output=True, text=True, timeout=30, check=False)
-    assert second.returncode != 0 and "another posternd runs here" in second.stderr, second.stderr
+    assert second.returncode != 0 and f"another posternd runs here (pid {stage.gateway.process.pid})" in second.stderr, second
     send(stage)
     stage.upstream.take()
 
