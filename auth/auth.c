@@ -478,7 +478,7 @@ static bool is_malformed(const struct auth_message *message)
 static int enqueue(struct auth *auth, struct link *link, struct buf *datagram,
         const struct auth_message *message)
 {
-	struct auth_account unused;
+	struct auth_account_room unused;
 	struct request *request;
 
 	if (atomic_load(&link->queued) >= QUEUE_MAX ||
@@ -514,7 +514,7 @@ static void cancel_login(struct auth *auth, struct link *link, uint32_t number)
 /* One datagram: 0, or -EBADMSG when the link must end. */
 static int take_datagram(struct auth *auth, struct link *link, struct buf *datagram)
 {
-	struct auth_account unused;
+	struct auth_account_room unused;
 	struct auth_message message;
 
 	if (protocol_decode(buf_slice(datagram), &message, &unused) < 0)

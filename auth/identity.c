@@ -13,6 +13,7 @@
 
 #include "auth/verifier.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/list.h"
 #include "gateway/base/map.h"
 #include "gateway/base/random.h"
 
@@ -26,13 +27,16 @@
 
 struct remembered {
 	uint8_t proof[PROOF_SIZE]; /* HMAC over login and password: the key of the map */
+	struct list link_in_entries;
 	struct identity *identity;
+	uint64_t account; /* here too, so that a search touches one thing of each */
 	uint64_t until_ms;
 };
 
 struct identity_store {
 	pthread_mutex_t lock; /* of all that follows but the key */
 	struct map remembered;
+	struct list entries; /* of the map */
 	uint64_t era, sweep_at_ms;
 	bool has_secret;
 	char secret[80]; /* of the fake verifiers, from the database */
@@ -49,6 +53,7 @@ int identity_store_new(struct identity_store **ret_store)
 		return -ENOMEM;
 	pthread_mutex_init(&store->lock, NULL);
 	map_init(&store->remembered);
+	list_init(&store->entries);
 	random_bytes(store->key, sizeof(store->key));
 	*ret_store = store;
 	return 0;
@@ -87,13 +92,36 @@ void identity_unref(struct identity *identity)
 	free(identity);
 }
 
+/* Most accounts have a few senders, some have hundreds: gathered here, then kept as many. */
+struct gathering {
+	struct arena *arena;
+	struct slice senders[PROTOCOL_SENDERS_MAX];
+	uint32_t count;
+};
+
 static void add_sender(void *arg, struct slice pattern)
 {
-	struct identity *identity = arg;
-	struct auth_account *account = &identity->account;
+	struct gathering *gathering = arg;
 
-	if (account->sender_count < PROTOCOL_SENDERS_MAX)
-		account->senders[account->sender_count++] = arena_slice(&identity->arena, pattern);
+	if (gathering->count < PROTOCOL_SENDERS_MAX)
+		gathering->senders[gathering->count++] = arena_slice(gathering->arena, pattern);
+}
+
+static int read_senders(struct identity *identity, struct slice array)
+{
+	struct gathering gathering = {.arena = &identity->arena};
+	struct slice *senders;
+
+	int r = db_each_element(array, add_sender, &gathering);
+	if (r < 0)
+		return r;
+	senders = arena_alloc(&identity->arena, gathering.count * sizeof(*senders));
+	if (senders == NULL)
+		return -ENOMEM;
+	memcpy(senders, gathering.senders, gathering.count * sizeof(*senders));
+	identity->account.senders = senders;
+	identity->account.sender_count = gathering.count;
+	return 0;
 }
 
 static void add_verifier(void *arg, struct slice verifier)
@@ -126,7 +154,7 @@ static int read_account(struct identity *identity, const PGresult *result)
 	account->message_bytes = (uint64_t)db_int(result, 0, 4);
 	account->recipients = (uint32_t)db_int(result, 0, 5);
 	account->connections = (uint32_t)db_int(result, 0, 6);
-	int r = db_each_element(db_text(result, 0, 7), add_sender, identity);
+	int r = read_senders(identity, db_text(result, 0, 7));
 	if (r == 0)
 		r = db_each_element(db_text(result, 0, 8), add_verifier, identity);
 	if (r == 0)
@@ -257,50 +285,54 @@ struct identity *identity_recall(
 	return identity;
 }
 
+/* The lock is held. */
+static void drop_entry(struct identity_store *store, struct remembered *entry)
+{
+	(void)map_remove(&store->remembered, slice_of(entry->proof, sizeof(entry->proof)));
+	list_remove(&entry->link_in_entries);
+	remembered_free(entry);
+}
+
 /* What is over goes, and what is of this account (0: all). The lock is held. */
 static void drop_remembered(struct identity_store *store, uint64_t account)
 {
 	uint64_t now = clock_mono_ms();
-	struct remembered *entry;
-	size_t position = 0;
-	struct map kept;
 
-	map_init(&kept);
-	while ((entry = map_next(&store->remembered, &position)) != NULL) {
-		bool goes = account == 0 || entry->identity->account.id == account ||
-		            now >= entry->until_ms;
-		if (goes || map_put(&kept, slice_of(entry->proof, sizeof(entry->proof)), entry) < 0)
-			remembered_free(entry);
+	list_for_each_safe (at, &store->entries) {
+		struct remembered *entry = list_entry(at, struct remembered, link_in_entries);
+		if (account == 0 || entry->account == account || now >= entry->until_ms)
+			drop_entry(store, entry);
 	}
-	map_done(&store->remembered);
-	store->remembered = kept;
 }
 
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
         struct identity *identity, uint64_t era)
 {
-	struct remembered *entry = calloc(1, sizeof(*entry)), *old = NULL;
+	struct remembered *entry = calloc(1, sizeof(*entry));
 
 	if (entry == NULL || make_proof(store, login, password, entry->proof) < 0) {
 		free(entry);
 		return;
 	}
 	entry->identity = identity_ref(identity);
+	entry->account = identity->account.id;
 	uint64_t now = clock_mono_ms();
 	entry->until_ms = MIN_OF(now + REMEMBER_MS, identity->valid_until_ms);
 	struct slice key = slice_of(entry->proof, sizeof(entry->proof));
 
 	pthread_mutex_lock(&store->lock);
-	old = map_remove(&store->remembered, key);
+	struct remembered *old = map_get(&store->remembered, key);
+	if (old != NULL)
+		drop_entry(store, old);
 	if (store->remembered.count >= REMEMBERED_MAX && now >= store->sweep_at_ms) {
 		drop_remembered(store, NOBODY);
 		store->sweep_at_ms = now + SWEEP_MS;
 	}
 	bool kept = store->era == era && store->remembered.count < REMEMBERED_MAX &&
 	            map_put(&store->remembered, key, entry) == 0;
+	if (kept)
+		list_append(&store->entries, &entry->link_in_entries);
 	pthread_mutex_unlock(&store->lock);
-	if (old != NULL)
-		remembered_free(old);
 	if (!kept)
 		remembered_free(entry);
 }

@@ -22,8 +22,10 @@ static void pack_account(struct pack *pack, const struct auth_account *account)
 		pack_bytes(pack, account->senders[i]);
 }
 
-static void unpack_account(struct unpack *unpack, struct auth_account *account)
+static void unpack_account(struct unpack *unpack, struct auth_account_room *room)
 {
+	struct auth_account *account = &room->account;
+
 	account->id = unpack_u64(unpack);
 	account->login = unpack_bytes(unpack, TEXT_MAX);
 	account->route = unpack_bytes(unpack, TEXT_MAX);
@@ -33,9 +35,10 @@ static void unpack_account(struct unpack *unpack, struct auth_account *account)
 	uint32_t count = unpack_u32(unpack);
 	if (count > PROTOCOL_SENDERS_MAX)
 		unpack->error = -EBADMSG;
+	account->senders = room->senders;
 	account->sender_count = 0;
 	while (unpack->error == 0 && account->sender_count < count)
-		account->senders[account->sender_count++] = unpack_bytes(unpack, TEXT_MAX);
+		room->senders[account->sender_count++] = unpack_bytes(unpack, TEXT_MAX);
 }
 
 static void pack_charge(struct pack *pack, const struct auth_charge *charge)
@@ -123,7 +126,7 @@ int protocol_encode(
 }
 
 int protocol_decode(
-        struct slice datagram, struct auth_message *ret_message, struct auth_account *ret_account)
+        struct slice datagram, struct auth_message *ret_message, struct auth_account_room *ret_room)
 {
 	struct unpack unpack = unpack_start(datagram);
 	struct auth_message message = {.type = (enum auth_type)unpack_u8(&unpack)};
@@ -152,7 +155,7 @@ int protocol_decode(
 		unpack_charge(&unpack, &message.charge);
 		break;
 	case AUTH_DONE:
-		unpack_account(&unpack, ret_account);
+		unpack_account(&unpack, ret_room);
 		break;
 	case AUTH_LIMITED:
 		unpack_limited(&unpack, &message.limited);

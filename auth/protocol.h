@@ -51,8 +51,14 @@ struct auth_account {
 	struct slice login, route;
 	uint64_t message_bytes; /* 0: no limit of the plan */
 	uint32_t recipients, connections;
-	struct slice senders[PROTOCOL_SENDERS_MAX]; /* patterns of sender_right.h */
+	const struct slice *senders; /* patterns of sender_right.h */
 	uint32_t sender_count;
+};
+
+/* To decode an account into: its `senders` are those here. */
+struct auth_account_room {
+	struct auth_account account;
+	struct slice senders[PROTOCOL_SENDERS_MAX];
 };
 
 struct auth_charge {
@@ -90,9 +96,9 @@ struct auth_message {
 int protocol_encode(const struct auth_message *message, const struct auth_account *account,
         struct buf *out) must_check;
 
-/* Takes a datagram apart; `ret_account` is filled for DONE. 0 or -EBADMSG. */
+/* Takes a datagram apart; `ret_room` is filled for DONE. 0 or -EBADMSG. */
 int protocol_decode(struct slice datagram, struct auth_message *ret_message,
-        struct auth_account *ret_account) must_check;
+        struct auth_account_room *ret_room) must_check;
 
 /* 0; -EAGAIN when the socket is full; -EPIPE and others: the link is gone. */
 int protocol_send(int link, struct slice datagram) must_check;

@@ -174,7 +174,7 @@ static void on_ready(void *arg, unsigned events)
 {
 	struct auth_link *link = arg;
 	struct auth_message answer;
-	struct auth_account account;
+	struct auth_account_room account;
 	struct buf room;
 	int r = 1;
 
@@ -186,7 +186,7 @@ static void on_ready(void *arg, unsigned events)
 		if (r == 1 && protocol_decode(buf_slice(&room), &answer, &account) < 0)
 			r = -EBADMSG;
 		if (r == 1)
-			take_answer(link, &answer, &account);
+			take_answer(link, &answer, &account.account);
 	}
 	buf_wipe(&room);
 	if (r == 1 || r == -EAGAIN)

@@ -151,10 +151,14 @@ static int keep_account(struct session *session, const struct auth_account *fact
 	account->facts = *facts;
 	account->facts.login = arena_slice(&account->arena, facts->login);
 	account->facts.route = arena_slice(&account->arena, facts->route);
-	bool whole = account->facts.login.ptr != NULL && account->facts.route.ptr != NULL;
-	for (uint32_t i = 0; i < facts->sender_count; i++) {
-		account->facts.senders[i] = arena_slice(&account->arena, facts->senders[i]);
-		whole = whole && account->facts.senders[i].ptr != NULL;
+	struct slice *senders =
+	        arena_alloc(&account->arena, facts->sender_count * sizeof(*senders));
+	account->facts.senders = senders;
+	bool whole = account->facts.login.ptr != NULL && account->facts.route.ptr != NULL &&
+	             senders != NULL;
+	for (uint32_t i = 0; whole && i < facts->sender_count; i++) {
+		senders[i] = arena_slice(&account->arena, facts->senders[i]);
+		whole = senders[i].ptr != NULL;
 	}
 	if (!whole) {
 		arena_reset(&account->arena);

@@ -101,6 +101,17 @@ def test_logins_and_patterns_that_would_say_more_than_meant(stage):
         stage.cluster.sql("select postern.sender_revoke('alice@example.org', :'p')", p=pattern)
 
 
+def test_five_hundred_senders(stage):
+    login, password = stage.account("many@example.org", "secret-8")
+    stage.cluster.sql(f"select postern.sender_grant('{login}', 'sender-' || i || '@' || repeat('x', 50) || '.example')"
+                      " from generate_series(1, 500) i")
+    assert "500 sender rights" in fails(lambda: stage.cluster.sql(f"select postern.sender_grant('{login}', '@more.example')"))
+    bare = session(stage, login=False)
+    assert bare.ask(plain(login, password)).startswith("235")
+    assert bare.ask(f"MAIL FROM:<sender-500@{'x' * 50}.example>").startswith("250")
+    bare.close()
+
+
 def test_what_admins_get_wrong_is_told(stage):
     verifier = "SCRAM-SHA-256$4096:" + "A" * 22 + "==$" + "A" * 43 + "=:" + "A" * 43 + "="
     stage.cluster.sql("select postern.account_create('verified@example.org', :'v')", v=verifier)

@@ -115,6 +115,40 @@ static void *open_clock(void)
 	return shift;
 }
 
+/* 100,000 of them are remembered, and each session has an account. */
+static void an_identity_is_small(void **state)
+{
+	(void)state;
+	assert_in_range(sizeof(struct identity), 0, 1024);
+	assert_in_range(sizeof(struct auth_account), 0, 128);
+}
+
+static void an_account_travels_whole(void **state)
+{
+	struct slice senders[PROTOCOL_SENDERS_MAX];
+	struct auth_account account = {.id = 7, .login = SLICE("a"), .senders = senders};
+	const struct auth_message done = {.type = AUTH_DONE, .number = 3};
+	struct auth_account_room room;
+	struct auth_message message;
+	struct buf datagram;
+
+	(void)state;
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	for (; account.sender_count < PROTOCOL_SENDERS_MAX; account.sender_count++)
+		senders[account.sender_count] = SLICE("@example.org");
+	assert_int_equal(protocol_encode(&done, &account, &datagram), 0);
+	assert_int_equal(protocol_decode(buf_slice(&datagram), &message, &room), 0);
+	assert_int_equal(message.number, 3);
+	assert_int_equal(room.account.sender_count, PROTOCOL_SENDERS_MAX);
+	assert_slice_equal(room.account.senders[PROTOCOL_SENDERS_MAX - 1], "@example.org");
+	/* Cut anywhere it is nothing. */
+	for (size_t len = 0; len < buf_len(&datagram); len++)
+		assert_int_equal(
+		        protocol_decode(slice_of(buf_slice(&datagram).ptr, len), &message, &room),
+		        -EBADMSG);
+	buf_done(&datagram);
+}
+
 int main(void)
 {
 	void *shift = open_clock();
@@ -122,6 +156,8 @@ int main(void)
 	        cmocka_unit_test(a_notice_forgets),
 	        cmocka_unit_test_prestate(what_is_over_makes_room, shift),
 	        cmocka_unit_test(a_verifier_fits_its_password),
+	        cmocka_unit_test(an_identity_is_small),
+	        cmocka_unit_test(an_account_travels_whole),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
