@@ -3,6 +3,7 @@
 #include "gateway/daemon/listen.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -34,6 +35,15 @@ static int listen_once(const struct addr *addr)
 	return -error;
 }
 
+/* The supervisor reads its signals later; a stop need not wait until then. */
+static bool is_told_to_stop(void)
+{
+	sigset_t pending;
+
+	return sigpending(&pending) == 0 &&
+	       (sigismember(&pending, SIGTERM) == 1 || sigismember(&pending, SIGINT) == 1);
+}
+
 static int listen_patiently(const char *text, uint64_t give_up_ms, struct why *why)
 {
 	struct addr addr;
@@ -41,7 +51,8 @@ static int listen_patiently(const char *text, uint64_t give_up_ms, struct why *w
 	int r = addr_parse(slice_str(text), &addr);
 	if (r < 0)
 		return why_errno(why, r, "listener address %s", text);
-	while ((r = listen_once(&addr)) == -EADDRINUSE && clock_mono_ms() < give_up_ms)
+	while ((r = listen_once(&addr)) == -EADDRINUSE && clock_mono_ms() < give_up_ms &&
+	        !is_told_to_stop())
 		nanosleep(&(struct timespec){.tv_nsec = BIND_INTERVAL_MS * 1000000L}, NULL);
 	return r < 0 ? why_errno(why, r, "cannot listen on %s", text) : r;
 }

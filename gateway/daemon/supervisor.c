@@ -630,6 +630,7 @@ int supervisor_main(const char *conf_path)
 		return EXIT_FAILURE;
 	if (prepare(&supervisor, &why) < 0) {
 		LOG(NULL, EV_FATAL, "reason=%s", LOG_VALUE(slice_str(why.text)));
+		conf_unref(supervisor.conf);
 		return EXIT_FAILURE;
 	}
 	LOG(NULL, EV_START, "version=%s pid=%d listeners=%zu loops=%u", POSTERN_VERSION,

@@ -4,6 +4,7 @@ import os
 import pathlib
 import pwd
 import signal
+import socket
 import subprocess
 import time
 
@@ -182,6 +183,23 @@ def test_a_stop_while_submit_is_down_is_quick(stage):
     began = time.monotonic()
     assert stage.gateway.stop() == 0
     assert time.monotonic() - began < 3
+
+
+def test_a_stop_while_a_port_is_taken_is_quick(stage):
+    stage.gateway.stop()
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", stage.gateway.port))
+        other.listen()
+        stage.gateway.start(wait=False)
+        eventually(lambda: (stage.folder / "gw/run/lock").read_text() == str(stage.gateway.process.pid))
+        time.sleep(0.5)
+        assert stage.gateway.process.poll() is None, "it does not try again"
+        began = time.monotonic()
+        stage.gateway.process.send_signal(signal.SIGTERM)
+        assert stage.gateway.process.wait(20) == 1
+        assert time.monotonic() - began < 3
+        stage.gateway.process = None
 
 
 def test_a_bad_start_ends_at_once(stage):
