@@ -65,4 +65,6 @@ class Bare:
         self.file = self.socket.makefile("rb")
 
     def close(self):
+        # The socket stays open as long as the file does.
+        self.file.close()
         self.socket.close()

@@ -213,3 +213,40 @@ def test_the_last_login_is_noted(stage):
     assert bare.ask(plain(login, password)).startswith("235")
     eventually(lambda: stage.cluster.sql(
         f"select last_login > now() - interval '1 minute' from postern.account_overview where login = '{login}'") == "t")
+
+
+def test_passwords_of_the_roles_come_from_files(stage):
+    cluster, gateway = stage.cluster, stage.gateway
+    rules = cluster.folder / "data/pg_hba.conf"
+    before = rules.read_text()
+    files = {}
+    for role in ("auth", "relay"):
+        cluster.sql(f"alter role postern_{role} password 'of-{role}'")
+        files[role] = stage.folder / f"{role}.password"
+        files[role].write_text(f"of-{role}\n")
+    rules.write_text("local all postern_auth,postern_relay scram-sha-256\n" + before)
+    cluster.sql("select pg_reload_conf()")
+    gateway.extra = "".join(f'database_{role}_password_file = "{path}"\n' for role, path in files.items())
+    try:
+        gateway.stop()
+        gateway.start()
+        client = connect(stage)
+        client.sendmail("alice@example.org", ["bob@example.net"], message("by password"))
+        client.quit()
+        assert b"DKIM-Signature:" in stage.upstream.take().octets
+        for role, path in files.items():
+            for pid in gateway.children().values():
+                assert f"of-{role}" not in open(f"/proc/{pid}/cmdline").read()
+        files["auth"].write_text("wrong\n")
+        gateway.stop()
+        gateway.start()
+        bare = session(stage, login=False)
+        assert bare.ask(plain()).startswith("454 4.7.0")
+        bare.close()
+        assert "password authentication failed" in gateway.wait_event("database.away")["why"]
+    finally:
+        gateway.extra = ""
+        rules.write_text(before)
+        cluster.sql("select pg_reload_conf()")
+        gateway.stop()
+        gateway.start()
