@@ -39,6 +39,21 @@ def test_an_admins_scripts(stage):
     bare = session(stage, login=False)
     assert bare.ask(plain("carol@example.org", "pass-2")).startswith("235")
     assert "no account" in fails(lambda: run(ADMIN / "account_resume.sql", login="nobody@example.org"))
+    password = run(ADMIN / "app_password_create.sql", login="carol@example.org", label="phone").strip()
+    bare = session(stage, login=False)
+    assert bare.ask(plain("carol@example.org", password)).startswith("235")
+    run(ADMIN / "credential_revoke.sql", login="carol@example.org", label="phone")
+    eventually(lambda: session(stage, login=False).ask(plain("carol@example.org", password)).startswith("535"))
+    run(ADMIN / "sender_revoke.sql", login="carol@example.org", sender="info@example.org")
+    run(ADMIN / "limit_set.sql", login="carol@example.org", measure="messages", per="1 hour", amount="")
+    assert run(ADMIN / "usage.sql", login="carol@example.org") == ""
+    run(ADMIN / "plan_set.sql", plan="small", recipients="100")
+    run(ADMIN / "plan_limit_set.sql", plan="small", measure="bytes", per="1 day", amount="1000")
+    run(ADMIN / "account_create.sql", login="erin@example.org", plan="small", environment={"POSTERN_PASSWORD": "pass-3"})
+    assert run(ADMIN / "usage.sql", login="erin@example.org").strip() == "bytes|day|0|1000"
+    run(ADMIN / "account_close.sql", login="carol@example.org")
+    bare = session(stage, login=False)
+    assert bare.ask(plain("carol@example.org", "pass-2")).startswith("535")
 
 
 def test_the_tool_makes_accounts(stage):

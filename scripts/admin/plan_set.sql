@@ -1,0 +1,16 @@
+-- SPDX-License-Identifier: ISC
+-- Makes or changes a plan. What is not given is unlimited.
+--
+--   psql -v plan=small [-v message_bytes=10485760] [-v recipients=100] [-v connections=10] -f scripts/admin/plan_set.sql
+\set ON_ERROR_STOP on
+\if :{?message_bytes} \else
+    \set message_bytes ''
+\endif
+\if :{?recipients} \else
+    \set recipients ''
+\endif
+\if :{?connections} \else
+    \set connections ''
+\endif
+select postern.plan_set(:'plan', nullif(:'message_bytes', '')::bigint, nullif(:'recipients', '')::integer,
+    nullif(:'connections', '')::integer);
