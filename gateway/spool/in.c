@@ -45,8 +45,9 @@ struct spool_in {
 	struct watermark watermark;
 	struct journal *journal;
 	struct jobs *spill;
-	_Atomic uint64_t promised;             /* octets that open transactions may still bring */
-	_Atomic uint64_t space, space_read_us; /* cached */
+	_Atomic uint64_t promised; /* octets that open transactions may still bring */
+	_Atomic int64_t space;     /* free octets: as last read, less what has come since */
+	_Atomic uint64_t space_read_us;
 };
 
 enum tx_state { TX_OPEN, TX_COMMITTING };
@@ -227,20 +228,23 @@ void spool_in_close(struct spool_in *in)
 
 int spool_in_has_room(struct spool_in *in, uint64_t message_size)
 {
-	uint64_t now = clock_mono_us(), free_octets = atomic_load(&in->space);
+	uint64_t now = clock_mono_us();
 
-	if (journal_is_failing(in->journal)) {
+	int failure = journal_failure(in->journal);
+	if (failure < 0) {
 		journal_probe(in->journal);
-		return -EIO;
+		return failure == -ENOSPC || failure == -EDQUOT ? -ENOSPC : -EIO;
 	}
 	if (now - atomic_load(&in->space_read_us) > SPACE_CACHE_US) {
+		uint64_t free_octets;
 		int r = in->ops->space(in->folder, &free_octets);
 		if (r < 0)
 			return r;
-		atomic_store(&in->space, free_octets);
+		atomic_store(&in->space, (int64_t)free_octets);
 		atomic_store(&in->space_read_us, now);
 	}
-	return free_octets < 2 * message_size + atomic_load(&in->promised) ? -ENOSPC : 0;
+	int64_t needed = (int64_t)(2 * message_size + atomic_load(&in->promised));
+	return atomic_load(&in->space) < needed ? -ENOSPC : 0;
 }
 
 int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
@@ -395,6 +399,7 @@ int spool_tx_write(struct spool_tx *tx, struct slice octets)
 	uint64_t promised = MIN_OF((uint64_t)octets.len, tx->promised);
 	tx->promised -= promised;
 	atomic_fetch_sub(&tx->in->promised, promised);
+	atomic_fetch_sub(&tx->in->space, (int64_t)octets.len);
 	tx->size += octets.len;
 	tx->error = buf_append_slice(&tx->body, octets);
 	bool full = buf_len(&tx->body) >= (tx->sum != NULL ? SPILL_STEP : INLINE_MAX);

@@ -67,6 +67,7 @@ struct journal {
 
 	_Atomic uint32_t run, segment;
 	_Atomic unsigned failures; /* in a row */
+	_Atomic int error;         /* of the last of them */
 	_Atomic uint64_t probed_us;
 	struct journal_entry probe;
 	_Atomic bool probing;
@@ -105,6 +106,15 @@ static int place_segment(struct journal *journal, const char *path,
 	return r;
 }
 
+/* The first segment of this run stands: what counts of earlier ones is settled now. */
+static void begin_run(struct journal *journal)
+{
+	atomic_store(&journal->run, journal->header.number);
+	if (journal->settings.watermark != NULL)
+		watermark_start(
+		        journal->settings.watermark, journal->header.number, journal->committed);
+}
+
 /* Makes the next segment before anything depends on it; on a full disk from the spare. */
 static int begin_segment(struct journal *journal)
 {
@@ -137,6 +147,8 @@ static int begin_segment(struct journal *journal)
 	journal->settings.previous = header.number;
 	journal->settings.previous_end = journal->committed;
 	atomic_store(&journal->segment, header.number);
+	if (atomic_load(&journal->run) == 0)
+		begin_run(journal);
 	return 0;
 }
 
@@ -246,15 +258,22 @@ static int replace_segment(struct journal *journal)
 	return r;
 }
 
-static void give_segment_up(struct journal *journal)
+static void note_failure(struct journal *journal, int error)
+{
+	atomic_store(&journal->error, error);
+	atomic_fetch_add(&journal->failures, 1);
+}
+
+static void give_segment_up(struct journal *journal, int error)
 {
 	close(journal->fd);
 	journal->fd = -1;
 	journal->sync_due_ms = 0;
-	atomic_fetch_add(&journal->failures, 1);
+	note_failure(journal, error);
 	/* Its header must stand before the failed batch is answered. */
-	if (replace_segment(journal) < 0)
-		atomic_fetch_add(&journal->failures, 1);
+	int r = replace_segment(journal);
+	if (r < 0)
+		note_failure(journal, r);
 	else if (journal->settings.watermark != NULL)
 		watermark_publish(
 		        journal->settings.watermark, journal->header.number, journal->committed);
@@ -293,7 +312,7 @@ static void commit(struct journal *journal, struct journal_entry **entries, size
 	        may_leave_spare(journal))
 		r = replace_segment(journal);
 	if (r < 0) {
-		atomic_fetch_add(&journal->failures, 1);
+		note_failure(journal, r);
 		complete(entries, count, r);
 		return;
 	}
@@ -311,7 +330,7 @@ static void commit(struct journal *journal, struct journal_entry **entries, size
 	if (r == 0 && !batch->wants_sync && journal->sync_due_ms == 0)
 		journal->sync_due_ms = clock_mono_ms() + SYNC_AFTER_MS;
 	if (r < 0)
-		give_segment_up(journal);
+		give_segment_up(journal, r);
 	complete(entries, count, r);
 	if (r == 0)
 		poke(journal->settings.wake_fd);
@@ -359,6 +378,7 @@ static void *writer(void *arg)
 	struct journal *journal = arg;
 	struct journal_entry *entries[BATCH_ENTRIES];
 	bool ending;
+	int r;
 
 	do {
 		pthread_mutex_lock(&journal->lock);
@@ -371,8 +391,8 @@ static void *writer(void *arg)
 			commit(journal, entries, count);
 		if (journal->sync_due_ms != 0 &&
 		        (ending || clock_mono_ms() >= journal->sync_due_ms) &&
-		        sync_now(journal) < 0)
-			give_segment_up(journal);
+		        (r = sync_now(journal)) < 0)
+			give_segment_up(journal, r);
 	} while (!ending);
 	return NULL;
 }
@@ -383,6 +403,20 @@ static void on_probed(struct journal_entry *entry, int result)
 
 	(void)result;
 	atomic_store(&journal->probing, false);
+}
+
+static int start(struct journal *journal)
+{
+	if (journal->settings.spare) {
+		(void)!spare_make(journal->settings.ops, journal->folder);
+		return 0;
+	}
+	int r = begin_segment(journal);
+	if (!is_full(r))
+		return r;
+	note_failure(journal, r);
+	note_failure(journal, r);
+	return 0;
 }
 
 int journal_open(
@@ -406,14 +440,10 @@ int journal_open(
 	pthread_cond_init(&journal->wakeup, &monotonic);
 	pthread_condattr_destroy(&monotonic);
 
-	int r = begin_segment(journal);
-	if (r == 0) {
-		atomic_store(&journal->run, journal->header.number);
-		if (settings->watermark != NULL)
-			watermark_start(
-			        settings->watermark, journal->header.number, journal->committed);
+	atomic_store(&journal->segment, settings->highest + 1);
+	int r = start(journal);
+	if (r == 0)
 		r = -pthread_create(&journal->thread, NULL, writer, journal);
-	}
 	if (r < 0) {
 		if (journal->fd >= 0)
 			close(journal->fd);
@@ -457,16 +487,16 @@ void journal_append(struct journal *journal, struct journal_entry *entry)
 	pthread_mutex_unlock(&journal->lock);
 }
 
-bool journal_is_failing(const struct journal *journal)
+int journal_failure(const struct journal *journal)
 {
-	return atomic_load_explicit(&journal->failures, memory_order_relaxed) >= 2;
+	return atomic_load(&journal->failures) >= 2 ? atomic_load(&journal->error) : 0;
 }
 
 void journal_probe(struct journal *journal)
 {
 	uint64_t now = clock_mono_us();
 
-	if (!journal_is_failing(journal) ||
+	if (journal_failure(journal) == 0 ||
 	        now - atomic_load(&journal->probed_us) < PROBE_AFTER_US ||
 	        atomic_exchange(&journal->probing, true))
 		return;

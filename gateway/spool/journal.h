@@ -53,7 +53,11 @@ struct journal_settings {
 	uint32_t highest; /* highest number in the folder, valid or not */
 };
 
-/* Opens a new segment and starts the thread. 0 or -errno with the reason. */
+/*
+ * Begins a segment and starts the thread; with a spare only when the first record
+ * comes, so that starts on a full disk do not use it up. A disk that is full is no
+ * error here: writing fails until there is room. 0 or -errno with the reason.
+ */
 int journal_open(const struct journal_settings *settings, struct journal **ret_journal,
         struct why *why) must_check;
 
@@ -63,12 +67,18 @@ void journal_close(struct journal *journal);
 /* Any thread; never blocks for the disk. */
 void journal_append(struct journal *journal, struct journal_entry *entry);
 
-/* Whether the last two syncs failed; until a probe succeeds nothing should be accepted. */
-bool journal_is_failing(const struct journal *journal);
+/*
+ * 0; -errno of the last failure when there were two in a row: until a probe succeeds
+ * nothing should be accepted.
+ */
+int journal_failure(const struct journal *journal);
 
 /* Asks for a probe write if it is failing and none was made in the last second. Any thread. */
 void journal_probe(struct journal *journal);
 
-/* The first segment of this run, and the one that is written now. Any thread. */
+/*
+ * The first segment of this run (0 before there is one), and the one that is or will
+ * be written: those below it are sealed. Any thread.
+ */
 uint32_t journal_run(const struct journal *journal);
 uint32_t journal_segment(const struct journal *journal);

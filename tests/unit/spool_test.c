@@ -116,6 +116,12 @@ static void open_in(struct bench *bench)
 		fail_msg("%s", why.text);
 }
 
+static void reopen_in(struct bench *bench)
+{
+	spool_in_close(bench->in);
+	open_in(bench);
+}
+
 static void open_out(struct bench *bench)
 {
 	static const struct spool_out_events events = {on_entry, on_alarm};
@@ -491,14 +497,14 @@ static void room_is_kept_for_what_has_begun(void **state)
 	        spool_tx_new(bench->in, bench->loop, id_new(), 501, &events, bench, &tx), 0);
 	assert_int_equal(spool_in_has_room(bench->in, 1000), -ENOSPC);
 	assert_int_equal(spool_tx_write(tx, SLICE("a")), 0);
-	assert_int_equal(spool_in_has_room(bench->in, 1000), 0);
-	/* More than was said takes nothing from the others. */
+	assert_int_equal(spool_in_has_room(bench->in, 1000), -ENOSPC);
+	assert_int_equal(spool_in_has_room(bench->in, 999), 0);
+	/* What has come is gone from the disk, whether it was promised or not. */
 	char more[1000] = "";
 	assert_int_equal(spool_tx_write(tx, slice_of(more, sizeof(more))), 0);
-	assert_int_equal(spool_in_has_room(bench->in, 1000), 0);
+	assert_int_equal(spool_in_has_room(bench->in, 1000), -ENOSPC);
+	assert_int_equal(spool_in_has_room(bench->in, 749), 0);
 	spool_tx_abort(tx);
-	assert_int_equal(spool_in_has_room(bench->in, 1250), 0);
-	assert_int_equal(spool_in_has_room(bench->in, 1251), -ENOSPC);
 }
 
 static void marks_are_written_on_a_full_disk(void **state)
@@ -532,6 +538,43 @@ static void marks_are_written_on_a_full_disk(void **state)
 	disk_full = true;
 	open_out(bench);
 	turn(bench, 3, 1, 0);
+	close_out(bench);
+}
+
+/* The services start on a full disk, as often as it takes, and go on when there is room. */
+static void starts_on_a_full_disk(void **state)
+{
+	struct bench *bench = *state;
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	close_out(bench);
+	disk_full = true;
+	for (int i = 0; i < 3; i++) {
+		reopen_in(bench);
+		assert_int_equal(spool_in_has_room(bench->in, 1 << 20), -ENOSPC);
+		open_out(bench);
+		turn(bench, 1, 1, 0);
+		close_out(bench);
+	}
+	/* Marks are written then: the spare is still there. */
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	settle_somehow(bench, bench->entries[0], 0);
+	turn(bench, 1, 1, 0);
+	close_out(bench);
+	disk_full = false;
+	uint64_t until = clock_mono_ms() + DEADLINE_MS;
+	while (spool_in_has_room(bench->in, 1 << 20) != 0 && clock_mono_ms() < until)
+		usleep(10000);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	assert_int_equal(bench->results[1], 0);
+	open_out(bench);
+	turn(bench, 2, 2, 0);
+	assert_int_equal(bench->entries[0]->unsettled + bench->entries[1]->unsettled, 3);
 	close_out(bench);
 }
 
@@ -644,12 +687,6 @@ static void make_file(struct bench *bench, const char *name)
 	int fd = open(path, O_WRONLY | O_CREAT, 0600);
 	assert_true(fd >= 0);
 	close(fd);
-}
-
-static void reopen_in(struct bench *bench)
-{
-	spool_in_close(bench->in);
-	open_in(bench);
 }
 
 static void stop_loop(void *arg)
@@ -784,6 +821,7 @@ int main(void)
 	        SPOOL_TEST(a_full_disk_refuses_and_recovers),
 	        SPOOL_TEST(room_is_kept_for_what_has_begun),
 	        SPOOL_TEST(marks_are_written_on_a_full_disk),
+	        SPOOL_TEST(starts_on_a_full_disk),
 	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
 	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
 	        SPOOL_TEST(dead_segments_are_removed),
