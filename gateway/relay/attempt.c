@@ -13,6 +13,7 @@
 
 #define ARENA_MAX      (64U << 20)
 #define SIGNATURES_MAX 65536
+#define CANNOT_SIGN    "cannot sign for the sender's domain"
 /* RFC 6376 8.15: a signature that ends limits replay; longer than any retry. */
 #define SIGNATURE_LIFE_S (7 * 24 * 3600)
 
@@ -251,7 +252,7 @@ static void signed_(struct job *job)
 
 	attempt->task->relay->busy--;
 	if (attempt->error < 0)
-		fail(attempt, "cannot sign for the sender's domain");
+		fail(attempt, CANNOT_SIGN);
 	else
 		hand_over(attempt);
 }
@@ -302,8 +303,9 @@ static void prepared(struct job *job)
 	if (attempt->error == -EBADMSG && !attempt_is_readable(attempt))
 		LOG(&attempt->log, EV_MESSAGE_DAMAGED, "");
 	if (attempt->error < 0) {
-		fail(attempt, attempt->error == -EBADMSG ? "the message is damaged in the spool"
-		                                         : "the message cannot be read now");
+		fail(attempt, attempt_is_readable(attempt) ? CANNOT_SIGN
+		              : attempt->error == -EBADMSG ? "the message is damaged in the spool"
+		                                           : "the message cannot be read now");
 		return;
 	}
 	attempt->results = arena_alloc(
