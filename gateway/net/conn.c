@@ -307,8 +307,11 @@ static void tell_input(struct conn *conn)
 		return;
 	if (buf_len(&conn->input) == 0)
 		buf_done(&conn->input);
-	if (conn->peer_closed && conn->state != STATE_DEAD)
+	if (conn->peer_closed && conn->state != STATE_DEAD) {
+		/* It may have closed only its own direction, and still read. */
+		send_output(conn);
 		die(conn, CONN_END_EOF, "the peer closed the connection");
+	}
 }
 
 /* Given up: say goodbye once everything has left, then wait shortly for the peer to read it. */
@@ -380,6 +383,9 @@ static void advance(struct conn *conn)
 	enter(conn);
 	if (conn->state == STATE_HANDSHAKE)
 		handshake(conn);
+	/* First what is ready: the end of the input must not take it along. */
+	if (!conn->freed)
+		send_output(conn);
 	if (!conn->freed)
 		tell_input(conn);
 	if (!conn->freed)

@@ -165,6 +165,9 @@ static void finish(struct session *session)
 	char room[32];
 
 	session_move(session, ST_COMMIT);
+	/* Also the client's end waits: what is being stored is accepted, and answered, whatever it
+	 * does. */
+	conn_pause(session->conn);
 	enum reply refusal = transaction_finish(transaction, &context);
 	if (refusal != REPLY_COUNT) {
 		refuse(session, refusal,
@@ -206,7 +209,8 @@ static void on_spool_ready(void *arg)
 	struct session *session = arg;
 
 	session->transaction->must_wait = false;
-	conn_resume(session->conn);
+	if (session->state == ST_DATA)
+		conn_resume(session->conn);
 }
 
 static void on_stored(void *arg, int result)

@@ -92,7 +92,7 @@ bool session_has_input(const struct session *session)
 void session_continue(struct session *session)
 {
 	if (session->state != ST_CLOSED)
-		conn_kick(session->conn);
+		conn_resume(session->conn);
 }
 
 /* Gives back what was charged for a message that was not taken. */

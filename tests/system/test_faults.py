@@ -5,10 +5,12 @@ import json
 import os
 import signal
 import smtplib
+import socket
+import ssl
 import threading
 import time
 
-from client import connect, message
+from client import connect, message, trust_all
 from environment import eventually, free_port
 from test_refusals import plain, session
 from upstream import Upstream
@@ -189,6 +191,52 @@ def test_one_recipient_at_a_time_from_a_file(stage):
     stage.gateway.wait_queue(0)
     bodies = [link for fd in os.listdir(relay) if ".body" in (link := os.readlink(f"{relay}/{fd}"))]
     assert not bodies, bodies
+
+
+def test_a_client_gone_after_the_final_dot(stage):
+    """It gets its answer if it still listens; the message is taken and told of in any case."""
+    for listens in (True, False):
+        raw = socket.create_connection(("127.0.0.1", stage.gateway.tls_port), timeout=20)
+        inside, outside = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trust_all().wrap_bio(inside, outside)
+
+        def flush():
+            if octets := outside.read():
+                raw.sendall(octets)
+
+        def more():
+            octets = raw.recv(65536)
+            inside.write(octets) if octets else inside.write_eof()
+
+        def until(work):
+            while True:
+                try:
+                    return work()
+                except ssl.SSLWantReadError:
+                    flush()
+                    more()
+
+        def ask(line):
+            tls.write(line)
+            flush()
+            return until(lambda: tls.read(4096))
+
+        until(tls.do_handshake)
+        flush()
+        assert until(lambda: tls.read(4096)).startswith(b"220")
+        ask(b"EHLO c\r\n")
+        assert ask(plain().encode() + b"\r\n").startswith(b"235")
+        for line, code in ((f"MAIL FROM:<{LOGIN}>", b"250"), ("RCPT TO:<bob@example.net>", b"250"), ("DATA", b"354")):
+            assert ask(line.encode() + b"\r\n").startswith(code)
+        tls.write(message(f"listens {listens}", body=b"0123456789abcde\r\n" * 30000) + b".\r\n")
+        flush()
+        if listens:
+            raw.shutdown(socket.SHUT_WR)
+            assert until(lambda: tls.read(4096)).startswith(b"250 2.0.0 queued as")
+        raw.close()
+        assert stage.upstream.take().subject == f"listens {listens}"
+        qid = stage.gateway.events("message.delivered")[-1]["qid"]
+        assert stage.gateway.events("message.accepted", qid=qid)
 
 
 def test_upstream_says_later(stage):

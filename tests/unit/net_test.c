@@ -521,6 +521,27 @@ static void what_lingers_ends_with_the_loop(void **state)
 	peer_done(&a);
 }
 
+/* A peer that has said its last word still hears the answer. */
+static void half_a_close_leaves_the_other_half(void **state)
+{
+	char answer[16];
+	struct peer a;
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+	peer_init(&a);
+	a.echo = true;
+	assert_int_equal(conn_new(loop, ends[0], MUCH, &events, &a, &a.conn), 0);
+	assert_int_equal(write(ends[1], "question", 8), 8);
+	shutdown(ends[1], SHUT_WR);
+	loop_run(loop);
+	assert_int_equal(a.closed, 1);
+	assert_int_equal(read(ends[1], answer, sizeof(answer)), 8);
+	close(ends[1]);
+	peer_done(&a);
+}
+
 static void a_pause_holds_input_and_end_back(void **state)
 {
 	struct peer a, b;
@@ -791,6 +812,7 @@ int main(void)
 	        TEST(every_callback_may_free),
 	        TEST(what_was_sent_before_the_end_is_read),
 	        TEST(what_lingers_ends_with_the_loop),
+	        TEST(half_a_close_leaves_the_other_half),
 	        TEST(a_pause_holds_input_and_end_back),
 	        TEST(who_does_not_read_is_left),
 	        TEST(a_talker_leaves_the_others_their_turn),
