@@ -94,26 +94,3 @@ void hex_encode(const void *in, size_t len, char *ret_text)
 	}
 	ret_text[2 * len] = '\0';
 }
-
-static int hex_value(char c)
-{
-	if (c >= '0' && c <= '9')
-		return c - '0';
-	c = ascii_lower(c);
-	return c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
-}
-
-int hex_decode(struct slice text, void *ret_out, size_t len)
-{
-	unsigned char *out = ret_out;
-
-	if (text.len != 2 * len)
-		return -EBADMSG;
-	for (size_t i = 0; i < len; i++) {
-		int high = hex_value(text.ptr[2 * i]), low = hex_value(text.ptr[2 * i + 1]);
-		if (high < 0 || low < 0)
-			return -EBADMSG;
-		out[i] = (unsigned char)(high << 4 | low);
-	}
-	return 0;
-}

@@ -26,6 +26,3 @@ static inline size_t base64_len(size_t len)
 
 /* Lower-case hexadecimal; `ret_text` has room for 2 * len + 1. */
 void hex_encode(const void *in, size_t len, char *ret_text);
-
-/* Exactly `len` octets from 2 * len digits of either case; 0 or -EBADMSG. */
-int hex_decode(struct slice text, void *ret_out, size_t len) must_check;

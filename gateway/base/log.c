@@ -18,9 +18,8 @@
 static const struct {
 	const char *name;
 	enum log_level level;
-	const char *meaning;
 } events[] = {
-#define EVENT(id, name, level, meaning) [EV_##id] = {name, level, meaning},
+#define EVENT(id, name, level, meaning) [EV_##id] = {name, level},
 #include "gateway/base/events.def"
 #undef EVENT
 };
@@ -32,16 +31,6 @@ void log_init(const char *process, enum log_level lowest)
 {
 	log_process = process;
 	log_lowest = lowest;
-}
-
-const char *event_name(enum event event)
-{
-	return events[event].name;
-}
-
-const char *event_meaning(enum event event)
-{
-	return events[event].meaning;
 }
 
 /* Octets that stand in a value as they are without quotes. */

@@ -52,6 +52,3 @@ const char *log_value_format(struct log_value *value, struct slice slice);
  * is written (LOG_INFO by default).
  */
 void log_init(const char *process, enum log_level lowest);
-
-const char *event_name(enum event event);
-const char *event_meaning(enum event event);

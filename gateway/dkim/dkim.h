@@ -42,7 +42,6 @@ struct dkim_key;
 /* From a PEM private key. 0, or -EINVAL with the reason (an RSA key below 2048 bits too). */
 int dkim_key_load(enum dkim_algorithm algorithm, struct slice pem, struct dkim_key **ret_key,
         struct why *why) must_check;
-struct dkim_key *dkim_key_ref(struct dkim_key *key);
 void dkim_key_unref(struct dkim_key *key);
 
 /* A new private key as PEM (wipe it). 0 or -errno with the reason. Slow for RSA. */

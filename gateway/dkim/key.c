@@ -192,12 +192,6 @@ int dkim_key_load(
 	return 0;
 }
 
-struct dkim_key *dkim_key_ref(struct dkim_key *key)
-{
-	atomic_fetch_add_explicit(&key->refs, 1, memory_order_relaxed);
-	return key;
-}
-
 void dkim_key_unref(struct dkim_key *key)
 {
 	if (key == NULL || atomic_fetch_sub_explicit(&key->refs, 1, memory_order_acq_rel) > 1)

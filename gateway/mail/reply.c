@@ -9,27 +9,16 @@
 static const struct {
 	const char *name;
 	unsigned code;
-	const char *enhanced, *text, *meaning;
+	const char *enhanced, *text;
 } replies[] = {
-#define REPLY(id, code, enhanced, text, meaning)                                                   \
-	[REPLY_##id] = {#id, code, enhanced, text, meaning},
+#define REPLY(id, code, enhanced, text, meaning) [REPLY_##id] = {#id, code, enhanced, text},
 #include "gateway/mail/replies.def"
 #undef REPLY
 };
 
-unsigned reply_code(enum reply reply)
-{
-	return replies[reply].code;
-}
-
 const char *reply_name(enum reply reply)
 {
 	return replies[reply].name;
-}
-
-const char *reply_meaning(enum reply reply)
-{
-	return replies[reply].meaning;
 }
 
 /* Only printable octets leave: an argument can never break the line. */

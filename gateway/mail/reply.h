@@ -37,9 +37,7 @@ enum reply_place { REPLY_MORE, REPLY_LAST };
 int reply_write_line(
         struct buf *out, enum reply reply, enum reply_place place, const char *text) must_check;
 
-unsigned reply_code(enum reply reply);
 const char *reply_name(enum reply reply);
-const char *reply_meaning(enum reply reply);
 
 /* ---- of an upstream ---- */
 
