@@ -41,17 +41,14 @@ comment on column postern.rate_state.pers_us is 'Interval of each window, micros
 comment on column postern.rate_state.slots is 'Slot of each window in which the last charge fell.';
 comment on column postern.rate_state.counts is '13 counters for each window.';
 
+-- plpgsql here and below, where SQL would do: it keeps its plans, and this runs for each message.
 create function postern.now_us() returns bigint
-language sql volatile set search_path = postern, pg_temp as $$
-    select (extract(epoch from clock_timestamp()) * 1000000)::bigint;
+language plpgsql volatile set search_path = postern, pg_temp as $$
+begin
+    return extract(epoch from clock_timestamp()) * 1000000;
+end
 $$;
 comment on function postern.now_us is 'The clock of the windows, microseconds since 1970.';
-
-create function postern.us_of(per interval) returns bigint
-language sql immutable set search_path = postern, pg_temp as $$
-    select (extract(epoch from per) * 1000000)::bigint;
-$$;
-comment on function postern.us_of is 'An interval in microseconds.';
 
 create function postern.per_text(per_us bigint) returns text
 language sql immutable set search_path = postern, pg_temp as $$
@@ -68,17 +65,20 @@ language sql immutable set search_path = postern, pg_temp as $$
 $$;
 comment on function postern.per_text is 'An interval as refusals name it: hour, 15 minutes.';
 
-create function postern.limits_of(p_account bigint)
-returns table (measure text, per_us bigint, amount bigint)
-language sql stable security definer set search_path = postern, pg_temp as $$
-    select l.measure, postern.us_of(l.per), l.amount from postern.rate_limit l where l.account = p_account
-    union all
-    select l.measure, postern.us_of(l.per), l.amount from postern.rate_limit l
-        join postern.account a on a.plan = l.plan
-        where a.id = p_account and not exists (select from postern.rate_limit o
-            where o.account = p_account and o.measure = l.measure and o.per = l.per);
+create function postern.limits_of(p_account bigint, p_plan text, out measures text[], out pers_us bigint[], out amounts bigint[])
+language plpgsql stable security definer set search_path = postern, pg_temp as $$
+begin
+    select array_agg(x.measure), array_agg(x.per_us), array_agg(x.amount) into measures, pers_us, amounts
+    from (
+        select l.measure, (extract(epoch from l.per) * 1000000)::bigint as per_us, l.amount
+        from postern.rate_limit l
+        where l.account = p_account or (l.plan = p_plan and not exists (select from postern.rate_limit o
+            where o.account = p_account and o.measure = l.measure and o.per = l.per))
+        order by 1, 2
+    ) x;
+end
 $$;
-comment on function postern.limits_of is 'The limits in force for an account.';
+comment on function postern.limits_of is 'The limits in force for an account of a plan, side by side, in order of measure and interval; null: none.';
 
 -- The state brought to time t for these limits: new windows empty, slots gone by cleared.
 create function postern.rate_state_at(s postern.rate_state, t bigint, measures text[], pers bigint[]) returns postern.rate_state
@@ -141,6 +141,7 @@ declare
     q bigint;
     t bigint;
     set_back boolean;
+    same boolean;
     amounts bigint[];
     all_measures text[];
     all_pers bigint[];
@@ -153,29 +154,41 @@ begin
             order by x.account, x.n loop
         ord := e.n;
         verdict := 'ok'; charged_at := 0; state_reason := null; measure := null; per_text := null; used := null; amount := null; next_at := null;
-        select acc.state, acc.state_reason into a from postern.account acc where acc.id = e.account;
+        select acc.state, acc.state_reason, acc.plan into a from postern.account acc where acc.id = e.account;
         if a.state is distinct from 'active' then
             verdict := coalesce(a.state, 'gone');
             state_reason := a.state_reason;
             return next;
             continue;
         end if;
-        select array_agg(x.measure order by x.measure, x.per_us), array_agg(x.per_us order by x.measure, x.per_us), array_agg(x.amount order by x.measure, x.per_us)
-            into all_measures, all_pers, amounts from postern.limits_of(e.account) x;
+        l := postern.limits_of(e.account, a.plan);
+        all_measures := l.measures; all_pers := l.pers_us; amounts := l.amounts;
         -- Nothing was counted, so there is nothing to give back: no slot is that of time 0.
         if all_measures is null then
             return next;
             continue;
         end if;
-        insert into postern.rate_state (account, last_us) values (e.account, 0) on conflict do nothing;
         select * into s from postern.rate_state rs where rs.account = e.account for update;
+        if not found then
+            insert into postern.rate_state (account, last_us) values (e.account, 0) on conflict do nothing;
+            select * into s from postern.rate_state rs where rs.account = e.account for update;
+        end if;
         t := postern.now_us();
         -- Up to a slot of the shortest window ahead: time stands still. More: the clock was set back.
         if s.last_us > t and s.last_us <= t + (select min(p) from unnest(all_pers) p) / 12 then
             t := s.last_us;
         end if;
         set_back := s.last_us > t;
-        s := postern.rate_state_at(s, t, all_measures, all_pers);
+        -- Most often nothing has changed since the last charge but the time within a slot.
+        same := not set_back and s.measures = all_measures and s.pers_us = all_pers;
+        for i in 1 .. array_length(all_pers, 1) loop
+            same := same and s.slots[i] = 12 * t / all_pers[i];
+        end loop;
+        if same then
+            s.last_us := t;
+        else
+            s := postern.rate_state_at(s, t, all_measures, all_pers);
+        end if;
 
         -- All windows are tested, then all are written.
         for i in 1 .. array_length(all_measures, 1) loop
@@ -300,8 +313,8 @@ declare
     ps bigint[];
     ams bigint[];
 begin
-    select array_agg(x.measure order by x.measure, x.per_us), array_agg(x.per_us order by x.measure, x.per_us), array_agg(x.amount order by x.measure, x.per_us)
-        into ms, ps, ams from postern.limits_of(a) x;
+    select x.measures, x.pers_us, x.amounts into ms, ps, ams
+        from postern.account acc, lateral postern.limits_of(acc.id, acc.plan) x where acc.id = a;
     select * into s from postern.rate_state rs where rs.account = a;
     s := postern.rate_state_at(s, greatest(postern.now_us(), 0), ms, ps);
     for i in 1 .. coalesce(array_length(ms, 1), 0) loop
