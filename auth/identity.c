@@ -218,7 +218,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 		return -ENOMEM;
 	int r = ensure_secret(store, db, why);
 	if (r == 0)
-		r = db_exec(db,
+		r = db_exec_often(db,
 		        "select account, login, state, route, message_bytes, recipients, "
 		        "connections, "
 		        "senders, verifiers, credentials, expires_ms from postern.auth_lookup($1)",
@@ -362,6 +362,6 @@ void identity_note_used(struct db *db, uint64_t credential)
 	if (credential == 0)
 		return;
 	snprintf(number, sizeof(number), "%" PRIu64, credential);
-	if (db_exec(db, "select postern.credential_used($1)", 1, params, &result, NULL) == 0)
+	if (db_exec_often(db, "select postern.credential_used($1)", 1, params, &result, NULL) == 0)
 		PQclear(result);
 }

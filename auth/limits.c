@@ -86,7 +86,7 @@ int limits_admit(struct db *db, struct admission *admissions, unsigned count, st
 	}
 	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
 	        array_text(&arrays[2]), array_text(&arrays[3])};
-	int r = db_exec(db,
+	int r = db_exec_often(db,
 	        "select ord, verdict, charged_at, measure, per_text, used, amount, "
 	        "extract(epoch from next_at)::bigint from postern.admit($1, $2, $3, $4)",
 	        4, params, &result, why);
@@ -118,7 +118,8 @@ void limits_settle(struct db *db, const struct auth_charge *charges, unsigned co
 	}
 	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
 	        array_text(&arrays[2]), array_text(&arrays[3]), array_text(&arrays[4])};
-	if (db_exec(db, "select postern.settle($1, $2, $3, $4, $5)", 5, params, &result, NULL) == 0)
+	if (db_exec_often(
+	            db, "select postern.settle($1, $2, $3, $4, $5)", 5, params, &result, NULL) == 0)
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
 		buf_done(&arrays[i].text);

@@ -19,6 +19,8 @@
 #define BACK_OFF_FIRST_MS 100
 #define BACK_OFF_MAX_MS   5000
 #define OPTIONS_MAX       64
+#define STATEMENTS_MAX    8
+#define STATEMENT_NAME    16
 
 struct db {
 	PQconninfoOption *options;
@@ -28,6 +30,8 @@ struct db {
 	uint64_t retry_at_ms; /* not before */
 	uint64_t back_off_ms;
 	bool listening;
+	const char *prepared[STATEMENTS_MAX]; /* on this connection */
+	size_t prepared_count;
 };
 
 int db_new(const struct db_settings *settings, struct db **ret_db, struct why *why)
@@ -58,6 +62,7 @@ static void drop(struct db *db)
 	PQfinish(db->conn);
 	db->conn = NULL;
 	db->listening = false;
+	db->prepared_count = 0;
 }
 
 void db_free(struct db *db)
@@ -237,18 +242,12 @@ static int judge(struct db *db, PGresult *result, struct why *why)
 	return away ? -ENOTCONN : -EPROTO;
 }
 
-static int exec_once(struct db *db, const char *sql, unsigned param_count,
-        const char *const params[], PGresult **ret_result, struct why *why)
+/* What was sent (or not), up to its result. */
+static int receive(struct db *db, bool sent, PGresult **ret_result, struct why *why)
 {
 	PGresult *result;
 
-	int r = ensure_connected(db, why);
-	if (r < 0)
-		return r;
-	if (PQsendQueryParams(db->conn, sql, (int)param_count, NULL, params, NULL, NULL, 0) == 0)
-		r = -ENOTCONN;
-	else
-		r = collect(db, clock_mono_ms() + db->deadline_ms, &result);
+	int r = sent ? collect(db, clock_mono_ms() + db->deadline_ms, &result) : -ENOTCONN;
 	if (r < 0) {
 		why_set(why, "the database %s",
 		        r == -ETIMEDOUT ? "did not answer in time" : "closed the connection");
@@ -261,19 +260,87 @@ static int exec_once(struct db *db, const char *sql, unsigned param_count,
 	return r;
 }
 
-int db_exec(struct db *db, const char *sql, unsigned param_count, const char *const params[],
+struct statement {
+	const char *sql;
+	unsigned param_count;
+	const char *const *params;
+};
+
+static int exec_once(
+        struct db *db, const struct statement *statement, PGresult **ret_result, struct why *why)
+{
+	int r = ensure_connected(db, why);
+
+	if (r < 0)
+		return r;
+	int sent = PQsendQueryParams(db->conn, statement->sql, (int)statement->param_count, NULL,
+	        statement->params, NULL, NULL, 0);
+	return receive(db, sent != 0, ret_result, why);
+}
+
+/* The name of a statement on this connection: its place in `prepared`. */
+static const char *statement_name(size_t place, char name[STATEMENT_NAME])
+{
+	snprintf(name, STATEMENT_NAME, "often%zu", place);
+	return name;
+}
+
+static int exec_prepared_once(
+        struct db *db, const struct statement *statement, PGresult **ret_result, struct why *why)
+{
+	char name[STATEMENT_NAME];
+	PGresult *result;
+	size_t place = 0;
+
+	int r = ensure_connected(db, why);
+	while (r == 0 && place < db->prepared_count && db->prepared[place] != statement->sql)
+		place++;
+	if (r == 0 && place == db->prepared_count) {
+		assert_bug(place < STATEMENTS_MAX);
+		int sent = PQsendPrepare(
+		        db->conn, statement_name(place, name), statement->sql, 0, NULL);
+		r = receive(db, sent != 0, &result, why);
+		if (r == 0) {
+			PQclear(result);
+			db->prepared[db->prepared_count++] = statement->sql;
+		}
+	}
+	if (r < 0)
+		return r;
+	int sent = PQsendQueryPrepared(db->conn, statement_name(place, name),
+	        (int)statement->param_count, statement->params, NULL, NULL, 0);
+	return receive(db, sent != 0, ret_result, why);
+}
+
+typedef int (*exec_fn)(
+        struct db *db, const struct statement *statement, PGresult **ret_result, struct why *why);
+
+static int exec(struct db *db, exec_fn once, const struct statement *statement,
         PGresult **ret_result, struct why *why)
 {
 	bool was_connected = db->conn != NULL;
 
-	assert_bug(param_count <= DB_PARAMS_MAX);
-	int r = exec_once(db, sql, param_count, params, ret_result, why);
+	assert_bug(statement->param_count <= DB_PARAMS_MAX);
+	int r = once(db, statement, ret_result, why);
 	/* A server that was restarted meanwhile shows only now: one fresh try. */
 	if (r == -ENOTCONN && was_connected) {
 		db->retry_at_ms = 0;
-		r = exec_once(db, sql, param_count, params, ret_result, why);
+		r = once(db, statement, ret_result, why);
 	}
 	return r;
+}
+
+int db_exec(struct db *db, const char *sql, unsigned param_count, const char *const params[],
+        PGresult **ret_result, struct why *why)
+{
+	return exec(db, exec_once, &(struct statement){sql, param_count, params}, ret_result, why);
+}
+
+int db_exec_often(struct db *db, const char *sql, unsigned param_count, const char *const params[],
+        PGresult **ret_result, struct why *why)
+{
+	return exec(db, exec_prepared_once, &(struct statement){sql, param_count, params},
+	        ret_result, why);
 }
 
 int db_run_script(struct db *db, const char *sql, struct why *why)

@@ -39,6 +39,13 @@ void db_free(struct db *db);
 int db_exec(struct db *db, const char *sql, unsigned param_count, const char *const params[],
         PGresult **ret_result, struct why *why) must_check;
 
+/*
+ * The same for a statement that comes often: parsed once a connection. `sql` is
+ * compared by its address, so it must be static.
+ */
+int db_exec_often(struct db *db, const char *sql, unsigned param_count, const char *const params[],
+        PGresult **ret_result, struct why *why) must_check;
+
 /* As db_exec for several statements without parameters, without a deadline: migrations. */
 int db_run_script(struct db *db, const char *sql, struct why *why) must_check;
 

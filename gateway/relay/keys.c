@@ -195,7 +195,7 @@ static void ask(struct job *job)
 	pthread_mutex_lock(&keys->lock);
 	uint64_t era = keys->era;
 	pthread_mutex_unlock(&keys->lock);
-	wait->result = db_exec(keys->db,
+	wait->result = db_exec_often(keys->db,
 	        "select selector, algorithm, private_key from postern.dkim_keys($1)", 1, params,
 	        &rows, &wait->why);
 	tell_database(keys, !db_is_there(keys->db), &wait->why);
