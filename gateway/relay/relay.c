@@ -224,10 +224,16 @@ static void check_stop(void *arg)
 	relay->on_stopped(relay->on_stopped_arg);
 }
 
-/* Replies to final dots that have not come by now are not waited for. */
+/*
+ * Replies to final dots that have not come by now are not waited for, nor marks that
+ * the disk does not take: whoever comes next needs the lock.
+ */
 static void end_waiting(void *arg)
 {
 	struct relay *relay = arg;
+
+	spool_out_give_up(relay->spool);
+	timer_start(&relay->stop_limit, STOP_CHECK_MS);
 
 	list_for_each (at, &relay->upstreams) {
 		struct upstream *upstream = list_entry(at, struct upstream, link);

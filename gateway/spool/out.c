@@ -423,6 +423,15 @@ static void retry_marks(void *arg)
 		journal_append(out->journal, &list_entry(link, struct mark, link)->record);
 }
 
+void spool_out_give_up(struct spool_out *out)
+{
+	struct list *link;
+
+	timer_stop(&out->retry);
+	while ((link = list_pop(&out->retrying)) != NULL)
+		mark_free(list_entry(link, struct mark, link));
+}
+
 static int mark_new(struct spool_out *out, struct spool_entry *entry, enum record_type type,
         struct mark **ret_mark)
 {

@@ -169,6 +169,9 @@ size_t spool_out_count(const struct spool_out *out);
 /* Whether marks wait to be written. */
 bool spool_out_is_busy(const struct spool_out *out);
 
+/* Gives up marks that cannot be written, before closing: what they settle is tried again. */
+void spool_out_give_up(struct spool_out *out);
+
 /* A message read for delivery. Owner: whoever loads it, one thread at a time. */
 struct spool_message {
 	struct stored_message stored; /* slices point into `record` */

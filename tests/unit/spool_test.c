@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -146,6 +147,11 @@ static void on_deadline(void *arg)
 {
 	(void)arg;
 	fail_msg("what was waited for did not happen");
+}
+
+static void stop_loop(void *arg)
+{
+	loop_stop(arg);
 }
 
 /* Turns the loop until so much has happened. */
@@ -578,6 +584,32 @@ static void starts_on_a_full_disk(void **state)
 	close_out(bench);
 }
 
+/* A process that must end does not wait for a disk that is gone. */
+static void marks_that_cannot_be_written_are_given_up(void **state)
+{
+	struct bench *bench = *state;
+	struct timer trying;
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	write_failures = INT_MAX;
+	settle_somehow(bench, bench->entries[0], 0);
+	timer_init(&trying, bench->loop, stop_loop, bench->loop);
+	timer_start(&trying, 200);
+	loop_run(bench->loop);
+	assert_true(spool_out_is_busy(bench->out));
+	spool_out_give_up(bench->out);
+	assert_false(spool_out_is_busy(bench->out));
+	close_out(bench);
+	write_failures = 0;
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	assert_int_equal(bench->entries[0]->unsettled, 2);
+	close_out(bench);
+}
+
 /* The newest segment of in/. */
 static int open_segment(struct bench *bench, int flags)
 {
@@ -687,11 +719,6 @@ static void make_file(struct bench *bench, const char *name)
 	int fd = open(path, O_WRONLY | O_CREAT, 0600);
 	assert_true(fd >= 0);
 	close(fd);
-}
-
-static void stop_loop(void *arg)
-{
-	loop_stop(arg);
 }
 
 /* A segment whose last records have been read, but are not in the index yet, must stay. */
@@ -822,6 +849,7 @@ int main(void)
 	        SPOOL_TEST(room_is_kept_for_what_has_begun),
 	        SPOOL_TEST(marks_are_written_on_a_full_disk),
 	        SPOOL_TEST(starts_on_a_full_disk),
+	        SPOOL_TEST(marks_that_cannot_be_written_are_given_up),
 	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
 	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
 	        SPOOL_TEST(dead_segments_are_removed),
