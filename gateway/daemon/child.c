@@ -82,7 +82,11 @@ static int run(enum child_kind kind, struct why *why)
 int child_main(enum child_kind kind)
 {
 	struct why why = {{0}};
+	char name[16];
 
+	/* What top and pkill see: without it the last part of /proc/self/exe's link. */
+	snprintf(name, sizeof(name), "postern-%s", children[kind].name);
+	prctl(PR_SET_NAME, name);
 	log_init(children[kind].name, LOG_INFO);
 	clock_init();
 	/* The supervisor decides; a Ctrl-C at the terminal reaches the whole group. */
