@@ -27,6 +27,7 @@
 #define NOTICE_WAIT_MS    1000
 #define REST_MS           200
 #define ANSWER_WAIT_MS    5000
+#define CHARGER_STUCK_MS  20
 
 /* Shared by the requests that came over it; closed with the last one. */
 struct link {
@@ -72,6 +73,7 @@ struct auth {
 	struct list charges, logins;
 	pthread_cond_t wakeup, charger_wakeup;
 	bool has_charger, charger_waits;
+	uint64_t charging_since_ms; /* 0: the charger is not with the database */
 	struct map parked;
 	struct list parked_by_age;
 	bool ending;
@@ -337,31 +339,50 @@ static unsigned take_charges(struct auth *auth, struct request *ret_batch[LIMITS
 	return count;
 }
 
-/* Waits for work; the lock is held. */
-static void wait_for_work(struct auth *auth, bool charges_only)
+/*
+ * Whether lanes of logins may take charges: only when nobody else does. While the
+ * charger asks the database the next charges gather, and go in one question; one
+ * account's locked row must not hold up the others, though.
+ */
+static bool charges_are_free(const struct auth *auth)
 {
-	while (!auth->ending && list_is_empty(&auth->charges) &&
-	        (charges_only || list_is_empty(&auth->logins))) {
-		auth->charger_waits |= charges_only;
-		pthread_cond_wait(
-		        charges_only ? &auth->charger_wakeup : &auth->wakeup, &auth->lock);
-	}
+	return !auth->has_charger ||
+	       (auth->charging_since_ms != 0 &&
+	               clock_mono_ms() - auth->charging_since_ms > CHARGER_STUCK_MS);
+}
+
+/* The queue that this lane should serve now, or NULL. The lock is held. */
+static struct list *find_work(struct auth *auth, bool charger)
+{
+	if (!list_is_empty(&auth->charges) && (charger || charges_are_free(auth)))
+		return &auth->charges;
+	return charger || list_is_empty(&auth->logins) ? NULL : &auth->logins;
 }
 
 /* Charges, or one step of a login; 0 at the end. */
 static unsigned take_batch(
-        struct auth *auth, bool charges_only, struct request *ret_batch[LIMITS_BATCH_MAX])
+        struct auth *auth, bool charger, struct request *ret_batch[LIMITS_BATCH_MAX])
 {
+	struct list *work;
 	unsigned count = 0;
 
 	pthread_mutex_lock(&auth->lock);
-	wait_for_work(auth, charges_only);
+	if (charger)
+		auth->charging_since_ms = 0;
+	while ((work = find_work(auth, charger)) == NULL && !auth->ending) {
+		auth->charger_waits |= charger;
+		pthread_cond_wait(charger ? &auth->charger_wakeup : &auth->wakeup, &auth->lock);
+	}
 	drop_old_parked(auth);
-	if (!auth->ending && !list_is_empty(&auth->charges))
+	if (auth->ending) {
+		count = 0;
+	} else if (work == &auth->charges) {
 		count = take_charges(auth, ret_batch);
-	else if (!auth->ending)
-		ret_batch[count++] =
-		        list_entry(list_pop(&auth->logins), struct request, link_in_queue);
+		if (charger)
+			auth->charging_since_ms = clock_mono_ms();
+	} else {
+		ret_batch[count++] = list_entry(list_pop(work), struct request, link_in_queue);
+	}
 	pthread_mutex_unlock(&auth->lock);
 	return count;
 }
@@ -410,8 +431,8 @@ static void *lane(void *arg)
 
 	if (db_new(&auth->db_settings, &db, NULL) < 0)
 		return NULL;
-	bool charges_only = become_charger(auth);
-	while ((count = take_batch(auth, charges_only, batch)) > 0) {
+	bool charger = become_charger(auth);
+	while ((count = take_batch(auth, charger, batch)) > 0) {
 		switch (batch[0]->message.type) {
 		case AUTH_LOGIN_START:
 			run_login_start(auth, batch[0], db);
@@ -496,9 +517,12 @@ static int enqueue(struct auth *auth, struct link *link, struct buf *datagram,
 	bool is_charge = message->type == AUTH_ADMIT || message->type == AUTH_SETTLE;
 	pthread_mutex_lock(&auth->lock);
 	list_append(is_charge ? &auth->charges : &auth->logins, &request->link_in_queue);
-	pthread_cond_signal(
-	        is_charge && auth->charger_waits ? &auth->charger_wakeup : &auth->wakeup);
-	auth->charger_waits &= !is_charge;
+	if (is_charge && auth->charger_waits) {
+		auth->charger_waits = false;
+		pthread_cond_signal(&auth->charger_wakeup);
+	} else if (!is_charge || charges_are_free(auth)) {
+		pthread_cond_signal(&auth->wakeup);
+	}
 	pthread_mutex_unlock(&auth->lock);
 	return 0;
 }

@@ -52,6 +52,7 @@ static void read_answer(struct admission *admission, const PGresult *result, int
 		answer->type = AUTH_ADMITTED;
 		answer->charge = admission->charge;
 		answer->charge.charged_at = db_int(result, row, 2);
+		answer->charge.bytes_counted = slice_equal(db_text(result, row, 8), SLICE("t"));
 		return;
 	}
 	bool never = slice_equal(verdict, SLICE("never"));
@@ -88,7 +89,8 @@ int limits_admit(struct db *db, struct admission *admissions, unsigned count, st
 	        array_text(&arrays[2]), array_text(&arrays[3])};
 	int r = db_exec_often(db,
 	        "select ord, verdict, charged_at, measure, per_text, used, amount, "
-	        "extract(epoch from next_at)::bigint from postern.admit($1, $2, $3, $4)",
+	        "extract(epoch from next_at)::bigint, bytes_counted from postern.admit($1, $2, $3, "
+	        "$4)",
 	        4, params, &result, why);
 	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
 		int64_t ord = db_int(result, row, 0);

@@ -48,6 +48,7 @@ static void pack_charge(struct pack *pack, const struct auth_charge *charge)
 	pack_u32(pack, charge->messages);
 	pack_u32(pack, charge->recipients);
 	pack_u64(pack, charge->bytes);
+	pack_u8(pack, charge->bytes_counted);
 }
 
 static void unpack_charge(struct unpack *unpack, struct auth_charge *charge)
@@ -57,6 +58,7 @@ static void unpack_charge(struct unpack *unpack, struct auth_charge *charge)
 	charge->messages = unpack_u32(unpack);
 	charge->recipients = unpack_u32(unpack);
 	charge->bytes = unpack_u64(unpack);
+	charge->bytes_counted = unpack_u8(unpack) != 0;
 }
 
 static void pack_limited(struct pack *pack, const struct auth_limited *limited)

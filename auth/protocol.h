@@ -66,6 +66,7 @@ struct auth_charge {
 	int64_t charged_at; /* SETTLE: what ADMITTED said */
 	uint32_t messages, recipients;
 	uint64_t bytes;
+	bool bytes_counted; /* ADMITTED: a limit counts them, so what more comes is to be charged */
 };
 
 struct auth_limited {

@@ -126,7 +126,7 @@ comment on function postern.rate_state_at is 'A rate state brought to a time.';
 
 create function postern.admit(p_accounts bigint[], p_messages integer[], p_recipients integer[], p_bytes bigint[])
 returns table (ord integer, verdict text, charged_at bigint, state_reason text, measure text, per_text text,
-    used bigint, amount bigint, next_at timestamptz)
+    used bigint, amount bigint, next_at timestamptz, bytes_counted boolean)
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
     e record;
@@ -154,6 +154,7 @@ begin
             order by x.account, x.n loop
         ord := e.n;
         verdict := 'ok'; charged_at := 0; state_reason := null; measure := null; per_text := null; used := null; amount := null; next_at := null;
+        bytes_counted := false;
         select acc.state, acc.state_reason, acc.plan into a from postern.account acc where acc.id = e.account;
         if a.state is distinct from 'active' then
             verdict := coalesce(a.state, 'gone');
@@ -163,6 +164,7 @@ begin
         end if;
         l := postern.limits_of(e.account, a.plan);
         all_measures := l.measures; all_pers := l.pers_us; amounts := l.amounts;
+        bytes_counted := coalesce('bytes' = any(all_measures), false);
         -- Nothing was counted, so there is nothing to give back: no slot is that of time 0.
         if all_measures is null then
             return next;

@@ -174,7 +174,8 @@ static void finish(struct session *session)
 		        REPLY_ARGS(transaction_refusal_text(transaction, &context, room)));
 		return;
 	}
-	if (transaction->size <= transaction->declared_size) {
+	if (transaction->size <= transaction->declared_size ||
+	        !transaction->charged.bytes_counted) {
 		commit(session);
 		return;
 	}
