@@ -86,17 +86,24 @@ static int admit(
 	return session->call != NULL ? 0 : -ENOMEM;
 }
 
+/* Whether the answer lets the message go on; if not, it has been refused. */
+static bool is_admitted(struct session *session, const struct auth_message *answer)
+{
+	session->call = NULL;
+	if (answer->type == AUTH_ADMITTED)
+		return true;
+	refuse_by_limit(session, answer);
+	return false;
+}
+
 static void on_admitted(
         void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
 	struct session *session = arg;
 
 	(void)account;
-	session->call = NULL;
-	if (answer->type != AUTH_ADMITTED) {
-		refuse_by_limit(session, answer);
+	if (!is_admitted(session, answer))
 		return;
-	}
 	session->transaction->charged = answer->charge;
 	if (session_has_input(session)) {
 		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
@@ -147,11 +154,8 @@ static void on_excess_admitted(
 	struct session *session = arg;
 
 	(void)account;
-	session->call = NULL;
-	if (answer->type != AUTH_ADMITTED) {
-		refuse_by_limit(session, answer);
+	if (!is_admitted(session, answer))
 		return;
-	}
 	/* Given back together; the slots of the two charges are the same but for a moment. */
 	session->transaction->charged.bytes += answer->charge.bytes;
 	commit(session);

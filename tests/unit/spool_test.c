@@ -123,7 +123,7 @@ static void reopen_in(struct bench *bench)
 	open_in(bench);
 }
 
-static void open_out(struct bench *bench)
+static int try_open_out(struct bench *bench, struct why *why)
 {
 	static const struct spool_out_events events = {on_entry, on_alarm};
 	const struct spool_out_settings settings = {
@@ -135,12 +135,20 @@ static void open_out(struct bench *bench)
 	        .events = &events,
 	        .arg = bench,
 	};
-	struct why why;
 
 	bench->entry_count = 0;
-	if (spool_out_open(&settings, &bench->out, &why) < 0)
+	int r = spool_out_open(&settings, &bench->out, why);
+	if (r == 0)
+		spool_out_follow(bench->out);
+	return r;
+}
+
+static void open_out(struct bench *bench)
+{
+	struct why why;
+
+	if (try_open_out(bench, &why) < 0)
 		fail_msg("%s", why.text);
-	spool_out_follow(bench->out);
 }
 
 static void on_deadline(void *arg)
@@ -758,15 +766,6 @@ static void what_is_being_read_is_not_removed(void **state)
 static void a_failed_read_is_repeated(void **state)
 {
 	struct bench *bench = *state;
-	static const struct spool_out_events events = {on_entry, on_alarm};
-	const struct spool_out_settings settings = {
-	        .path = bench->path,
-	        .ops = &bench->ops,
-	        .loop = bench->loop,
-	        .jobs = bench->jobs,
-	        .events = &events,
-	        .arg = bench,
-	};
 	bool failed = true;
 	struct why why;
 
@@ -775,9 +774,8 @@ static void a_failed_read_is_repeated(void **state)
 	turn(bench, 2, 0, 0);
 	for (int reads = 0; failed; reads++) {
 		assert_true(reads < 1000);
-		bench->entry_count = 0;
 		good_reads = reads;
-		if (spool_out_open(&settings, &bench->out, &why) == 0) {
+		if (try_open_out(bench, &why) == 0) {
 			turn(bench, 2, 2, 0);
 			failed = good_reads < 0;
 			good_reads = -1;
