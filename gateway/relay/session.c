@@ -58,7 +58,8 @@ static void finish(struct session *session, bool was_connecting)
 	session->finished = true;
 	if (session->delivery != NULL)
 		transaction_lost(session);
-	upstream_session_ended(session->upstream, was_connecting, session->trouble);
+	upstream_session_ended(session->upstream, was_connecting,
+	        session->generation == session->upstream->generation, session->trouble);
 	session_release(session);
 }
 
@@ -151,6 +152,19 @@ void session_deadline(struct session *session, uint64_t ms)
 	timer_start(&session->timer, ms);
 }
 
+/*
+ * Whether the settings have changed since it began to connect: then it has ended. Its
+ * host, its TLS and its login must all be of the same settings, or a new password
+ * would go to an old host.
+ */
+static bool is_outdated(struct session *session)
+{
+	if (session->state >= SESSION_IDLE || session->generation == session->upstream->generation)
+		return false;
+	session_end(session, "the upstream was configured anew");
+	return true;
+}
+
 /* ---- greeting, EHLO, STARTTLS, AUTH ---- */
 
 static void say(struct session *session, enum session_state state, const char *verb,
@@ -230,7 +244,7 @@ static void have_login(struct job *job)
 	session->job_runs = false;
 	session->upstream->relay->busy--;
 	wipe_login(session);
-	if (session_job_orphaned(session))
+	if (session_job_orphaned(session) || is_outdated(session))
 		return;
 	if (session->job_result < 0) {
 		trouble(session, "the login could not be made");
@@ -321,6 +335,8 @@ static void after_auth(struct session *session)
 
 static void on_reply(struct session *session)
 {
+	if (is_outdated(session))
+		return;
 	/* RFC 5321 3.8: the upstream closes; what it was about to do is not done. */
 	if (session->reply.code == 421 && session->state >= SESSION_IDLE &&
 	        session->state != SESSION_DOT) {
@@ -408,6 +424,8 @@ static void on_secure(void *arg)
 {
 	struct session *session = arg;
 
+	if (is_outdated(session))
+		return;
 	session->secure = true;
 	peer_reply_start(&session->reply);
 	session->reply_lines = 0;
@@ -431,6 +449,8 @@ static void on_connected(void *arg)
 {
 	struct session *session = arg;
 
+	if (is_outdated(session))
+		return;
 	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT &&
 	        session->upstream->tls != NULL) {
 		start_tls(session);
@@ -536,10 +556,8 @@ static void try_host(struct session *session)
 {
 	struct upstream *upstream = session->upstream;
 
-	if (session->generation != upstream->generation) {
-		session_end(session, "the upstream was configured anew");
+	if (is_outdated(session))
 		return;
-	}
 	session->host = upstream_choose_host(upstream, session->host);
 	if (session->host >= upstream->host_count) {
 		if (session->trouble[0] == '\0')

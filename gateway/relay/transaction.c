@@ -279,7 +279,8 @@ static void on_dot_reply(struct session *session)
 
 	if (session->tx.accepted > 0 && class == 2) {
 		/* Without memory for the record it is sent again: twice is better than never. */
-		again = record_delivered(session) == 0 && session->tx.too_many;
+		again = record_delivered(session) == 0 && session->tx.too_many &&
+		        !relay_of(session)->stopping;
 	} else {
 		refuse_all(session, FATE_ACCEPTED);
 	}

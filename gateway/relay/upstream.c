@@ -263,11 +263,12 @@ void upstream_session_ready(struct upstream *upstream, struct host *host)
 	task_wake_all(&upstream->held);
 }
 
-void upstream_session_ended(struct upstream *upstream, bool was_connecting, const char *text)
+void upstream_session_ended(
+        struct upstream *upstream, bool was_connecting, bool is_current, const char *text)
 {
 	upstream->session_count--;
 	upstream->connecting -= was_connecting;
-	if (was_connecting && upstream->session_count == 0 && !upstream->stopped) {
+	if (was_connecting && is_current && upstream->session_count == 0 && !upstream->stopped) {
 		upstream->down = true;
 		defer_waiting(upstream, text);
 	}

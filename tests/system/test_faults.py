@@ -444,6 +444,36 @@ def test_upstream_refuses_our_login(stage):
     upstream.stop()
 
 
+def test_a_reload_sends_the_new_password_to_the_new_host_only(stage):
+    """Also when a connection to the old one is half-way to its login."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def reply(verb, _line):
+        if verb == "EHLO":
+            asked.set()
+            answer.wait(20)
+        return None
+
+    old, new = Upstream(free_port(), logins={"us": "old"}).start(), Upstream(free_port(), logins={"us": "new"}).start()
+    old.reply = reply
+    secret = stage.folder / "upstream.password"
+    secret.write_text("old\n")
+    configured(stage, hosts=[f"127.0.0.1:{old.port}"], tls="none", username="us", password_file=str(secret))
+    send(stage)
+    assert asked.wait(20)
+    secret.write_text("new\n")
+    stage.gateway.upstreams["up"]["hosts"] = [f"127.0.0.1:{new.port}"]
+    stage.gateway.write_conf()
+    stage.gateway.process.send_signal(signal.SIGHUP)
+    stage.gateway.wait_event("reloaded", child="relay")
+    answer.set()
+    new.take()
+    stage.gateway.wait_queue(0)
+    assert not any(c.startswith("AUTH") for c in old.commands), old.commands
+    old.stop()
+    new.stop()
+
+
 def test_upstream_without_verified_tls_gets_nothing(stage):
     certificate, key = stage.authority.issue("other", "DNS:other.test")
     for upstream in (Upstream(free_port()).start(), Upstream(free_port(), certificate, key).start()):
