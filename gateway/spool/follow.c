@@ -182,6 +182,9 @@ static int go_on(struct follow *follow)
 	follow->segment = next;
 	follow->number = next.header.number;
 	follow->offset = 0;
+	if (next.header_damaged)
+		(void)!buf_printf(
+		        &follow->alarms, "the header of in/%08u.seg is damaged\n", follow->number);
 	return 1;
 }
 
@@ -289,18 +292,24 @@ static int take_over(struct spool_out *out)
 {
 	struct follow *follow = &out->follow;
 	struct slice passed = buf_slice(&follow->passed);
+	char body[SEGMENT_PATH] = "";
 	struct list *link;
 	uint32_t number;
 
 	while ((link = list_pop(&follow->found)) != NULL) {
 		struct spool_entry *entry = list_entry(link, struct spool_entry, link);
+		if (entry->body_in_file)
+			entry_body_path(out, entry, body);
+		bool has_file = entry->body_in_file;
 		int r = index_add(&out->index, entry);
 		if (r < 0) {
 			list_prepend(&follow->found, link);
 			return r;
 		}
-		if (r == 1)
+		if (r == INDEX_LIVES)
 			out->settings.events->on_entry(out->settings.arg, entry);
+		else if (r == INDEX_SETTLED && has_file)
+			cleanup_add_path(out, body); /* settled before this start */
 	}
 	/* Also a segment without a message must be known, to be removed. */
 	for (size_t i = 0; i < passed.len; i += sizeof(number)) {

@@ -65,8 +65,10 @@ int segment_header_decode(
 
 	memcpy(&octets, bytes, sizeof(octets));
 	if (le64toh(octets.sum) != XXH3_64bits(&octets, offsetof(struct segment_octets, sum)) ||
-	        le64toh(octets.magic) != SEGMENT_MAGIC || le32toh(octets.version) != FORMAT_VERSION)
+	        le64toh(octets.magic) != SEGMENT_MAGIC)
 		return -EBADMSG;
+	if (le32toh(octets.version) != FORMAT_VERSION)
+		return -ENOTSUP;
 	*ret_header = (struct segment_header){
 	        .number = le32toh(octets.number),
 	        .nonce = le64toh(octets.nonce),
@@ -120,6 +122,20 @@ int record_header_decode(const uint8_t bytes[RECORD_HEADER_SIZE], uint64_t nonce
 		return -EBADMSG;
 	*ret_header = header;
 	return 0;
+}
+
+int record_header_nonce(
+        const uint8_t bytes[RECORD_HEADER_SIZE], uint64_t offset, uint64_t *ret_nonce)
+{
+	struct record_octets octets;
+	struct record_header header;
+
+	memcpy(&octets, bytes, sizeof(octets));
+	uint64_t nonce = le64toh(octets.nonce);
+	int r = record_header_decode(bytes, nonce, offset, &header);
+	if (r == 0)
+		*ret_nonce = nonce;
+	return r;
 }
 
 uint64_t record_size(const struct record_header *header)

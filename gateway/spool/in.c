@@ -42,6 +42,7 @@
 struct spool_in {
 	char folder[4096];
 	const struct file_ops *ops;
+	void (*on_alarm)(const char *text);
 	struct watermark watermark;
 	struct journal *journal;
 	struct jobs *spill;
@@ -118,12 +119,14 @@ static void remove_unfinished(struct spool_in *in)
 static int find_committed_end(struct spool_in *in, struct segment *newest, bool trust_watermark,
         bool fresh, uint64_t *ret_end)
 {
-	uint32_t number;
+	uint32_t number = UINT32_MAX;
 	uint64_t offset;
 
-	if (trust_watermark) {
+	if (trust_watermark)
 		watermark_read(&in->watermark, &number, &offset);
-		/* Begun and never published: nothing in it was acknowledged. */
+	/* Above it: the watermark's own segment was damaged, and this one is sealed. */
+	if (number <= newest->header.number) {
+		/* Below it: begun and never published, nothing in it was acknowledged. */
 		*ret_end = number == newest->header.number ? offset : SEGMENT_HEADER_SIZE;
 		return 0;
 	}
@@ -136,12 +139,22 @@ static int find_committed_end(struct spool_in *in, struct segment *newest, bool 
 	return segment_find_end(newest, ret_end);
 }
 
+static void discard(struct spool_in *in, uint32_t number)
+{
+	char text[SEGMENT_PATH + 64];
+
+	if (segment_discard(in->ops, in->folder, number) != 1 || in->on_alarm == NULL)
+		return;
+	snprintf(text, sizeof(text), "in/%08u.seg is damaged; it is %s/damaged-%08u.seg now",
+	        number, in->folder, number);
+	in->on_alarm(text);
+}
+
 /* Fills in where the journal goes on; removes segments that hold nothing. */
 static int recover(struct spool_in *in, bool fresh, struct journal_settings *journal)
 {
 	_cleanup_(freep) uint32_t *numbers = NULL;
 	bool trust_watermark = !fresh && watermark_is_of_this_boot(&in->watermark);
-	char path[SEGMENT_PATH];
 	struct segment segment;
 	size_t count;
 
@@ -152,7 +165,7 @@ static int recover(struct spool_in *in, bool fresh, struct journal_settings *jou
 	for (size_t i = count; i > 0 && journal->previous == 0; i--) {
 		r = segment_open(in->ops, in->folder, numbers[i - 1], &segment);
 		if (r == -EBADMSG) {
-			(void)in->ops->unlink(segment_path(in->folder, numbers[i - 1], path));
+			discard(in, numbers[i - 1]);
 			continue;
 		}
 		if (r < 0)
@@ -194,6 +207,7 @@ int spool_in_open(
 	if (in == NULL)
 		return -ENOMEM;
 	in->ops = settings->ops;
+	in->on_alarm = settings->on_alarm;
 	snprintf(in->folder, sizeof(in->folder), "%s/in", settings->path);
 	int r = mkdir(in->folder, 0770) < 0 && errno != EEXIST
 	                ? why_errno(why, errno, "cannot make %s", in->folder)

@@ -123,15 +123,16 @@ int index_add(struct spool_index *index, struct spool_entry *entry)
 	if (segment == NULL)
 		return -ENOMEM;
 	apply_early_marks(index, entry);
-	if (entry->unsettled == 0 || map_get(&index->entries, id_key(&entry->id)) != NULL) {
+	bool known = map_get(&index->entries, id_key(&entry->id)) != NULL;
+	if (known || entry->unsettled == 0) {
 		entry_free(entry);
-		return 0;
+		return known ? INDEX_KNOWN : INDEX_SETTLED;
 	}
 	int r = map_put(&index->entries, id_key(&entry->id), entry);
 	if (r < 0)
 		return r;
 	segment->live++;
-	return 1;
+	return INDEX_LIVES;
 }
 
 void index_forget(struct spool_index *index, struct spool_entry *entry)

@@ -46,9 +46,10 @@ struct early_marks *index_early_marks(
         struct spool_index *index, const struct message_id *id) must_check;
 
 /*
- * Takes an entry that was read, applying early marks. 1: it lives; 0: it is settled
- * or known already, and has been freed; -ENOMEM.
+ * Takes an entry that was read, applying early marks. INDEX_LIVES; it is settled or
+ * known already, and then it has been freed; or -ENOMEM.
  */
+enum index_added { INDEX_SETTLED, INDEX_LIVES, INDEX_KNOWN };
 int index_add(struct spool_index *index, struct spool_entry *entry) must_check;
 
 /* Takes it out and frees it; its segment has one less to wait for. */

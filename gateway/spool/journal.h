@@ -32,7 +32,7 @@ struct journal_entry {
 	enum journal_level level;
 	/*
 	 * On the writer's thread: 0, and where the record stands; else -errno and the
-	 * record counts as never written. (-EIO: nothing can be written for now.)
+	 * record counts as never written.
 	 */
 	void (*done)(struct journal_entry *entry, int result);
 	uint32_t segment;

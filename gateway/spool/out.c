@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * The writing side of out/: replay at the start, marks and bounces, removal of
- * what nothing needs any more.
+ * The writing side of out/: replay at the start, marks and bounces.
  *
  * A mark is appended at once and told back when it is written; one that could not
  * be written is tried again every second until it is, because the message that it
@@ -168,10 +167,22 @@ static int index_bounces(struct spool_out *out)
 		int r = index_add(&out->index, list_entry(link, struct spool_entry, link));
 		if (r < 0)
 			return r;
-		if (r == 1)
+		if (r == INDEX_LIVES)
 			list_append(&out->ready, link);
 	}
 	return 0;
+}
+
+static void discard(struct spool_out *out, uint32_t number)
+{
+	char text[SEGMENT_PATH + 64];
+
+	if (segment_discard(out->settings.ops, out->out_folder, number) != 1)
+		return;
+	snprintf(text, sizeof(text),
+	        "out/%08u.seg is damaged; it is %s/damaged-%08u.seg now: mail may go out twice",
+	        number, out->out_folder, number);
+	out->settings.events->on_alarm(out->settings.arg, text);
 }
 
 /*
@@ -182,13 +193,12 @@ static int replay_one(struct spool_out *out, uint32_t number, bool newest, uint3
         struct journal_settings *journal)
 {
 	struct segment segment;
-	char path[SEGMENT_PATH];
 	bool has_marks = false;
 	uint64_t end;
 
 	int r = segment_open(out->settings.ops, out->out_folder, number, &segment);
 	if (r == -EBADMSG) {
-		(void)out->settings.ops->unlink(segment_path(out->out_folder, number, path));
+		discard(out, number);
 		return 0;
 	}
 	if (r < 0)
@@ -219,8 +229,12 @@ static int replay(struct spool_out *out, struct journal_settings *journal)
 	size_t count, in_count = 0;
 
 	int r = segment_list(out->out_folder, &numbers, &count);
-	if (r == 0 && segment_list(out->in_folder, &in_numbers, &in_count) < 0)
+	if (r == 0)
+		r = segment_list(out->in_folder, &in_numbers, &in_count);
+	if (r == -ENOENT) { /* `submit` has not made its folder yet */
 		in_count = 0;
+		r = 0;
+	}
 	uint32_t newest_in = in_count > 0 ? in_numbers[in_count - 1] : 0;
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		journal->highest = numbers[i];
@@ -353,7 +367,7 @@ static void adopt_bounce(struct mark *mark)
 	        &record, buf_slice(&mark->envelope), mark->record.segment, true, &entry);
 	if (r == 0 && (r = index_add(&out->index, entry)) < 0)
 		entry_free(entry);
-	if (r == 1)
+	if (r == INDEX_LIVES)
 		out->settings.events->on_entry(out->settings.arg, entry);
 	if (r >= 0)
 		return;
@@ -392,7 +406,8 @@ static void mark_written(struct post *post)
 	mark->on_marked = NULL;
 	if (on_marked != NULL)
 		on_marked(mark->arg, mark->result);
-	if (mark->result < 0) {
+	/* A deferral that is lost costs one early attempt. */
+	if (mark->result < 0 && mark->record.type != RECORD_DEFERRAL) {
 		list_append(&out->retrying, &mark->link);
 		if (!timer_is_running(&out->retry))
 			timer_start(&out->retry, RETRY_MARK_MS);
@@ -463,7 +478,8 @@ static void mark_append(struct mark *mark, enum journal_level level)
 static int settle_entry(
         struct spool_entry *entry, const struct stored_result *results, uint32_t count)
 {
-	for (uint32_t i = 0; i < count; i++) {
+	/* From the highest down: only the first can lack memory, and then nothing has changed. */
+	for (uint32_t i = count; i-- > 0;) {
 		assert_bug(results[i].recipient < entry->recipients);
 		int r = settled_set(&entry->settled, results[i].recipient);
 		if (r < 0)
@@ -585,130 +601,4 @@ int spool_bounce(struct spool_out *out, struct spool_entry *entry,
 	mark->arg = arg;
 	mark_append(mark, JOURNAL_SYNCED);
 	return 0;
-}
-
-/* ---- removal ---- */
-
-void cleanup_add_path(struct spool_out *out, const char *path)
-{
-	/* A full list is taken up again at the next start. */
-	(void)!buf_append(&out->cleanup.waiting, path, strlen(path) + 1);
-}
-
-static bool may_go(const struct spool_out *out, const struct segment_use *use)
-{
-	if (use->live > 0 || use->going)
-		return false;
-	if (!use->in_out)
-		return use->number < out->follow.taken_to;
-	if (use->number >= journal_segment(out->journal))
-		return false;
-	/*
-	 * A mark is needed as long as the record that it is about: oldest first covers
-	 * bounces, and what is known of in/ covers the rest.
-	 */
-	return !use->has_marks ||
-	       (use->number == index_oldest(&out->index, true) && out->follow.caught_up &&
-	               index_oldest(&out->index, false) > use->newest_mark);
-}
-
-/* What is gone already is gone: the last try did not come to its end. */
-static int remove_path(struct spool_out *out, const char *path)
-{
-	int r = out->settings.ops->unlink(path);
-
-	return r == -ENOENT ? 0 : r;
-}
-
-static void run_cleanup(struct job *job)
-{
-	struct cleanup *cleanup = container_of(job, struct cleanup, job);
-	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
-	struct slice paths = buf_slice(&cleanup->paths);
-
-	while (cleanup->result == 0 && paths.len > 0) {
-		struct slice path = slice_until(&paths, '\0');
-		cleanup->result = remove_path(out, path.ptr);
-	}
-	if (cleanup->result == 0)
-		cleanup->result = out->settings.ops->sync_folder(out->in_folder);
-	if (cleanup->result == 0)
-		cleanup->result = out->settings.ops->sync_folder(out->out_folder);
-}
-
-/* Forgets the segments that are gone; those that are not stay, and so do marks about them. */
-static void cleanup_end(struct spool_out *out)
-{
-	struct cleanup *cleanup = &out->cleanup;
-
-	for (size_t i = out->index.segment_count; i > 0; i--) {
-		struct segment_use *use = &out->index.segments[i - 1];
-		if (use->going && cleanup->result == 0)
-			index_drop_segment(&out->index, use->in_out, use->number);
-		else
-			use->going = false;
-	}
-	buf_done(&cleanup->paths);
-	cleanup->running = false;
-}
-
-static void cleanup_finished(struct job *job)
-{
-	struct cleanup *cleanup = container_of(job, struct cleanup, job);
-	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
-
-	cleanup_end(out);
-	if (cleanup->result == 0)
-		cleanup_consider(out);
-}
-
-/* The marks are on the disk: now their messages may go. */
-static void cleanup_synced(struct post *post)
-{
-	struct cleanup *cleanup = container_of(post, struct cleanup, synced);
-	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
-
-	cleanup->job = (struct job){
-	        .loop = out->settings.loop, .run = run_cleanup, .done = cleanup_finished};
-	if (cleanup->result == 0 && jobs_submit(out->settings.jobs, &cleanup->job) == 0)
-		return;
-	/* Not now; whatever happens next will consider it again. */
-	cleanup->result = -EAGAIN;
-	cleanup_end(out);
-}
-
-static void on_cleanup_synced(struct journal_entry *entry, int result)
-{
-	struct cleanup *cleanup = container_of(entry, struct cleanup, sync);
-
-	cleanup->result = result;
-	cleanup->synced.run = cleanup_synced;
-	loop_post(
-	        container_of(cleanup, struct spool_out, cleanup)->settings.loop, &cleanup->synced);
-}
-
-void cleanup_consider(struct spool_out *out)
-{
-	struct cleanup *cleanup = &out->cleanup;
-	char path[SEGMENT_PATH];
-
-	if (cleanup->running)
-		return;
-	for (size_t i = 0; i < out->index.segment_count; i++) {
-		struct segment_use *use = &out->index.segments[i];
-		if (!may_go(out, use))
-			continue;
-		use->going = true;
-		cleanup_add_path(out, segment_path(use->in_out ? out->out_folder : out->in_folder,
-		                              use->number, path));
-	}
-	if (buf_len(&cleanup->waiting) == 0)
-		return;
-	struct buf paths = cleanup->waiting;
-	cleanup->waiting = cleanup->paths;
-	cleanup->paths = paths;
-	cleanup->running = true;
-	cleanup->sync = (struct journal_entry){
-	        .type = RECORD_PROBE, .level = JOURNAL_SYNCED, .done = on_cleanup_synced};
-	journal_append(out->journal, &cleanup->sync);
 }

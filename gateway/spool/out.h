@@ -71,6 +71,6 @@ int entry_from_record(const struct record_header *record, struct slice envelope,
 void entry_body_path(
         const struct spool_out *out, const struct spool_entry *entry, char path[SEGMENT_PATH]);
 
-/* out.c */
+/* removal.c: looks for what may go; adds a body that may, after the marks are synced. */
 void cleanup_consider(struct spool_out *out);
 void cleanup_add_path(struct spool_out *out, const char *path);

@@ -82,6 +82,23 @@ int segment_refresh(struct segment *segment)
 	return 0;
 }
 
+/* A header is synced before the first record is written, so that record tells it was whole. */
+static int header_from_record(struct segment *segment, uint32_t number)
+{
+	uint8_t octets[RECORD_HEADER_SIZE];
+	uint64_t nonce;
+
+	int r = file_read_exactly(
+	        segment->ops, segment->fd, octets, sizeof(octets), SEGMENT_HEADER_SIZE);
+	if (r == 0)
+		r = record_header_nonce(octets, SEGMENT_HEADER_SIZE, &nonce);
+	if (r < 0)
+		return r == -ENODATA ? -EBADMSG : r;
+	segment->header = (struct segment_header){.number = number, .nonce = nonce};
+	segment->header_damaged = true;
+	return 0;
+}
+
 int segment_open(const struct file_ops *ops, const char *folder, uint32_t number,
         struct segment *ret_segment)
 {
@@ -99,6 +116,8 @@ int segment_open(const struct file_ops *ops, const char *folder, uint32_t number
 		r = segment_header_decode(octets, &segment.header);
 	if (r == 0 && segment.header.number != number)
 		r = -EBADMSG;
+	if (r == -EBADMSG)
+		r = header_from_record(&segment, number);
 	if (r == 0)
 		r = segment_refresh(&segment);
 	if (r < 0) {
@@ -107,6 +126,41 @@ int segment_open(const struct file_ops *ops, const char *folder, uint32_t number
 	}
 	*ret_segment = segment;
 	return 0;
+}
+
+/* Whether there is anything but zeros behind the header: 1, 0, -errno. */
+static int has_content(const struct file_ops *ops, int fd)
+{
+	char window[16384];
+	off_t at = SEGMENT_HEADER_SIZE;
+	ssize_t got;
+
+	while ((got = ops->pread(fd, window, sizeof(window), at)) > 0) {
+		for (ssize_t i = 0; i < got; i++) {
+			if (window[i] != 0)
+				return 1;
+		}
+		at += got;
+	}
+	return (int)got;
+}
+
+int segment_discard(const struct file_ops *ops, const char *folder, uint32_t number)
+{
+	char path[SEGMENT_PATH], damaged[SEGMENT_PATH];
+
+	segment_path(folder, number, path);
+	_cleanup_(closep) int fd = ops->open(path, O_RDONLY, 0);
+	if (fd < 0)
+		return fd;
+	int r = has_content(ops, fd);
+	if (r == 0)
+		return ops->unlink(path);
+	if (r < 0)
+		return r;
+	snprintf(damaged, sizeof(damaged), "%s/damaged-%08u.seg", folder, number);
+	r = ops->rename(path, damaged);
+	return r < 0 ? r : 1;
 }
 
 void segment_close(struct segment *segment)
@@ -171,6 +225,10 @@ int segment_next(
 
 	if (*offset < SEGMENT_HEADER_SIZE)
 		*offset = SEGMENT_HEADER_SIZE;
+	if (*offset >= end && limited && *offset < limit) {
+		*offset = limit; /* the file was cut short */
+		return SEGMENT_DAMAGED;
+	}
 	if (*offset >= end)
 		return SEGMENT_END;
 	int r = read_header(segment, *offset, end, ret_record);

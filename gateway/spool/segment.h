@@ -23,13 +23,25 @@ struct segment {
 	const struct file_ops *ops;
 	int fd;
 	struct segment_header header;
-	uint64_t size; /* of the file when it was opened */
+	bool header_damaged; /* its first record told the nonce; what stood before it is not known
+	                      */
+	uint64_t size;       /* of the file when it was opened */
 };
 
-/* 0, -EBADMSG when its header does not check (it holds nothing), or -errno. */
+/*
+ * 0; -EBADMSG when neither its header nor its first record checks; -ENOTSUP when it
+ * is of another version; -errno.
+ */
 int segment_open(const struct file_ops *ops, const char *folder, uint32_t number,
         struct segment *ret_segment) must_check;
 void segment_close(struct segment *segment);
+
+/*
+ * For the writer, of a segment that segment_open() found bad. Nothing but zeros behind
+ * its header: it was being made, holds nothing, and is removed: 0. Else its header was
+ * damaged later, and it is renamed to damaged-NNNNNNNN.seg: 1. Or -errno.
+ */
+int segment_discard(const struct file_ops *ops, const char *folder, uint32_t number) must_check;
 
 /* Looks at the size again, of a segment that is still written. */
 int segment_refresh(struct segment *segment) must_check;

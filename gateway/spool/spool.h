@@ -34,11 +34,14 @@ struct spool_in_settings {
 	const struct file_ops *ops;
 	uint64_t segment_size; /* 0: 64 MiB */
 	int wake_fd;           /* eventfd poked after each commit, or -1 */
+	/* Something at the start that an operator must know. */
+	void (*on_alarm)(const char *text);
 };
 
 /*
- * Locks in/ (waiting up to 15 s for a predecessor), recovers, begins a segment,
- * starts the writer and the spill workers. 0, or -errno with the reason.
+ * Locks in/ (waiting up to 15 s for a predecessor), recovers, begins a segment (on a
+ * full disk: as soon as there is room), starts the writer and the spill workers. 0, or
+ * -errno with the reason.
  */
 int spool_in_open(const struct spool_in_settings *settings, struct spool_in **ret_in,
         struct why *why) must_check;
@@ -107,7 +110,7 @@ struct settled {
 
 /* A message in the queue, small: a million of them must fit. Owner: `relay`'s loop. */
 struct spool_entry {
-	struct list link; /* the scheduler's */
+	struct list link; /* private, until on_entry */
 	void *user;       /* the scheduler's */
 	struct message_id id;
 	uint64_t account;
@@ -121,7 +124,7 @@ struct spool_entry {
 	uint32_t segment;
 	uint64_t offset;
 	uint32_t file_run;
-	bool in_out, body_in_file, is_dsn, forgotten;
+	bool in_out, body_in_file, is_dsn;
 	unsigned marks_pending;
 	struct settled settled;
 };
@@ -146,7 +149,7 @@ struct spool_out_settings {
 };
 
 /*
- * Locks out/, replays marks and bounces, begins a segment. Blocks; on_entry calls
+ * Locks out/, replays marks and bounces. Blocks; on_entry calls
  * begin with spool_out_follow(). 0, or -errno with the reason.
  */
 int spool_out_open(const struct spool_out_settings *settings, struct spool_out **ret_out,
@@ -166,7 +169,7 @@ struct spool_entry *spool_out_find(struct spool_out *out, const struct message_i
 struct spool_entry *spool_out_next(struct spool_out *out, size_t *position);
 size_t spool_out_count(const struct spool_out *out);
 
-/* Whether marks wait to be written. */
+/* Whether marks wait to be written, in/ is being read, or something is being removed. */
 bool spool_out_is_busy(const struct spool_out *out);
 
 /* Gives up marks that cannot be written, before closing: what they settle is tried again. */
@@ -200,7 +203,7 @@ typedef void (*spool_marked_fn)(void *arg, int result);
 
 /*
  * Settles recipients: at once in the entry, and by a mark. `on_marked` (or NULL)
- * runs on the loop when the mark has been written; -EIO: it could not be, and
+ * runs on the loop when the mark has been written; -errno: it could not be, and
  * nothing may depend on it. An entry with no recipient left is freed after its
  * last mark; do not touch it after that callback (nor after the call, without one).
  */

@@ -309,12 +309,18 @@ static int listen_on(struct submit *submit, const struct submit_settings *settin
 	return next == settings->listener_count ? 0 : -EINVAL;
 }
 
+static void on_alarm(const char *text)
+{
+	LOG(NULL, EV_SPOOL_ALARM, "what=%s", LOG_VALUE(slice_str(text)));
+}
+
 static int open_spool(struct submit *submit, struct why *why)
 {
 	const struct spool_in_settings settings = {
 	        .path = submit->conf->spool,
 	        .ops = &file_system,
 	        .wake_fd = submit->wake_fd,
+	        .on_alarm = on_alarm,
 	};
 
 	return spool_in_open(&settings, &submit->spool, why);

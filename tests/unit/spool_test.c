@@ -103,6 +103,13 @@ static void on_alarm(void *arg, const char *text)
 	snprintf(bench->alarm, sizeof(bench->alarm), "%s", text);
 }
 
+static char in_alarm[200];
+
+static void on_in_alarm(const char *text)
+{
+	snprintf(in_alarm, sizeof(in_alarm), "%s", text);
+}
+
 static void open_in(struct bench *bench)
 {
 	const struct spool_in_settings settings = {
@@ -110,6 +117,7 @@ static void open_in(struct bench *bench)
 	        .ops = &bench->ops,
 	        .segment_size = 1 << 20,
 	        .wake_fd = -1,
+	        .on_alarm = on_in_alarm,
 	};
 	struct why why;
 
@@ -688,6 +696,123 @@ static void a_damaged_record_is_told_and_passed(void **state)
 	close_out(bench);
 }
 
+static bool exists(struct bench *bench, const char *name)
+{
+	char path[200];
+
+	snprintf(path, sizeof(path), "%s/%s", bench->path, name);
+	return access(path, F_OK) == 0;
+}
+
+/* Changes one octet of a segment of in/. */
+static void flip(struct bench *bench, unsigned number, off_t at)
+{
+	char path[100], octet;
+
+	snprintf(path, sizeof(path), "%s/in/%08u.seg", bench->path, number);
+	int fd = open(path, O_RDWR);
+	assert_true(fd >= 0);
+	assert_int_equal(pread(fd, &octet, 1, at), 1);
+	octet ^= 1;
+	assert_int_equal(pwrite(fd, &octet, 1, at), 1);
+	close(fd);
+}
+
+/* Twelve messages of a process that is gone, the last one alone in the second segment. */
+static void give_two_segments(struct bench *bench)
+{
+	for (size_t i = 0; i < 12; i++) {
+		give(bench, i, 100000);
+		turn(bench, i + 1, 0, 0);
+	}
+	spool_in_close(bench->in);
+	bench->in = NULL;
+	assert_true(exists(bench, "in/00000002.seg"));
+	assert_false(exists(bench, "in/00000003.seg"));
+}
+
+/* The messages behind it do not depend on it. */
+static void a_damaged_segment_header_costs_no_message(void **state)
+{
+	struct bench *bench = *state;
+
+	for (unsigned number = 1; number <= 2; number++) {
+		give_two_segments(bench);
+		flip(bench, number, 20);
+		open_in(bench);
+		open_out(bench);
+		turn(bench, 12, 12, 0);
+		for (size_t i = 0; i < 12; i++)
+			expect_body(bench, bench->entries[i], 100000);
+		assert_non_null(strstr(bench->alarm, "damaged"));
+		close_out(bench);
+		assert_int_equal(tear_down(state), 0);
+		assert_int_equal(set_up(state), 0);
+		bench = *state;
+	}
+}
+
+/* What cannot be read is kept for an operator, and takes nothing else along. */
+static void a_segment_that_tells_nothing_is_set_aside(void **state)
+{
+	struct bench *bench = *state;
+
+	give_two_segments(bench);
+	flip(bench, 2, 20);
+	flip(bench, 2, SEGMENT_HEADER_SIZE + 20);
+	open_in(bench);
+	assert_non_null(strstr(in_alarm, "in/00000002.seg is damaged"));
+	assert_true(exists(bench, "in/damaged-00000002.seg"));
+	give(bench, 12, 10);
+	turn(bench, 13, 0, 0);
+	open_out(bench);
+	turn(bench, 13, 12, 0);
+	for (size_t i = 0; i < 11; i++)
+		expect_body(bench, bench->entries[i], 100000);
+	expect_body(bench, bench->entries[11], 10);
+	close_out(bench);
+}
+
+/* Bodies that could not be removed yet go later, also after a restart. */
+static void a_body_is_removed_in_the_end(void **state)
+{
+	struct bench *bench = *state;
+	struct timer trying;
+	char name[60], id[ID_TEXT + 1];
+
+	for (int restart = 0; restart < 2; restart++) {
+		size_t n = bench->done;
+		struct message_id message = give(bench, n, 700000);
+		turn(bench, n + 1, 0, 0);
+		snprintf(name, sizeof(name), "in/00000001-%s.body", id_format(&message, id));
+		assert_true(exists(bench, name));
+		open_out(bench);
+		turn(bench, n + 1, 1, bench->marked);
+		settle(bench, bench->entries[0], 0);
+		turn(bench, n + 1, 1, bench->marked + 1);
+		settle(bench, bench->entries[0], 1);
+		sync_failures = INT_MAX;
+		timer_init(&trying, bench->loop, stop_loop, bench->loop);
+		timer_start(&trying, 300);
+		loop_run(bench->loop);
+		sync_failures = 0;
+		assert_true(exists(bench, name));
+		if (restart == 1) {
+			close_out(bench);
+			open_out(bench);
+		}
+		turn(bench, n + 1, bench->entry_count, 0);
+		/* Anything that happens makes it consider what waits. */
+		give(bench, n + 1, 10);
+		turn(bench, n + 2, bench->entry_count + 1, 0);
+		assert_false(exists(bench, name));
+		settle(bench, bench->entries[bench->entry_count - 1], 0);
+		settle(bench, bench->entries[bench->entry_count - 1], 1);
+		turn(bench, n + 2, bench->entry_count, bench->marked + 2);
+		close_out(bench);
+	}
+}
+
 static void dead_segments_are_removed(void **state)
 {
 	struct bench *bench = *state;
@@ -709,14 +834,6 @@ static void dead_segments_are_removed(void **state)
 	snprintf(path, sizeof(path), "%s/in/00000001.seg", bench->path);
 	assert_int_equal(access(path, F_OK), -1);
 	close_out(bench);
-}
-
-static bool exists(struct bench *bench, const char *name)
-{
-	char path[200];
-
-	snprintf(path, sizeof(path), "%s/%s", bench->path, name);
-	return access(path, F_OK) == 0;
 }
 
 static void make_file(struct bench *bench, const char *name)
@@ -850,6 +967,9 @@ int main(void)
 	        SPOOL_TEST(marks_that_cannot_be_written_are_given_up),
 	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
 	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
+	        SPOOL_TEST(a_damaged_segment_header_costs_no_message),
+	        SPOOL_TEST(a_segment_that_tells_nothing_is_set_aside),
+	        SPOOL_TEST(a_body_is_removed_in_the_end),
 	        SPOOL_TEST(dead_segments_are_removed),
 	        SPOOL_TEST(what_is_being_read_is_not_removed),
 	        SPOOL_TEST(a_failed_read_is_repeated),
