@@ -26,6 +26,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/daemon/child.h"
+#include "gateway/daemon/files_check.h"
 #include "gateway/daemon/listen.h"
 #include "gateway/daemon/secrets_file.h"
 
@@ -427,8 +428,11 @@ static void reload(struct supervisor *supervisor)
 		LOG(NULL, EV_RELOAD_FAILED, "reason=\"errors in the file\"");
 		return;
 	}
-	/* A child that is started later would have another spool, or listeners without sockets. */
-	if (conf_check_reload(old, fresh, &why) < 0) {
+	/*
+	 * Nothing is sent before all of it is known to be good. (A child that is started later
+	 * would have another spool, or listeners without sockets.)
+	 */
+	if (conf_check_reload(old, fresh, &why) < 0 || files_check(fresh, &why) < 0) {
 		LOG(NULL, EV_RELOAD_FAILED, "reason=%s", LOG_VALUE(slice_str(why.text)));
 		conf_unref(fresh);
 		return;

@@ -546,6 +546,18 @@ def test_a_bad_file_changes_nothing_at_reload(stage):
     stage.gateway.wait_event("reload.failed")
     send(stage)
     stage.upstream.take()
+    # A good file that names bad ones: not even what other processes could take.
+    bad = {"ca_file": stage.gateway.conf, "password_file": "/nonexistent"}
+    for count, (option, path) in enumerate(bad.items(), 2):
+        text = good.replace('tls = "none"', f'tls = "verify"  username = "u"  {option} = "{path}"')
+        assert text != good
+        stage.gateway.conf.write_text(text.replace("submission = {  }", 'submission = { message_size = "2M" }'))
+        stage.gateway.process.send_signal(signal.SIGHUP)
+        stage.gateway.wait_event("reload.failed", count=count)
+        client = connect(stage)
+        assert client.esmtp_features["size"] == str(50 << 20), option
+        client.quit()
+    assert not stage.gateway.events("reloaded")
     stage.gateway.conf.write_text(good)
     stage.gateway.process.send_signal(signal.SIGHUP)
     stage.gateway.wait_event("reloaded")
