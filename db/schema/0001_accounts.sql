@@ -466,7 +466,8 @@ language sql stable security definer set search_path = postern, pg_temp as $$
     from postern.account a
     join postern.plan p on p.name = a.plan
     left join lateral (
-        select array_agg(c.id order by c.id) as ids, array_agg(c.verifier order by c.id) as verifiers,
+        select array_agg(c.id order by c.label <> 'password', c.id) as ids,
+            array_agg(c.verifier order by c.label <> 'password', c.id) as verifiers,
             (extract(epoch from min(c.expires_at) - now()) * 1000)::bigint as expires_ms
         from postern.credential c
         where c.account = a.id and c.kind = 'scram-sha-256' and c.revoked_at is null
@@ -474,7 +475,7 @@ language sql stable security definer set search_path = postern, pg_temp as $$
     ) c on true
     where lower(a.login collate "C") = lower(p_login collate "C") and a.state <> 'closed';
 $$;
-comment on function postern.auth_lookup is 'For auth: everything a login needs; no row for unknown and closed accounts.';
+comment on function postern.auth_lookup is 'For auth: everything a login needs, the main password first (SCRAM knows one); no row for unknown and closed accounts.';
 
 create function postern.credential_used(p_credential bigint) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$

@@ -93,11 +93,21 @@ def test_login_by_the_mechanism_login(stage):
     expect(stage, MESSAGE)
 
 
+def gsasl(stage, login, password):
+    return run("gsasl", "--smtp", "--connect", f"localhost:{stage.gateway.port}", "--mechanism=SCRAM-SHA-256",
+               f"--authentication-id={login}", f"--password={password}", "--no-cb",
+               f"--x509-ca-file={stage.authority.certificate}", input=b"").stdout.decode()
+
+
 def test_gsasl_with_scram(stage):
-    said = run("gsasl", "--smtp", "--connect", f"localhost:{stage.gateway.port}", "--mechanism=SCRAM-SHA-256",
-               f"--authentication-id={LOGIN}", f"--password={PASSWORD}", "--no-cb", f"--x509-ca-file={stage.authority.certificate}",
-               input=b"").stdout.decode()
-    assert "235 2.7.0" in said, said
+    assert "235 2.7.0" in gsasl(stage, LOGIN, PASSWORD)
+
+
+def test_scram_takes_the_main_password_beside_others(stage):
+    stage.account("device@example.org", "first")
+    stage.cluster.sql("select postern.app_password_create('device@example.org', 'phone')")
+    stage.cluster.sql("select postern.account_set_password('device@example.org', 'second')")
+    assert "235 2.7.0" in gsasl(stage, "device@example.org", "second")
 
 
 def test_postfix_as_a_customers_relay(stage):
