@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "auth/limits.h"
@@ -73,6 +74,7 @@ struct auth {
 	struct list charges, logins;
 	pthread_cond_t wakeup, charger_wakeup;
 	bool has_charger, charger_waits;
+	bool watched;               /* a lane waits to see whether the charger is stuck */
 	uint64_t charging_since_ms; /* 0: the charger is not with the database */
 	struct map parked;
 	struct list parked_by_age;
@@ -359,6 +361,26 @@ static struct list *find_work(struct auth *auth, bool charger)
 	return charger || list_is_empty(&auth->logins) ? NULL : &auth->logins;
 }
 
+/* The lock is held. */
+static void wait_for_work(struct auth *auth, bool charger)
+{
+	struct timespec until;
+
+	if (charger || list_is_empty(&auth->charges) || auth->watched) {
+		auth->charger_waits |= charger;
+		pthread_cond_wait(charger ? &auth->charger_wakeup : &auth->wakeup, &auth->lock);
+		return;
+	}
+	/* One lane looks whether the charger comes back for these. */
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_nsec += CHARGER_STUCK_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
+	auth->watched = true;
+	pthread_cond_timedwait(&auth->wakeup, &auth->lock, &until);
+	auth->watched = false;
+}
+
 /* Charges, or one step of a login; 0 at the end. */
 static unsigned take_batch(
         struct auth *auth, bool charger, struct request *ret_batch[LIMITS_BATCH_MAX])
@@ -369,10 +391,8 @@ static unsigned take_batch(
 	pthread_mutex_lock(&auth->lock);
 	if (charger)
 		auth->charging_since_ms = 0;
-	while ((work = find_work(auth, charger)) == NULL && !auth->ending) {
-		auth->charger_waits |= charger;
-		pthread_cond_wait(charger ? &auth->charger_wakeup : &auth->wakeup, &auth->lock);
-	}
+	while ((work = find_work(auth, charger)) == NULL && !auth->ending)
+		wait_for_work(auth, charger);
 	drop_old_parked(auth);
 	if (auth->ending) {
 		count = 0;
@@ -396,7 +416,8 @@ static void run_admits(
 	for (unsigned i = 0; i < count; i++)
 		admissions[i].charge = batch[i]->message.charge;
 	int r = limits_admit(db, admissions, count, &why);
-	note_database(auth, r < 0 ? &why : NULL);
+	/* One that refuses is there. */
+	note_database(auth, r < 0 && r != -EPROTO ? &why : NULL);
 	for (unsigned i = 0; i < count; i++) {
 		admissions[i].answer.number = batch[i]->message.number;
 		answer(batch[i]->link, &admissions[i].answer, NULL);
@@ -520,7 +541,7 @@ static int enqueue(struct auth *auth, struct link *link, struct buf *datagram,
 	if (is_charge && auth->charger_waits) {
 		auth->charger_waits = false;
 		pthread_cond_signal(&auth->charger_wakeup);
-	} else if (!is_charge || charges_are_free(auth)) {
+	} else if (!is_charge || !auth->watched) {
 		pthread_cond_signal(&auth->wakeup);
 	}
 	pthread_mutex_unlock(&auth->lock);

@@ -2,6 +2,7 @@
 /* Charging the rate limits; see limits.h. */
 #include "auth/limits.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -71,7 +72,7 @@ static void read_answer(struct admission *admission, const PGresult *result, int
 	};
 }
 
-int limits_admit(struct db *db, struct admission *admissions, unsigned count, struct why *why)
+static int admit(struct db *db, struct admission *admissions, unsigned count, struct why *why)
 {
 	struct number_array arrays[4];
 	PGresult *result;
@@ -101,6 +102,24 @@ int limits_admit(struct db *db, struct admission *admissions, unsigned count, st
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
 		buf_done(&arrays[i].text);
+	return r;
+}
+
+int limits_admit(struct db *db, struct admission *admissions, unsigned count, struct why *why)
+{
+	int r = admit(db, admissions, count, why);
+	uint64_t held = 0;
+
+	/* Somebody holds the row of one account: the others alone, and that one once. */
+	if (r != -EPROTO || count == 1)
+		return r;
+	for (unsigned i = 0; i < count && (r == 0 || r == -EPROTO); i++) {
+		if (admissions[i].charge.account == held)
+			continue;
+		r = admit(db, &admissions[i], 1, why);
+		if (r == -EPROTO)
+			held = admissions[i].charge.account;
+	}
 	return r;
 }
 

@@ -148,6 +148,8 @@ declare
 begin
     -- A database crash may forget the last second's charges; ALTER FUNCTION ... SET has no effect at commit.
     perform set_config('synchronous_commit', 'off', true);
+    -- A row that somebody holds must not take the others of the batch along to their deadline.
+    perform set_config('lock_timeout', '500', true);
     -- In order of account: parallel batches never wait for each other in a circle.
     for e in select x.account, x.messages, x.recipients, x.bytes, x.n
             from unnest(p_accounts, p_messages, p_recipients, p_bytes) with ordinality as x(account, messages, recipients, bytes, n)
@@ -248,6 +250,7 @@ declare
     place integer;
 begin
     perform set_config('synchronous_commit', 'off', true);
+    perform set_config('lock_timeout', '500', true);
     for e in select x.account, x.charged, x.messages, x.recipients, x.bytes
             from unnest(p_accounts, p_charged_at, p_messages, p_recipients, p_bytes) with ordinality
                 as x(account, charged, messages, recipients, bytes, n)

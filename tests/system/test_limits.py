@@ -5,8 +5,10 @@ import random
 import smtplib
 import subprocess
 import threading
+import time
 
 from client import connect, message
+from environment import eventually
 
 SECOND = 1000000
 MEASURES = ("messages", "recipients", "bytes")
@@ -194,3 +196,38 @@ def test_many_sessions_of_one_account(stage):
         thread.join(60)
     assert sorted(results) == [250] * 25 + [450] * 25, results
     stage.upstream.wait(25)
+
+
+def test_a_held_row_holds_up_nobody_else(stage):
+    for name in ("held", "free"):
+        stage.account(f"{name}@example.org", "pw")
+        stage.cluster.sql(f"select postern.limit_set('{name}@example.org', 'messages', '1 hour', 1000)")
+
+    def send(name):
+        client = connect(stage, f"{name}@example.org", "pw")
+        began = time.monotonic()
+        try:
+            client.sendmail(f"{name}@example.org", ["bob@example.net"], message(name, sender=f"{name}@example.org"))
+            code = 250
+        except smtplib.SMTPDataError as error:
+            code = error.smtp_code
+        client.close()
+        return code, time.monotonic() - began
+
+    assert send("held")[0] == send("free")[0] == 250
+    holder = threading.Thread(target=stage.cluster.sql, args=("""
+        begin; select 'locked' from postern.rate_state where account = postern.account_id('held@example.org') for update;
+        select pg_sleep(4); commit""",))
+    holder.start()
+    eventually(lambda: int(stage.cluster.sql("select count(*) from pg_stat_activity where query like '%pg_sleep(4)%'")) > 1)
+    answers = []
+    waiting = [threading.Thread(target=lambda: answers.append(send("held"))) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    for _ in range(10):
+        code, seconds = send("free")
+        assert code == 250 and seconds < 2, (code, seconds)
+    for thread in [*waiting, holder]:
+        thread.join(30)
+    assert [code for code, _ in answers] == [451] * 3, answers
+    assert send("held")[0] == 250
