@@ -102,6 +102,7 @@ static void end_login(struct session *session)
 {
 	auth_call_cancel(session->call);
 	session->call = NULL;
+	session->login_lost = false;
 }
 
 void auth_response(struct session *session, struct slice line)
@@ -110,6 +111,8 @@ void auth_response(struct session *session, struct slice line)
 
 	if (slice_equal(line, SLICE("*"))) {
 		reply = REPLY_AUTH_CANCELLED;
+	} else if (session->login_lost) {
+		reply = REPLY_LOGIN_UNAVAILABLE;
 	} else {
 		reply = line.len > RESPONSE_MAX ? REPLY_BAD_BASE64 : REPLY_COUNT;
 		if (reply == REPLY_COUNT)
@@ -212,6 +215,11 @@ static void on_answer(
 
 	if (answer->type != AUTH_MORE)
 		session->call = NULL;
+	/* One command, one reply: the client has the last challenge and will answer it. */
+	if (session->state == ST_AUTH_MORE) {
+		session->login_lost = true;
+		return;
+	}
 	if (talked_too_early(session))
 		return;
 	if (answer->type == AUTH_MORE) {

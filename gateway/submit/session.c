@@ -89,9 +89,19 @@ bool session_has_input(const struct session *session)
 	return conn_input(session->conn).len > 0;
 }
 
+static bool between_messages(const struct session *session)
+{
+	return (S(START) | S(READY)) & 1U << session->state;
+}
+
 void session_continue(struct session *session)
 {
-	if (session->state != ST_CLOSED)
+	if (session->state == ST_CLOSED)
+		return;
+	/* What was being stored when the stop came has been answered now. */
+	if (session->serving->stopping && between_messages(session))
+		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
+	else
 		conn_resume(session->conn);
 }
 
@@ -195,11 +205,6 @@ static bool has_controls(struct slice line)
 static bool takes_lines(const struct session *session)
 {
 	return (S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE)) & 1U << session->state;
-}
-
-static bool between_messages(const struct session *session)
-{
-	return (S(START) | S(READY)) & 1U << session->state;
 }
 
 static void run_line(struct session *session, struct slice line)

@@ -95,6 +95,7 @@ struct session {
 	struct auth_call *call; /* a login or an admission */
 	struct timer refusal;   /* a 535 that waits for its time */
 	uint64_t auth_asked_ms;
+	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
 	char mechanism[32];
 
 	struct transaction *transaction;
