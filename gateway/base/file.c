@@ -59,6 +59,15 @@ static int real_unlink(const char *path)
 	return unlink(path) < 0 ? -errno : 0;
 }
 
+static int real_shorten(const char *path, off_t len)
+{
+	_cleanup_(closep) int fd = open(path, O_WRONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	return ftruncate(fd, len) < 0 || fdatasync(fd) < 0 ? -errno : 0;
+}
+
 static int real_space(const char *path, uint64_t *ret_free)
 {
 	struct statvfs fs;
@@ -77,6 +86,7 @@ const struct file_ops file_system = {
         .sync_folder = real_sync_folder,
         .rename = real_rename,
         .unlink = real_unlink,
+        .shorten = real_shorten,
         .space = real_space,
 };
 

@@ -20,6 +20,7 @@ struct file_ops {
 	int (*sync_folder)(const char *path);
 	int (*rename)(const char *from, const char *to);
 	int (*unlink)(const char *path);
+	int (*shorten)(const char *path, off_t len); /* synced when it returns */
 	/* Octets that this process may still write on the file system of `path`. */
 	int (*space)(const char *path, uint64_t *ret_free);
 };

@@ -25,7 +25,8 @@ static void dispatch(struct defer *defer)
 	struct relay *relay = container_of(defer, struct relay, dispatch);
 	struct task *task;
 
-	while (!relay->stopping && relay->running < relay->window &&
+	while (!relay->stopping && !spool_out_is_failing(relay->spool) &&
+	        relay->running < relay->window &&
 	        (task = scheduler_take(&relay->scheduler)) != NULL)
 		attempt_start(task);
 }
@@ -45,6 +46,11 @@ static void on_alarm(void *arg, const char *text)
 {
 	(void)arg;
 	LOG(NULL, EV_SPOOL_ALARM, "what=%s", LOG_VALUE(slice_str(text)));
+}
+
+static void on_recovered(void *arg)
+{
+	relay_dispatch_soon(arg);
 }
 
 static void on_wake(void *arg, unsigned events)
@@ -136,7 +142,8 @@ int relay_reload(struct relay *relay, const struct conf *conf, const struct slic
 
 static int open_spool(struct relay *relay, struct why *why)
 {
-	static const struct spool_out_events events = {.on_entry = on_entry, .on_alarm = on_alarm};
+	static const struct spool_out_events events = {
+	        .on_entry = on_entry, .on_alarm = on_alarm, .on_recovered = on_recovered};
 	const struct spool_out_settings settings = {
 	        .path = relay->conf->spool,
 	        .ops = &file_system,

@@ -170,6 +170,11 @@ static void send_dot(struct session *session)
 	session->tx.dot_waits = session->marks > 0;
 	if (session->tx.dot_waits)
 		return;
+	/* Another connection's result cannot be recorded; neither could this one's. */
+	if (spool_out_is_failing(relay_of(session)->spool)) {
+		session_end(session, "results cannot be recorded now");
+		return;
+	}
 	conn_write(session->conn, session->tx.at_line_start ? SLICE(".\r\n") : SLICE("\r\n.\r\n"));
 	session->state = SESSION_DOT;
 	session->owed++;

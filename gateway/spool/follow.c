@@ -22,6 +22,11 @@
 #define FOUND_MAX       4096 /* of one job; then the loop gets them */
 #define RETRY_FOLLOW_MS 1000
 
+/* A segment that was gone through. */
+struct passed {
+	uint32_t number, previous;
+};
+
 struct range {
 	uint64_t limit;
 	bool sealed; /* nothing more will come into it */
@@ -172,7 +177,8 @@ static int go_on(struct follow *follow)
 	if (r <= 0)
 		return r;
 	if (follow->number != 0) {
-		r = buf_append(&follow->passed, &follow->number, sizeof(follow->number));
+		const struct passed passed = {follow->number, follow->segment.header.previous};
+		r = buf_append(&follow->passed, &passed, sizeof(passed));
 		if (r < 0) {
 			segment_close(&next);
 			return r;
@@ -291,10 +297,10 @@ static void tell_alarms(struct spool_out *out)
 static int take_over(struct spool_out *out)
 {
 	struct follow *follow = &out->follow;
-	struct slice passed = buf_slice(&follow->passed);
+	struct slice all_passed = buf_slice(&follow->passed);
 	char body[SEGMENT_PATH] = "";
+	struct passed passed;
 	struct list *link;
-	uint32_t number;
 
 	while ((link = list_pop(&follow->found)) != NULL) {
 		struct spool_entry *entry = list_entry(link, struct spool_entry, link);
@@ -312,9 +318,12 @@ static int take_over(struct spool_out *out)
 			cleanup_add_path(out, body); /* settled before this start */
 	}
 	/* Also a segment without a message must be known, to be removed. */
-	for (size_t i = 0; i < passed.len; i += sizeof(number)) {
-		memcpy(&number, passed.ptr + i, sizeof(number));
-		(void)!index_segment(&out->index, false, number);
+	for (size_t i = 0; i < all_passed.len; i += sizeof(passed)) {
+		memcpy(&passed, all_passed.ptr + i, sizeof(passed));
+		struct segment_use *use = index_segment(&out->index, false, passed.number);
+		if (use == NULL)
+			return -ENOMEM;
+		use->previous = passed.previous;
 	}
 	buf_clear(&follow->passed);
 	follow->taken_to = follow->number;

@@ -187,7 +187,7 @@ static int open_journal(
 	        .folder = in->folder,
 	        .ops = in->ops,
 	        .segment_size = settings->segment_size != 0 ? settings->segment_size : SEGMENT_SIZE,
-	        .mode = 0640,
+	        .mode = 0660, /* `relay` empties segments */
 	        .watermark = &in->watermark,
 	        .wake_fd = settings->wake_fd,
 	};

@@ -145,7 +145,7 @@ void index_forget(struct spool_index *index, struct spool_entry *entry)
 	entry_free(entry);
 }
 
-struct segment_use *index_segment(struct spool_index *index, bool in_out, uint32_t number)
+struct segment_use *index_find_segment(struct spool_index *index, bool in_out, uint32_t number)
 {
 	/* The newest are asked for most. */
 	for (size_t i = index->segment_count; i > 0; i--) {
@@ -153,6 +153,15 @@ struct segment_use *index_segment(struct spool_index *index, bool in_out, uint32
 		if (segment->in_out == in_out && segment->number == number)
 			return segment;
 	}
+	return NULL;
+}
+
+struct segment_use *index_segment(struct spool_index *index, bool in_out, uint32_t number)
+{
+	struct segment_use *known = index_find_segment(index, in_out, number);
+
+	if (known != NULL)
+		return known;
 	if (index->segment_count == index->segment_cap) {
 		size_t cap = index->segment_cap == 0 ? 16 : index->segment_cap * 2;
 		struct segment_use *more = realloc(index->segments, cap * sizeof(*more));
@@ -183,7 +192,7 @@ uint32_t index_oldest(const struct spool_index *index, bool in_out)
 	uint32_t oldest = UINT32_MAX;
 
 	for (size_t i = 0; i < index->segment_count; i++) {
-		if (index->segments[i].in_out == in_out)
+		if (index->segments[i].in_out == in_out && !index->segments[i].emptied)
 			oldest = MIN_OF(oldest, index->segments[i].number);
 	}
 	return oldest;

@@ -24,7 +24,13 @@ struct segment_use {
 	uint32_t live;
 	bool has_marks;       /* of out/: results, deferrals or bounces */
 	uint32_t newest_mark; /* the newest segment of in/ that one of them is about */
-	bool going;           /* is being unlinked */
+	enum { SEGMENT_STAYS, SEGMENT_GOES, SEGMENT_IS_EMPTIED } going; /* under way */
+	/*
+	 * of in/: whose committed end its header tells. While that one is there, this one is
+	 * emptied and its header stays.
+	 */
+	uint32_t previous;
+	bool emptied;
 };
 
 struct spool_index {
@@ -62,5 +68,8 @@ struct segment_use *index_segment(
         struct spool_index *index, bool in_out, uint32_t number) must_check;
 void index_drop_segment(struct spool_index *index, bool in_out, uint32_t number);
 
-/* The lowest number of a folder's known segments, UINT32_MAX if there is none. */
+/* The segment if it is known, or NULL. */
+struct segment_use *index_find_segment(struct spool_index *index, bool in_out, uint32_t number);
+
+/* The lowest number of a folder's known segments that hold records, UINT32_MAX if there is none. */
 uint32_t index_oldest(const struct spool_index *index, bool in_out);

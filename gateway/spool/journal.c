@@ -20,6 +20,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -93,6 +94,7 @@ static int place_segment(struct journal *journal, const char *path,
 	                    : ops->open(path, O_WRONLY | O_CREAT | O_EXCL, journal->settings.mode);
 	if (fd < 0)
 		return fd;
+	(void)!fchmod(fd, journal->settings.mode); /* whatever the umask was */
 	int r = file_write_exactly(ops, fd, &part, 1, 0);
 	if (r == 0)
 		r = ops->fdatasync(fd);
@@ -106,6 +108,14 @@ static int place_segment(struct journal *journal, const char *path,
 	return r;
 }
 
+static void poke(int fd)
+{
+	const uint64_t one = 1;
+
+	if (fd >= 0)
+		(void)!write(fd, &one, sizeof(one));
+}
+
 /* The first segment of this run stands: what counts of earlier ones is settled now. */
 static void begin_run(struct journal *journal)
 {
@@ -113,6 +123,8 @@ static void begin_run(struct journal *journal)
 	if (journal->settings.watermark != NULL)
 		watermark_start(
 		        journal->settings.watermark, journal->header.number, journal->committed);
+	/* `relay` may have looked before: what earlier runs left can be read from now on. */
+	poke(journal->settings.wake_fd);
 }
 
 /* Makes the next segment before anything depends on it; on a full disk from the spare. */
@@ -277,14 +289,6 @@ static void give_segment_up(struct journal *journal, int error)
 	else if (journal->settings.watermark != NULL)
 		watermark_publish(
 		        journal->settings.watermark, journal->header.number, journal->committed);
-}
-
-static void poke(int fd)
-{
-	const uint64_t one = 1;
-
-	if (fd >= 0)
-		(void)!write(fd, &one, sizeof(one));
 }
 
 static void complete(struct journal_entry **entries, size_t count, int result)

@@ -287,6 +287,7 @@ int spool_out_open(
 	timer_init(&out->retry, settings->loop, retry_marks, out);
 	buf_init(&out->cleanup.waiting, PATHS_MAX);
 	buf_init(&out->cleanup.paths, PATHS_MAX);
+	buf_init(&out->cleanup.emptying, PATHS_MAX);
 	follow_init(out);
 	int r = open_all(out, why);
 	if (r < 0) {
@@ -308,6 +309,7 @@ void spool_out_close(struct spool_out *out)
 	index_done(&out->index);
 	buf_done(&out->cleanup.waiting);
 	buf_done(&out->cleanup.paths);
+	buf_done(&out->cleanup.emptying);
 	free(out);
 }
 
@@ -392,22 +394,46 @@ static void note_mark(struct spool_out *out, const struct mark *mark)
 		use->newest_mark = MAX_OF(use->newest_mark, mark->entry->segment);
 }
 
+/* Tells when marks begin to fail, and when they are written again. */
+static void note_state(struct spool_out *out, int result)
+{
+	char text[120];
+
+	if (result < 0 && !out->failing) {
+		out->failing = true;
+		snprintf(text, sizeof(text), "results cannot be recorded, delivery waits: %s",
+		        strerrordesc_np(-result));
+		out->settings.events->on_alarm(out->settings.arg, text);
+	} else if (result == 0 && out->failing && list_is_empty(&out->retrying)) {
+		out->failing = false;
+		out->settings.events->on_recovered(out->settings.arg);
+	}
+}
+
+bool spool_out_is_failing(const struct spool_out *out)
+{
+	return out->failing;
+}
+
 static void mark_written(struct post *post)
 {
 	struct mark *mark = container_of(post, struct mark, post);
 	struct spool_out *out = mark->out;
 	spool_marked_fn on_marked = mark->on_marked;
 
-	if (mark->result == 0) {
+	/* One that failed may stand there all the same, and be found at the next start. */
+	if (mark->record.segment != 0)
 		note_mark(out, mark);
-		if (mark->record.type == RECORD_DSN)
-			adopt_bounce(mark);
-	}
+	if (mark->result == 0 && mark->record.type == RECORD_DSN)
+		adopt_bounce(mark);
+	/* A deferral that is lost costs one early attempt, and is not tried again. */
+	bool again = mark->result < 0 && mark->record.type != RECORD_DEFERRAL;
+	if (again || mark->result == 0)
+		note_state(out, mark->result);
 	mark->on_marked = NULL;
 	if (on_marked != NULL)
 		on_marked(mark->arg, mark->result);
-	/* A deferral that is lost costs one early attempt. */
-	if (mark->result < 0 && mark->record.type != RECORD_DEFERRAL) {
+	if (again) {
 		list_append(&out->retrying, &mark->link);
 		if (!timer_is_running(&out->retry))
 			timer_start(&out->retry, RETRY_MARK_MS);
@@ -443,6 +469,9 @@ void spool_out_give_up(struct spool_out *out)
 	struct list *link;
 
 	timer_stop(&out->retry);
+	if (!list_is_empty(&out->retrying))
+		out->settings.events->on_alarm(
+		        out->settings.arg, "results were not recorded: their mail goes out again");
 	while ((link = list_pop(&out->retrying)) != NULL)
 		mark_free(list_entry(link, struct mark, link));
 }

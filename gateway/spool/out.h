@@ -31,7 +31,7 @@ struct follow {
 	int result;             /* 1: there is more; -errno */
 	uint32_t bodies_run;    /* body files of older runs have been listed; 0: not yet */
 	struct list found;      /* entries */
-	struct buf passed;      /* numbers of segments that were gone through */
+	struct buf passed;      /* struct passed: segments that were gone through */
 	struct buf alarms;      /* lines */
 	struct buf bodies;      /* names of body files of older runs: lines */
 	struct buf room;
@@ -43,8 +43,9 @@ struct cleanup {
 	struct journal_entry sync;
 	struct post synced;
 	bool running;
-	int result;
+	int result, emptied;       /* of unlinking; of emptying */
 	struct buf waiting, paths; /* each path ends with a zero */
+	struct buf emptying;       /* paths of segments of which the header stays */
 };
 
 struct spool_out {
@@ -57,6 +58,7 @@ struct spool_out {
 	struct cleanup cleanup;
 	struct list ready;    /* entries read at the start, told by the first follow */
 	struct list retrying; /* marks that could not be written */
+	bool failing;         /* there are some, or they are being tried again */
 	struct timer retry;
 	size_t marks_outstanding;
 };

@@ -17,13 +17,27 @@ void cleanup_add_path(struct spool_out *out, const char *path)
 	(void)!buf_append(&out->cleanup.waiting, path, strlen(path) + 1);
 }
 
-/* `below`: the first segment of out/ in which there may be marks that nobody was told of. */
-static bool may_go(const struct spool_out *out, const struct segment_use *use, uint32_t below)
+/*
+ * Whether its header is all that tells where the segment before it ends: what stands
+ * behind that end was never acknowledged, and must not come to life. An emptied one
+ * has nothing behind its end.
+ */
+static bool needs_header(struct spool_out *out, const struct segment_use *use)
 {
-	if (use->live > 0 || use->going)
+	if (use->in_out || use->previous == 0)
+		return false;
+	const struct segment_use *before = index_find_segment(&out->index, false, use->previous);
+	return before != NULL && !before->emptied;
+}
+
+/* `below`: the first segment of out/ in which there may be marks that nobody was told of. */
+static bool may_go(struct spool_out *out, const struct segment_use *use, uint32_t below)
+{
+	if (use->live > 0 || use->going != SEGMENT_STAYS)
 		return false;
 	if (!use->in_out)
-		return use->number < out->follow.taken_to;
+		return use->number < out->follow.taken_to &&
+		       !(use->emptied && needs_header(out, use));
 	if (use->number >= below)
 		return false;
 	/*
@@ -36,23 +50,38 @@ static bool may_go(const struct spool_out *out, const struct segment_use *use, u
 }
 
 /* What is gone already is gone: the last try did not come to its end. */
-static int remove_path(struct spool_out *out, const char *path)
+static int for_each_path(struct spool_out *out, const struct buf *paths,
+        int (*work)(const struct file_ops *ops, const char *path))
 {
-	int r = out->settings.ops->unlink(path);
+	struct slice left = buf_slice(paths);
+	int r = 0;
 
-	return r == -ENOENT ? 0 : r;
+	while (r == 0 && left.len > 0) {
+		struct slice path = slice_until(&left, '\0');
+		r = work(out->settings.ops, path.ptr);
+		if (r == -ENOENT)
+			r = 0;
+	}
+	return r;
+}
+
+static int unlink_path(const struct file_ops *ops, const char *path)
+{
+	return ops->unlink(path);
+}
+
+static int keep_header(const struct file_ops *ops, const char *path)
+{
+	return ops->shorten(path, SEGMENT_HEADER_SIZE);
 }
 
 static void run_cleanup(struct job *job)
 {
 	struct cleanup *cleanup = container_of(job, struct cleanup, job);
 	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
-	struct slice paths = buf_slice(&cleanup->paths);
 
-	while (cleanup->result == 0 && paths.len > 0) {
-		struct slice path = slice_until(&paths, '\0');
-		cleanup->result = remove_path(out, path.ptr);
-	}
+	cleanup->emptied = for_each_path(out, &cleanup->emptying, keep_header);
+	cleanup->result = for_each_path(out, &cleanup->paths, unlink_path);
 	if (cleanup->result == 0)
 		cleanup->result = out->settings.ops->sync_folder(out->in_folder);
 	if (cleanup->result == 0)
@@ -66,15 +95,17 @@ static void cleanup_end(struct spool_out *out)
 
 	for (size_t i = out->index.segment_count; i > 0; i--) {
 		struct segment_use *use = &out->index.segments[i - 1];
-		if (use->going && cleanup->result == 0)
+		bool gone = use->going == SEGMENT_GOES && cleanup->result == 0;
+		use->emptied |= use->going == SEGMENT_IS_EMPTIED && cleanup->emptied == 0;
+		use->going = SEGMENT_STAYS;
+		if (gone)
 			index_drop_segment(&out->index, use->in_out, use->number);
-		else
-			use->going = false;
 	}
 	/* Next time: what is gone by then does no harm. */
 	if (cleanup->result < 0)
 		(void)!buf_append_slice(&cleanup->waiting, buf_slice(&cleanup->paths));
 	buf_done(&cleanup->paths);
+	buf_done(&cleanup->emptying);
 	cleanup->running = false;
 }
 
@@ -84,22 +115,25 @@ static void cleanup_finished(struct job *job)
 	struct spool_out *out = container_of(cleanup, struct spool_out, cleanup);
 
 	cleanup_end(out);
-	if (cleanup->result == 0)
+	if (cleanup->result == 0 && cleanup->emptied == 0)
 		cleanup_consider(out);
 }
 
 /* Adds the segments that nothing needs any more. */
 static void choose_segments(struct spool_out *out)
 {
+	struct cleanup *cleanup = &out->cleanup;
 	char path[SEGMENT_PATH];
 
 	for (size_t i = 0; i < out->index.segment_count; i++) {
 		struct segment_use *use = &out->index.segments[i];
-		if (!may_go(out, use, out->cleanup.sync.segment))
+		if (!may_go(out, use, cleanup->sync.segment))
 			continue;
-		use->going = true;
-		cleanup_add_path(out, segment_path(use->in_out ? out->out_folder : out->in_folder,
-		                              use->number, path));
+		segment_path(use->in_out ? out->out_folder : out->in_folder, use->number, path);
+		bool empty = needs_header(out, use);
+		if (buf_append(empty ? &cleanup->emptying : &cleanup->waiting, path,
+		            strlen(path) + 1) == 0)
+			use->going = empty ? SEGMENT_IS_EMPTIED : SEGMENT_GOES;
 	}
 }
 
@@ -119,11 +153,12 @@ static void cleanup_synced(struct post *post)
 	cleanup->paths = paths;
 	cleanup->job = (struct job){
 	        .loop = out->settings.loop, .run = run_cleanup, .done = cleanup_finished};
-	if (cleanup->result == 0 && buf_len(&paths) > 0) {
+	bool work = buf_len(&paths) + buf_len(&cleanup->emptying) > 0;
+	if (cleanup->result == 0 && work) {
 		int r = jobs_submit(out->settings.jobs, &cleanup->job);
 		if (r == 0)
 			return; /* `result` is the job's now */
-		cleanup->result = r;
+		cleanup->result = cleanup->emptied = r;
 	}
 	cleanup_end(out); /* whatever happens next will consider it again */
 }
@@ -132,7 +167,7 @@ static void on_cleanup_synced(struct journal_entry *entry, int result)
 {
 	struct cleanup *cleanup = container_of(entry, struct cleanup, sync);
 
-	cleanup->result = result;
+	cleanup->result = cleanup->emptied = result;
 	cleanup->synced.run = cleanup_synced;
 	loop_post(
 	        container_of(cleanup, struct spool_out, cleanup)->settings.loop, &cleanup->synced);

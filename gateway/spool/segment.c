@@ -225,8 +225,9 @@ int segment_next(
 
 	if (*offset < SEGMENT_HEADER_SIZE)
 		*offset = SEGMENT_HEADER_SIZE;
-	if (*offset >= end && limited && *offset < limit) {
-		*offset = limit; /* the file was cut short */
+	/* The file was cut short, unless nothing but its header was left on purpose. */
+	if (*offset >= end && limited && *offset < limit && segment->size > SEGMENT_HEADER_SIZE) {
+		*offset = limit;
 		return SEGMENT_DAMAGED;
 	}
 	if (*offset >= end)

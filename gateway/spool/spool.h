@@ -136,6 +136,8 @@ struct spool_out_events {
 	void (*on_entry)(void *arg, struct spool_entry *entry);
 	/* Something that an operator must know: damage, a journal that cannot be written. */
 	void (*on_alarm)(void *arg, const char *text);
+	/* Marks can be written again: spool_out_is_failing() was true until now. */
+	void (*on_recovered)(void *arg);
 };
 
 struct spool_out_settings {
@@ -171,6 +173,9 @@ size_t spool_out_count(const struct spool_out *out);
 
 /* Whether marks wait to be written, in/ is being read, or something is being removed. */
 bool spool_out_is_busy(const struct spool_out *out);
+
+/* Whether a mark could not be written: until it is, nothing more should be delivered. */
+bool spool_out_is_failing(const struct spool_out *out);
 
 /* Gives up marks that cannot be written, before closing: what they settle is tried again. */
 void spool_out_give_up(struct spool_out *out);

@@ -35,6 +35,7 @@ struct bench {
 
 /* File operations that fail when told. */
 static int sync_failures, write_failures;
+static int good_syncs;              /* before those that fail */
 static bool disk_full;              /* nothing can grow; what has its blocks can be written over */
 static _Atomic int good_reads = -1; /* then one fails; -1: none does */
 static _Atomic int unlinked;
@@ -45,6 +46,8 @@ static sem_t gate_reached, gate_opened;
 
 static int failing_sync(int fd)
 {
+	if (sync_failures > 0 && good_syncs-- > 0)
+		return file_system.fdatasync(fd);
 	return sync_failures > 0 ? (sync_failures--, -EIO) : file_system.fdatasync(fd);
 }
 
@@ -103,6 +106,14 @@ static void on_alarm(void *arg, const char *text)
 	snprintf(bench->alarm, sizeof(bench->alarm), "%s", text);
 }
 
+static unsigned recovered;
+
+static void on_recovered(void *arg)
+{
+	(void)arg;
+	recovered++;
+}
+
 static char in_alarm[200];
 
 static void on_in_alarm(const char *text)
@@ -133,7 +144,7 @@ static void reopen_in(struct bench *bench)
 
 static int try_open_out(struct bench *bench, struct why *why)
 {
-	static const struct spool_out_events events = {on_entry, on_alarm};
+	static const struct spool_out_events events = {on_entry, on_alarm, on_recovered};
 	const struct spool_out_settings settings = {
 	        .path = bench->path,
 	        .ops = &bench->ops,
@@ -215,6 +226,8 @@ static int set_up(void **state)
 	sem_init(&gate_opened, 0, 0);
 	gate_name = NULL;
 	good_reads = -1;
+	recovered = 0;
+	good_syncs = 0;
 	sync_failures = write_failures = 0;
 	disk_full = false;
 	assert_int_equal(loop_new(&bench->loop), 0);
@@ -704,6 +717,138 @@ static bool exists(struct bench *bench, const char *name)
 	return access(path, F_OK) == 0;
 }
 
+/*
+ * What got no 250 is never delivered: the header that says so stays, and so little of
+ * its segment, as long as the segment that it is about.
+ */
+static void what_was_refused_stays_refused(void **state)
+{
+	struct bench *bench = *state;
+	struct stat status;
+	char path[100];
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	sync_failures = 1;
+	give(bench, 1, 10); /* its record stands behind the first one */
+	turn(bench, 2, 0, 0);
+	assert_int_equal(bench->results[1], -EIO);
+	give(bench, 2, 1000); /* in the next segment */
+	turn(bench, 3, 0, 0);
+	reopen_in(bench);
+	open_out(bench);
+	turn(bench, 3, 2, 0);
+	struct spool_entry *second = bench->entries[bench->entries[0]->account == 2 ? 0 : 1];
+	settle(bench, second, 0);
+	settle(bench, second, 1);
+	turn(bench, 3, 2, 2);
+	snprintf(path, sizeof(path), "%s/in/00000002.seg", bench->path);
+	assert_int_equal(stat(path, &status), 0);
+	assert_int_equal(status.st_size, SEGMENT_HEADER_SIZE);
+	close_out(bench);
+	for (int i = 0; i < 2; i++) {
+		reopen_in(bench);
+		open_out(bench);
+		turn(bench, 3, 1, 0);
+		assert_int_equal(bench->entry_count, 1);
+		assert_int_equal(bench->entries[0]->account, 0);
+		assert_string_equal(bench->alarm, "");
+		close_out(bench);
+	}
+	/* With the first message all of them go. */
+	open_out(bench);
+	turn(bench, 3, 1, 0);
+	size_t marked = bench->marked;
+	settle(bench, bench->entries[0], 0);
+	settle(bench, bench->entries[0], 1);
+	turn(bench, 3, 1, marked + 2);
+	for (int i = 1; i <= 4; i++) {
+		char name[40];
+		snprintf(name, sizeof(name), "in/%08d.seg", i);
+		assert_false(exists(bench, name));
+	}
+	close_out(bench);
+}
+
+/* Delivery can be held while results cannot be recorded, and goes on by itself. */
+static void failing_marks_are_told_and_recover(void **state)
+{
+	struct bench *bench = *state;
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	open_out(bench);
+	turn(bench, 1, 1, 0);
+	assert_false(spool_out_is_failing(bench->out));
+	write_failures = 3; /* also the segment that would come next */
+	settle_somehow(bench, bench->entries[0], 0);
+	uint64_t until = clock_mono_ms() + DEADLINE_MS;
+	struct timer trying;
+	while (!spool_out_is_failing(bench->out) && clock_mono_ms() < until) {
+		timer_init(&trying, bench->loop, stop_loop, bench->loop);
+		timer_start(&trying, 1);
+		loop_run(bench->loop);
+	}
+	assert_non_null(strstr(bench->alarm, "delivery waits"));
+	turn(bench, 1, 1, 0);
+	assert_false(spool_out_is_failing(bench->out));
+	assert_int_equal(recovered, 1);
+	close_out(bench);
+}
+
+/* Bounces a message with a body of so many octets, and has the bounce delivered. */
+static void bounce_and_deliver(struct bench *bench, struct spool_entry *entry, size_t body_len)
+{
+	const struct stored_result failed[] = {{0, OUTCOME_FAILED}, {1, OUTCOME_FAILED}};
+	const struct stored_result delivered = {0, OUTCOME_DELIVERED};
+	size_t before = bench->entry_count;
+	char *body = calloc(1, body_len);
+	const struct spool_dsn dsn = {
+	        .account = 5,
+	        .envelope = SLICE("bounce"),
+	        .header = SLICE("Subject: sorry\r\n\r\n"),
+	        .body = slice_of(body, body_len),
+	};
+
+	assert_non_null(body);
+	assert_int_equal(spool_bounce(bench->out, entry, failed, 2, &dsn, NULL, NULL), 0);
+	free(body);
+	turn(bench, bench->done, before + 1, 0);
+	assert_int_equal(
+	        spool_settle(bench->out, bench->entries[before], &delivered, 1, NULL, NULL), 0);
+	turn(bench, bench->done, before + 1, 0);
+}
+
+/* A bounce whose sync failed is written again; delivered once is enough. */
+static void a_bounce_that_was_written_twice_is_one(void **state)
+{
+	struct bench *bench = *state;
+
+	give(bench, 0, 10);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	open_out(bench);
+	turn(bench, 2, 2, 0);
+	sync_failures = 1;
+	good_syncs = 1; /* of the segment's header */
+	bounce_and_deliver(bench, bench->entries[0], 10);
+	assert_true(exists(bench, "out/00000002.seg"));
+	/* The second segment is full then, and what is about it can go. */
+	bounce_and_deliver(bench, bench->entries[1], 1 << 20);
+	reopen_in(bench);
+	give(bench, 2, 10);
+	turn(bench, 3, 5, 0);
+	settle(bench, bench->entries[4], 0);
+	turn(bench, 3, 5, 1);
+	assert_false(exists(bench, "out/00000002.seg"));
+	close_out(bench);
+	open_out(bench);
+	turn(bench, 3, 1, 0);
+	assert_int_equal(bench->entry_count, 1);
+	assert_int_equal(bench->entries[0]->account, 2);
+	close_out(bench);
+}
+
 /* Changes one octet of a segment of in/. */
 static void flip(struct bench *bench, unsigned number, off_t at)
 {
@@ -970,6 +1115,9 @@ int main(void)
 	        SPOOL_TEST(a_damaged_segment_header_costs_no_message),
 	        SPOOL_TEST(a_segment_that_tells_nothing_is_set_aside),
 	        SPOOL_TEST(a_body_is_removed_in_the_end),
+	        SPOOL_TEST(what_was_refused_stays_refused),
+	        SPOOL_TEST(failing_marks_are_told_and_recover),
+	        SPOOL_TEST(a_bounce_that_was_written_twice_is_one),
 	        SPOOL_TEST(dead_segments_are_removed),
 	        SPOOL_TEST(what_is_being_read_is_not_removed),
 	        SPOOL_TEST(a_failed_read_is_repeated),
