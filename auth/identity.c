@@ -154,13 +154,14 @@ static int read_account(struct identity *identity, const PGresult *result)
 	account->message_bytes = (uint64_t)db_int(result, 0, 4);
 	account->recipients = (uint32_t)db_int(result, 0, 5);
 	account->connections = (uint32_t)db_int(result, 0, 6);
-	int r = read_senders(identity, db_text(result, 0, 7));
+	account->sign_required = slice_equal(db_text(result, 0, 7), SLICE("t"));
+	int r = read_senders(identity, db_text(result, 0, 8));
 	if (r == 0)
-		r = db_each_element(db_text(result, 0, 8), add_verifier, identity);
+		r = db_each_element(db_text(result, 0, 9), add_verifier, identity);
 	if (r == 0)
-		r = db_each_element(db_text(result, 0, 9), add_credential, identity);
-	if (!PQgetisnull(result, 0, 10))
-		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 10);
+		r = db_each_element(db_text(result, 0, 10), add_credential, identity);
+	if (!PQgetisnull(result, 0, 11))
+		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 11);
 	return r;
 }
 
@@ -220,7 +221,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	if (r == 0)
 		r = db_exec_often(db,
 		        "select account, login, state, route, message_bytes, recipients, "
-		        "connections, "
+		        "connections, sign_required, "
 		        "senders, verifiers, credentials, expires_ms from postern.auth_lookup($1)",
 		        1, params, &result, why);
 	/* A statement that is refused is not the client's fault: it may try again. */

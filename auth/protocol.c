@@ -17,6 +17,7 @@ static void pack_account(struct pack *pack, const struct auth_account *account)
 	pack_u64(pack, account->message_bytes);
 	pack_u32(pack, account->recipients);
 	pack_u32(pack, account->connections);
+	pack_u8(pack, account->sign_required);
 	pack_u32(pack, account->sender_count);
 	for (uint32_t i = 0; i < account->sender_count; i++)
 		pack_bytes(pack, account->senders[i]);
@@ -32,6 +33,7 @@ static void unpack_account(struct unpack *unpack, struct auth_account_room *room
 	account->message_bytes = unpack_u64(unpack);
 	account->recipients = unpack_u32(unpack);
 	account->connections = unpack_u32(unpack);
+	account->sign_required = unpack_u8(unpack) != 0;
 	uint32_t count = unpack_u32(unpack);
 	if (count > PROTOCOL_SENDERS_MAX)
 		unpack->error = -EBADMSG;

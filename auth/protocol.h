@@ -49,8 +49,9 @@ enum auth_type {
 struct auth_account {
 	uint64_t id;
 	struct slice login, route;
-	uint64_t message_bytes; /* 0: no limit of the plan */
-	uint32_t recipients, connections;
+	uint64_t message_bytes;           /* 0: no limit of the plan */
+	uint32_t recipients, connections; /* likewise */
+	bool sign_required;
 	const struct slice *senders; /* patterns of sender_right.h */
 	uint32_t sender_count;
 };

@@ -232,9 +232,11 @@ static int judge(struct db *db, PGresult *result, struct why *why)
 	why_set(why, "%s%s%s", primary != NULL ? primary : PQresultErrorMessage(result),
 	        hint != NULL ? "; " : "", hint != NULL ? hint : "");
 	/* Class 57: shut down or cancelled; 08: the connection; 53: out of resources; 25006: a
-	 * primary that became a standby, where another connection finds the new one. */
+	 * primary that became a standby, where another connection finds the new one; 0A000 and
+	 * 26000: what was prepared does not fit any more, as after a migration. */
 	bool away = state == NULL || strncmp(state, "57", 2) == 0 || strncmp(state, "08", 2) == 0 ||
 	            strncmp(state, "53", 2) == 0 || strcmp(state, "25006") == 0 ||
+	            strcmp(state, "0A000") == 0 || strcmp(state, "26000") == 0 ||
 	            PQstatus(db->conn) != CONNECTION_OK;
 	PQclear(result);
 	if (away)

@@ -456,10 +456,10 @@ comment on function postern.dkim_key_add is 'Stores a key; the first of an algor
 
 create function postern.auth_lookup(p_login text)
 returns table (account bigint, login text, state text, state_reason text, route text, message_bytes bigint, recipients integer,
-    connections integer, senders text[], credentials bigint[], verifiers text[], expires_ms bigint)
+    connections integer, sign_required boolean, senders text[], credentials bigint[], verifiers text[], expires_ms bigint)
 language sql stable security definer set search_path = postern, pg_temp as $$
     select a.id, a.login, a.state, a.state_reason, a.route, p.message_bytes, p.recipients_per_message, p.connections,
-        (select array_agg(s.pattern) from postern.sender s where s.account = a.id)
+        p.sign_required, (select array_agg(s.pattern) from postern.sender s where s.account = a.id)
             -- An address, not what would be a pattern of more than one.
             || case when a.login ~ '^[^@*]+@[^@*.][^@*]*$' then array[a.login] else '{}'::text[] end,
         c.ids, c.verifiers, c.expires_ms

@@ -20,6 +20,7 @@ int envelope_encode(const struct envelope *envelope, struct buf *out)
 	pack_bytes(&pack, envelope->sender);
 	pack_u8(&pack, envelope->body_8bit);
 	pack_u8(&pack, envelope->smtputf8);
+	pack_u8(&pack, envelope->sign_required);
 	pack_u64(&pack, envelope->size);
 	pack_bytes(&pack, envelope->from_domain);
 	pack_bytes(&pack, envelope->route);
@@ -43,6 +44,7 @@ int envelope_decode(struct slice octets, struct arena *arena, struct envelope *r
 	envelope.sender = unpack_bytes(&unpack, TEXT_MAX);
 	envelope.body_8bit = unpack_u8(&unpack) != 0;
 	envelope.smtputf8 = unpack_u8(&unpack) != 0;
+	envelope.sign_required = unpack_u8(&unpack) != 0;
 	envelope.size = unpack_u64(&unpack);
 	envelope.from_domain = unpack_bytes(&unpack, TEXT_MAX);
 	envelope.route = unpack_bytes(&unpack, TEXT_MAX);

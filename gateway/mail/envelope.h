@@ -24,6 +24,7 @@ struct envelope {
 	uint32_t recipient_count;
 	bool body_8bit; /* BODY=8BITMIME was declared */
 	bool smtputf8;
+	bool sign_required;       /* of the account's plan: without a DKIM key it waits */
 	uint64_t size;            /* of header and body as stored */
 	struct slice from_domain; /* of the header From: whose keys sign */
 	struct slice route;       /* of the account, "" when it has none */

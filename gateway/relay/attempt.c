@@ -268,10 +268,15 @@ static int work(struct attempt *attempt, void (*run)(struct job *), void (*done)
 	return r;
 }
 
-static void tell_unsigned(struct attempt *attempt)
+/* There is no key: the plan decides. */
+static void without_key(struct attempt *attempt)
 {
 	LOG(&attempt->log, EV_MESSAGE_UNSIGNED, "domain=%s",
 	        LOG_VALUE(attempt->envelope.from_domain));
+	if (attempt->envelope.sign_required)
+		fail(attempt, "the sender's domain has no DKIM key, and must be signed");
+	else
+		hand_over(attempt);
 }
 
 static void have_keys(struct key_wait *wait)
@@ -286,8 +291,7 @@ static void have_keys(struct key_wait *wait)
 		return;
 	}
 	if (attempt->keyset->count == 0) {
-		tell_unsigned(attempt);
-		hand_over(attempt);
+		without_key(attempt);
 		return;
 	}
 	if (work(attempt, sign_only, signed_) < 0)
@@ -314,9 +318,9 @@ static void prepared(struct job *job)
 		fail(attempt, "out of memory");
 	} else if (attempt->envelope.from_domain.len == 0) {
 		hand_over(attempt); /* a bounce of ours */
+	} else if (attempt->keyset != NULL && attempt->keyset->count == 0) {
+		without_key(attempt);
 	} else if (attempt->keyset != NULL) {
-		if (attempt->keyset->count == 0)
-			tell_unsigned(attempt);
 		hand_over(attempt);
 	} else {
 		attempt->key_wait.done = have_keys;

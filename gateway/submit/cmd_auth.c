@@ -173,6 +173,14 @@ static int keep_account(struct session *session, const struct auth_account *fact
 	return 0;
 }
 
+static void drop_account(struct session *session)
+{
+	struct account *account = TAKE(session->account);
+
+	arena_reset(&account->arena);
+	free(account);
+}
+
 /* The client may not pipeline behind AUTH; true if it did, and the session is gone. */
 static bool talked_too_early(struct session *session)
 {
@@ -234,6 +242,12 @@ static void on_answer(
 		reply = REPLY_BAD_BASE64;
 	else if (answer->type == AUTH_DONE && keep_account(session, account) == 0)
 		reply = REPLY_LOGGED_IN;
+	if (reply == REPLY_LOGGED_IN && !session->serving->take_login(session->serving, account->id,
+	                                        account->connections)) {
+		drop_account(session);
+		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
+		return;
+	}
 	session_move(session, ST_READY);
 	session_reply(session, reply, NULL);
 	session_continue(session);

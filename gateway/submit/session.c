@@ -153,6 +153,7 @@ static void take_down(struct session *session, enum closing why)
 		session->transaction->charged = (struct auth_charge){0};
 	drop_transaction(session);
 	session->state = ST_CLOSED;
+	uint64_t account = session->account != NULL ? session->account->facts.id : 0;
 	if (session->account != NULL) {
 		arena_reset(&session->account->arena);
 		free(session->account);
@@ -165,7 +166,7 @@ static void take_down(struct session *session, enum closing why)
 		serving->running = NULL;
 	struct addr peer = session->peer;
 	free(session);
-	serving->on_session_gone(serving, &peer);
+	serving->on_session_gone(serving, &peer, account);
 }
 
 void session_close(struct session *session, enum closing why)

@@ -38,6 +38,11 @@ struct address_use {
 	uint64_t count;
 };
 
+/* Connections of one account. */
+struct account_use {
+	uint64_t account, count;
+};
+
 struct listening {
 	struct submit *submit;
 	struct listener *listener;
@@ -55,7 +60,7 @@ struct submit {
 
 	pthread_mutex_t lock; /* of all that follows */
 	const struct conf *conf;
-	struct map addresses;
+	struct map addresses, accounts;
 	uint64_t connections;
 
 	/* owner: main loop */
@@ -217,11 +222,48 @@ static void check_drained(struct server *server)
 		loop_post(server->submit->main_loop, &order->post);
 }
 
-static void on_session_gone(struct serving *serving, const struct addr *peer)
+static struct slice account_key(const uint64_t *account)
+{
+	return slice_of(account, sizeof(*account));
+}
+
+/* Any loop; so that an account has its number of connections and no more on all of them. */
+static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
+{
+	struct submit *submit = container_of(serving, struct server, serving)->submit;
+
+	pthread_mutex_lock(&submit->lock);
+	struct account_use *use = map_get(&submit->accounts, account_key(&account));
+	if (use == NULL && (use = calloc(1, sizeof(*use))) != NULL) {
+		use->account = account;
+		if (map_put(&submit->accounts, account_key(&use->account), use) < 0)
+			free(TAKE(use));
+	}
+	bool taken = use != NULL && (most == 0 || use->count < most);
+	if (taken)
+		use->count++;
+	pthread_mutex_unlock(&submit->lock);
+	return taken;
+}
+
+static void give_login_back(struct submit *submit, uint64_t account)
+{
+	pthread_mutex_lock(&submit->lock);
+	struct account_use *use = map_get(&submit->accounts, account_key(&account));
+	if (use != NULL && --use->count == 0) {
+		(void)map_remove(&submit->accounts, account_key(&account));
+		free(use);
+	}
+	pthread_mutex_unlock(&submit->lock);
+}
+
+static void on_session_gone(struct serving *serving, const struct addr *peer, uint64_t account)
 {
 	struct server *server = container_of(serving, struct server, serving);
 
 	give_place_back(server->submit, peer);
+	if (account != 0)
+		give_login_back(server->submit, account);
 	check_drained(server);
 }
 
@@ -254,6 +296,7 @@ static int server_init(
 	        .spool = submit->spool,
 	        .conf = conf_ref(submit->conf),
 	        .tls = tls_server_ref(tls),
+	        .take_login = take_login,
 	        .on_session_gone = on_session_gone,
 	};
 	list_init(&server->serving.sessions);
@@ -339,6 +382,7 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 	submit->conf = conf_ref(settings->conf);
 	pthread_mutex_init(&submit->lock, NULL);
 	map_init(&submit->addresses);
+	map_init(&submit->accounts);
 	int r = tls_server_new(settings->certificate, settings->key, &tls, why);
 	if (r == 0)
 		r = open_spool(submit, why);
@@ -470,6 +514,7 @@ void submit_free(struct submit *submit)
 	while ((use = map_next(&submit->addresses, &position)) != NULL)
 		free(use);
 	map_done(&submit->addresses);
+	map_done(&submit->accounts);
 	if (submit->wake_fd >= 0)
 		close(submit->wake_fd);
 	conf_unref(submit->conf);

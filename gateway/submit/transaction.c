@@ -292,6 +292,7 @@ int transaction_commit(struct transaction *transaction, const struct transaction
 	envelope->account = context->account->id;
 	envelope->login = context->account->login;
 	envelope->route = context->account->route;
+	envelope->sign_required = context->account->sign_required;
 	envelope->session = slice_str(context->session);
 	envelope->size = transaction->size;
 	dkim_body_done(&transaction->body_hash, envelope->body_hash);

@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: ISC
 -- Makes or changes a plan. What is not given is unlimited.
 --
---   psql -v plan=small [-v message_bytes=10485760] [-v recipients=100] [-v connections=10] -f scripts/admin/plan_set.sql
+--   psql -v plan=small [-v message_bytes=10485760] [-v recipients=100] [-v connections=10] [-v sign_required=true] -f scripts/admin/plan_set.sql
 \set ON_ERROR_STOP on
 \if :{?message_bytes} \else
     \set message_bytes ''
@@ -12,5 +12,8 @@
 \if :{?connections} \else
     \set connections ''
 \endif
+\if :{?sign_required} \else
+    \set sign_required false
+\endif
 select postern.plan_set(:'plan', nullif(:'message_bytes', '')::bigint, nullif(:'recipients', '')::integer,
-    nullif(:'connections', '')::integer);
+    nullif(:'connections', '')::integer, :'sign_required'::boolean);

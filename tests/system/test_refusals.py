@@ -5,6 +5,7 @@ import smtplib
 import time
 
 from client import MESSAGE, Bare, connect, message
+from environment import eventually
 
 LOGIN, PASSWORD = "alice@example.org", "secret-1"
 
@@ -217,6 +218,35 @@ def test_headers_are_completed_and_bcc_is_gone(stage):
     assert "Bcc" not in header and "carol" not in header
     assert "\r\nDate: " in header and "\r\nMessage-ID: <" in header
     assert sorted(taken.recipients) == ["bob@example.net", "carol@example.net"]
+
+
+def test_an_account_has_the_connections_of_its_plan(stage):
+    stage.cluster.sql("select postern.plan_set('two', connections => 2)")
+    stage.cluster.sql("select postern.account_create('two@example.org', 'pw', 'two')")
+    first, second = session(stage, login=False), session(stage, login=False)
+    assert first.ask(plain("two@example.org", "pw")).startswith("235")
+    assert second.ask(plain("two@example.org", "pw")).startswith("235")
+    third = session(stage, login=False)
+    assert third.ask(plain("two@example.org", "pw")).startswith("421 4.7.0")
+    assert third.reply() == ""
+    stage.gateway.wait_event("session.closed", reason="too_many_connections")
+    first.close()
+    eventually(lambda: session(stage, login=False).ask(plain("two@example.org", "pw")).startswith("235"))
+    second.close()
+
+
+def test_a_plan_may_demand_a_signature(stage):
+    stage.cluster.sql("select postern.plan_set('signed', sign_required => true)")
+    stage.cluster.sql("select postern.account_create('x@unsigned.example', 'pw', 'signed')")
+    client = connect(stage, "x@unsigned.example", "pw")
+    client.sendmail("x@unsigned.example", ["bob@example.net"], message("s", sender="x@unsigned.example"))
+    client.quit()
+    qid = stage.gateway.wait_event("message.unsigned", domain="unsigned.example")["qid"]
+    stage.gateway.wait_event("message.deferred", qid=qid)
+    assert not stage.upstream.messages
+    stage.gateway.tool("dkim", "create", "unsigned.example")
+    assert b"DKIM-Signature" in stage.upstream.take().octets
+    stage.gateway.wait_queue(0)
 
 
 def test_a_loop_is_seen(stage):
