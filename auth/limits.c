@@ -28,12 +28,21 @@ static void array_add(struct number_array *array, uint64_t number)
 		        &array->text, "%s%" PRIu64, buf_len(&array->text) > 1 ? "," : "", number);
 }
 
+/* NULL without memory. */
 static const char *array_text(struct number_array *array)
 {
 	if (array->error == 0)
 		array->error = buf_append(&array->text, "}", 1);
-	const char *text = array->error == 0 ? buf_str(&array->text) : NULL;
-	return text != NULL ? text : "{}";
+	return array->error == 0 ? buf_str(&array->text) : NULL;
+}
+
+static bool all_there(const char *const params[], size_t count)
+{
+	for (size_t i = 0; i < count; i++) {
+		if (params[i] == NULL)
+			return false;
+	}
+	return true;
 }
 
 static struct slice keep(char room[32], struct slice text)
@@ -88,11 +97,14 @@ static int admit(struct db *db, struct admission *admissions, unsigned count, st
 	}
 	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
 	        array_text(&arrays[2]), array_text(&arrays[3])};
-	int r = db_exec_often(db,
-	        "select ord, verdict, charged_at, measure, per_text, used, amount, "
-	        "extract(epoch from next_at)::bigint, bytes_counted from postern.admit($1, $2, $3, "
-	        "$4)",
-	        4, params, &result, why);
+	int r = all_there(params, ARRAY_LEN(params)) ? 0 : -ENOMEM;
+	if (r == 0)
+		r = db_exec_often(db,
+		        "select ord, verdict, charged_at, measure, per_text, used, amount, "
+		        "extract(epoch from next_at)::bigint, bytes_counted from postern.admit($1, "
+		        "$2, $3, "
+		        "$4)",
+		        4, params, &result, why);
 	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
 		int64_t ord = db_int(result, row, 0);
 		if (ord >= 1 && ord <= count)

@@ -199,7 +199,8 @@ static int split(struct attempt *attempt)
 		struct slice route = route_of(attempt, attempt->envelope.recipients[i]);
 		struct upstream *upstream = relay_find_upstream(relay, route);
 		if (upstream == NULL) {
-			LOG(&attempt->log, EV_ROUTE_UNKNOWN, "route=%s", LOG_VALUE(route));
+			if (!attempt->route_unknown)
+				LOG(&attempt->log, EV_ROUTE_UNKNOWN, "route=%s", LOG_VALUE(route));
 			attempt->route_unknown = true;
 			attempt_set_fate(attempt, i, FATE_DEFERRED, "4.3.5", NULL,
 			        "the route of this mail is not configured");

@@ -134,7 +134,7 @@ int relay_reload(struct relay *relay, const struct conf *conf, const struct slic
 		else
 			upstream_resume(upstream);
 	}
-	task_wake_all(&relay->routeless);
+	task_wake_some(&relay->routeless, SIZE_MAX);
 	return 0;
 }
 

@@ -139,12 +139,12 @@ void task_hold(struct task *task, struct list *held, bool frozen)
 	list_append(held, &task->link);
 }
 
-void task_wake_all(struct list *held)
+void task_wake_some(struct list *held, size_t most)
 {
 	struct list *link;
 
 	/* A task leaves the list as it wakes; one that cannot, for lack of memory, left too. */
-	while ((link = list_pop(held)) != NULL)
+	while (most-- > 0 && (link = list_pop(held)) != NULL)
 		task_wake(list_entry(link, struct task, link));
 }
 

@@ -68,8 +68,8 @@ void task_hold(struct task *task, struct list *held, bool frozen);
 /* Makes a waiting task ready now; nothing for others. */
 void task_wake(struct task *task);
 
-/* The same for all that are in a list. */
-void task_wake_all(struct list *held);
+/* The same for so many of those that are in a list. */
+void task_wake_some(struct list *held, size_t most);
 
 /* How long it has tried to be delivered, in ms; also written into the entry. */
 uint64_t task_age(struct task *task);

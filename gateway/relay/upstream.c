@@ -161,16 +161,6 @@ static void hold_waiting(struct upstream *upstream, bool frozen)
 		attempt_delivery_held(delivery, frozen);
 }
 
-/* At most `count` of the tasks that are held get their turn. */
-static void wake_held(struct upstream *upstream, size_t count)
-{
-	struct list *link;
-
-	/* A task leaves the list as it wakes; one that cannot, for lack of memory, left too. */
-	while (count-- > 0 && (link = list_pop(&upstream->held)) != NULL)
-		task_wake(list_entry(link, struct task, link));
-}
-
 static struct session *pop_idle(struct upstream *upstream)
 {
 	struct list *link = list_pop(&upstream->idle);
@@ -218,7 +208,7 @@ struct delivery *upstream_next_delivery(struct upstream *upstream)
 
 	if (!upstream->down && !upstream->stopped &&
 	        upstream->waiting_count < upstream->settings->connections)
-		wake_held(upstream, upstream->settings->connections);
+		task_wake_some(&upstream->held, upstream->settings->connections);
 	return delivery;
 }
 
@@ -260,7 +250,7 @@ void upstream_session_ready(struct upstream *upstream, struct host *host)
 		return;
 	upstream->down = false;
 	LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
-	task_wake_all(&upstream->held);
+	task_wake_some(&upstream->held, SIZE_MAX);
 }
 
 void upstream_session_ended(
@@ -273,6 +263,11 @@ void upstream_session_ended(
 		defer_waiting(upstream, text);
 	}
 	serve(upstream);
+	/* Its place is free: what was held because all were busy may have nobody else to wake it.
+	 */
+	if (!upstream->down && !upstream->stopped &&
+	        upstream->waiting_count < upstream->settings->connections)
+		task_wake_some(&upstream->held, upstream->settings->connections);
 }
 
 void upstream_stop(struct upstream *upstream, const char *host, const char *text)
@@ -294,7 +289,7 @@ void upstream_resume(struct upstream *upstream)
 	if (upstream->stopped)
 		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
 	upstream->stopped = false;
-	task_wake_all(&upstream->held);
+	task_wake_some(&upstream->held, SIZE_MAX);
 }
 
 static void quit_idle(struct upstream *upstream)
@@ -313,7 +308,7 @@ void upstream_remove(struct upstream *upstream)
 	upstream->stopped = false;
 	quit_idle(upstream);
 	defer_waiting(upstream, "the route of this mail is not configured any more");
-	task_wake_all(&upstream->held);
+	task_wake_some(&upstream->held, SIZE_MAX);
 }
 
 void upstream_shut(struct upstream *upstream)
