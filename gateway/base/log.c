@@ -70,8 +70,11 @@ const char *log_value_format(struct log_value *value, struct slice slice)
 	*out++ = '"';
 	/* Octets above 0x7f are shown only as parts of valid UTF-8. */
 	bool utf8 = slice_is_utf8(slice_of(slice.ptr, len));
-	for (size_t i = 0, escape = 0; i < len && out < end; i++) {
+	for (size_t i = 0, escape = 0; i < len; i++) {
 		unsigned char c = (unsigned char)slice.ptr[i];
+		/* Behind the end there is room for what a character has left. */
+		if (out >= end && (!utf8 || escape > 0 || (c & 0xc0) != 0x80))
+			break;
 		if (utf8 && escape == 0)
 			escape = steering((const unsigned char *)slice.ptr + i, len - i);
 		if (c == '"' || c == '\\') {
