@@ -100,7 +100,7 @@ size_t dot_decode(struct dot *dot, struct slice in, void (*emit)(void *arg, stru
 				dot->line_len = 0;
 				at++;
 			} else {
-				dot->faults |= DOT_BARE_CR;
+				check_content(dot, SLICE("\r"));
 			}
 			break;
 		default:
