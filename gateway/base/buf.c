@@ -142,7 +142,9 @@ int buf_read_fd(struct buf *buf, int fd)
 
 struct slice buf_slice(const struct buf *buf)
 {
-	return slice_of(buf->data + buf->start, buf->end - buf->start);
+	/* Nothing may be added to a null pointer, not even nothing. */
+	return buf->data == NULL ? SLICE("")
+	                         : slice_of(buf->data + buf->start, buf->end - buf->start);
 }
 
 size_t buf_len(const struct buf *buf)
