@@ -1,0 +1,628 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * A whole client session of `submit`, with a spool and an `auth` that says yes to
+ * everything; TLS is taken for granted. The input is what the client sends, in pieces that
+ * end with 0xff: behind each it waits for all replies. A 0xfe at the very end: it goes
+ * away without waiting. A model of one page says which replies each command may get: one,
+ * in order, and 250 to the final dot only for a message that is in the spool.
+ */
+#include "gateway/submit/session.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "gateway/spool/segment.h"
+#include "tests/fuzz/bench.h"
+#include "tests/fuzz/fuzz.h"
+
+/* A piece and what was left of the one before fit the window: what is behind a command is known. */
+#define PIECE_MAX   3900
+#define PIECES_MAX  64
+#define OUTPUT_MAX  (1U << 20)
+#define ACCOUNT     42
+#define SPOOL_ROUND 2000 /* messages, then a new spool */
+
+static struct {
+	struct loop *loop;
+	struct serving serving;
+	int auth; /* our end of its link */
+	struct watch *auth_watch;
+	const char *folder;
+	unsigned stored; /* messages in this spool, as seen there */
+	struct segment segment;
+	uint64_t offset;
+} bench;
+
+/* ---- TLS taken for granted: the linker puts these in front of gateway/net ---- */
+
+bool __wrap_conn_is_secure(const struct conn *conn);
+const char *__wrap_conn_tls_version(const struct conn *conn);
+const char *__wrap_conn_tls_cipher(const struct conn *conn);
+struct tls_server *__wrap_tls_server_ref(struct tls_server *server);
+
+bool __wrap_conn_is_secure(const struct conn *conn)
+{
+	(void)conn;
+	return true;
+}
+
+const char *__wrap_conn_tls_version(const struct conn *conn)
+{
+	(void)conn;
+	return "TLS1.3";
+}
+
+const char *__wrap_conn_tls_cipher(const struct conn *conn)
+{
+	(void)conn;
+	return "AES-256-GCM";
+}
+
+struct tls_server *__wrap_tls_server_ref(struct tls_server *server)
+{
+	return server;
+}
+
+/* ---- the world around the session ---- */
+
+static void answer(const struct auth_message *question)
+{
+	static const struct slice senders[] = {{"@x.example", 10}, {"a+*@y.example", 13}};
+	static const struct auth_account account = {
+	        .id = ACCOUNT,
+	        .login = {"alice", 5},
+	        .route = {"", 0},
+	        .recipients = 5,
+	        .senders = senders,
+	        .sender_count = ARRAY_LEN(senders),
+	};
+	struct auth_message message = {.number = question->number, .charge = question->charge};
+	struct buf out;
+
+	if (question->type == AUTH_LOGIN_START || question->type == AUTH_LOGIN_STEP)
+		message.type = AUTH_DONE;
+	else if (question->type == AUTH_ADMIT)
+		message.type = AUTH_ADMITTED;
+	else
+		return;
+	assert_bug(message.type == AUTH_DONE || question->charge.account == ACCOUNT);
+	message.charge.bytes_counted = true;
+	buf_init(&out, PROTOCOL_DATAGRAM_MAX);
+	assert_bug(protocol_encode(&message, &account, &out) == 0);
+	assert_bug(protocol_send(bench.auth, buf_slice(&out)) == 0);
+	buf_done(&out);
+}
+
+static void on_question(void *arg, unsigned events)
+{
+	static struct auth_account_room room;
+	struct auth_message question;
+	struct buf datagram;
+
+	(void)arg;
+	(void)events;
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	while (protocol_receive(bench.auth, &datagram) == 1) {
+		assert_bug(protocol_decode(buf_slice(&datagram), &question, &room) == 0);
+		answer(&question);
+	}
+	buf_done(&datagram);
+}
+
+static void on_session_gone(struct serving *serving, const struct addr *peer, uint64_t account)
+{
+	(void)serving;
+	(void)peer;
+	(void)account;
+}
+
+static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
+{
+	(void)serving;
+	(void)account;
+	(void)most;
+	return true;
+}
+
+static void on_changed(void *arg, uint64_t account)
+{
+	(void)arg;
+	(void)account;
+}
+
+static void load_conf(void)
+{
+	static const char text[] =
+	        "hostname = \"h.example\"\n"
+	        "database = \"dbname=postern\"\n"
+	        "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
+	        "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	        "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	        "submission = { message_size = \"10K\" }\n"
+	        "route = \"isp\"\n";
+	struct buf errors;
+
+	buf_init(&errors, CONF_ERRORS_MAX);
+	int r = conf_parse(text, "fuzz.conf", &errors, &bench.serving.conf);
+	if (r < 0)
+		fprintf(stderr, "%s", buf_str(&errors));
+	assert_bug(r == 0);
+	buf_done(&errors);
+}
+
+static void open_spool(void)
+{
+	const struct spool_in_settings settings = {
+	        .path = bench.folder, .ops = &file_system, .wake_fd = -1};
+	char folder[100];
+	uint32_t *numbers;
+	size_t count;
+	struct why why;
+
+	assert_bug(spool_in_open(&settings, &bench.serving.spool, &why) == 0);
+	snprintf(folder, sizeof(folder), "%s/in", bench.folder);
+	assert_bug(segment_list(folder, &numbers, &count) == 0 && count == 1);
+	assert_bug(segment_open(&file_system, folder, numbers[0], &bench.segment) == 0);
+	free(numbers);
+	bench.offset = 0;
+	bench.stored = 0;
+}
+
+static void close_spool(void)
+{
+	segment_close(&bench.segment);
+	spool_in_close(bench.serving.spool);
+	bench_empty();
+}
+
+static void set_up(void)
+{
+	int pair[2];
+
+	if (bench.loop != NULL)
+		return;
+	log_init("fuzz", (enum log_level)(LOG_ALARM + 1));
+	assert_bug(loop_new(&bench.loop) == 0);
+	bench.folder = bench_folder();
+	load_conf();
+	open_spool();
+	bench.serving.loop = bench.loop;
+	bench.serving.on_session_gone = on_session_gone;
+	bench.serving.take_login = take_login;
+	list_init(&bench.serving.sessions);
+	assert_bug(auth_link_new(bench.loop, on_changed, NULL, &bench.serving.auth) == 0);
+	assert_bug(
+	        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);
+	bench.auth = pair[0];
+	assert_bug(watch_new(bench.loop, bench.auth, on_question, NULL, &bench.auth_watch) == 0);
+	watch_set(bench.auth_watch, WATCH_READ);
+	auth_link_connect(bench.serving.auth, pair[1]);
+	(void)atexit(close_spool);
+}
+
+/* ---- the client ---- */
+
+struct client {
+	int fd;
+	bool ended; /* the server has closed */
+	struct buf output;
+};
+
+static struct session *the_session(void)
+{
+	return list_is_empty(&bench.serving.sessions)
+	               ? NULL
+	               : list_entry(bench.serving.sessions.next, struct session, link);
+}
+
+/* Nothing happens any more unless the client sends something. */
+static bool is_waiting(void *arg)
+{
+	const struct client *client = arg;
+	const struct session *session = the_session();
+
+	if (client->ended)
+		return session == NULL;
+	if (bench_has_unread(client->fd))
+		return false;
+	if (session == NULL)
+		return client->ended;
+	return ((S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE) | S(DATA)) &
+	               1U << session->state) != 0 &&
+	       conn_unsent(session->conn) == 0;
+}
+
+static void on_output(void *arg, unsigned events)
+{
+	struct client *client = arg;
+	char octets[4096];
+	ssize_t got;
+
+	(void)events;
+	while ((got = recv(client->fd, octets, sizeof(octets), MSG_DONTWAIT)) > 0)
+		assert_bug(buf_append(&client->output, octets, (size_t)got) == 0);
+	if (got == 0 || (got < 0 && errno != EAGAIN))
+		client->ended = true;
+}
+
+/* ---- the model ---- */
+
+enum model_state { START, READY, MAIL, RCPT, RESPONSE, DATA, GONE };
+
+struct model {
+	enum model_state state;
+	bool logged_in;
+	struct buf text; /* that was sent and is not accounted for: half a line, or a message */
+	struct slice behind;
+	struct slice replies; /* that came and are not accounted for */
+	unsigned accepted;
+	char ids[PIECES_MAX * 64][ID_TEXT + 1];
+};
+
+/* The code of the next reply, all of its lines; 0 when there is none. */
+static unsigned next_reply(struct model *model, struct slice *ret_last)
+{
+	unsigned code = 0;
+	struct slice line = {"", 0};
+
+	while (model->replies.len > 0) {
+		line = slice_until(&model->replies, '\n');
+		assert_bug(line.len >= 4 && line.ptr[line.len - 1] == '\r');
+		assert_bug(!fuzz_has_controls(slice_of(line.ptr, line.len - 1)));
+		unsigned this_code = (unsigned)(line.ptr[0] - '0') * 100 +
+		                     (unsigned)(line.ptr[1] - '0') * 10 +
+		                     (unsigned)(line.ptr[2] - '0');
+		assert_bug(this_code >= 200 && this_code <= 555);
+		assert_bug(code == 0 || code == this_code);
+		code = this_code;
+		if (line.ptr[3] != '-')
+			break;
+	}
+	*ret_last = line;
+	return code;
+}
+
+static bool is_one_of(unsigned code, const unsigned *codes)
+{
+	while (*codes != 0 && *codes != code)
+		codes++;
+	return *codes != 0;
+}
+
+#define CODES(...) ((const unsigned[]){__VA_ARGS__, 0})
+
+/* The next reply, which must be one of these. */
+static unsigned expect(struct model *model, const unsigned *codes)
+{
+	struct slice line;
+	unsigned code = next_reply(model, &line);
+
+	if (!is_one_of(code, codes))
+		fprintf(stderr, "unexpected reply: %u\n", code);
+	assert_bug(is_one_of(code, codes));
+	return code;
+}
+
+static void expect_only(struct model *model, unsigned code)
+{
+	(void)expect(model, CODES(code));
+}
+
+static bool is_verb(struct slice verb, const char *text)
+{
+	return slice_equal_nocase(verb, slice_str(text));
+}
+
+static void model_auth(struct model *model)
+{
+	if (model->state != READY) {
+		expect_only(model, 503);
+		return;
+	}
+	switch (expect(model, CODES(235, 334, 501, 503, 504))) {
+	case 235:
+		assert_bug(!model->logged_in);
+		model->logged_in = true;
+		break;
+	case 334:
+		assert_bug(!model->logged_in);
+		model->state = RESPONSE;
+		break;
+	case 503:
+		assert_bug(model->logged_in);
+		break;
+	}
+}
+
+static void model_mail(struct model *model)
+{
+	if (!model->logged_in)
+		expect_only(model, 530);
+	else if (model->state != READY)
+		expect_only(model, 503);
+	else if (expect(model, CODES(250, 452, 501, 550, 552, 553, 555)) == 250)
+		model->state = MAIL;
+}
+
+static void model_rcpt(struct model *model)
+{
+	if (model->state == MAIL || model->state == RCPT) {
+		if (expect(model, CODES(250, 452, 501, 553, 555)) == 250)
+			model->state = RCPT;
+	} else {
+		expect_only(model, model->state == READY && !model->logged_in ? 530 : 503);
+	}
+}
+
+static void model_data(struct model *model)
+{
+	if (model->state == RCPT) {
+		if (expect(model, CODES(354, 501)) == 354)
+			model->state = DATA;
+	} else {
+		expect_only(model, model->state == READY && !model->logged_in ? 530 : 503);
+	}
+}
+
+/* Those that may come at any time. */
+static void model_simple(struct model *model, struct slice verb)
+{
+	bool open = model->state != START;
+
+	if (is_verb(verb, "EHLO") || is_verb(verb, "HELO")) {
+		if (expect(model, CODES(250, 501)) == 250)
+			model->state = READY;
+	} else if (is_verb(verb, "RSET")) {
+		if (expect(model, CODES(250, 501)) == 250 && open)
+			model->state = READY;
+	} else if (is_verb(verb, "QUIT")) {
+		if (expect(model, CODES(221, 501)) == 221)
+			model->state = GONE;
+	} else if (is_verb(verb, "NOOP")) {
+		expect_only(model, 250);
+	} else if (is_verb(verb, "HELP")) {
+		expect_only(model, 214);
+	} else if (is_verb(verb, "VRFY")) {
+		expect_only(model, model->logged_in ? 252 : 530);
+	} else if (is_verb(verb, "STARTTLS")) {
+		(void)expect(model, CODES(501, 503)); /* TLS is on */
+	} else {
+		expect_only(model, 500);
+	}
+}
+
+static bool is_http(struct slice verb)
+{
+	static const char *const verbs[] = {
+	        "GET", "POST", "PUT", "HEAD", "OPTIONS", "CONNECT", "DELETE", "PATCH", "TRACE"};
+
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		if (slice_equal(verb, slice_str(verbs[i])))
+			return true;
+	return false;
+}
+
+/* Those whose reply must be awaited (RFC 2920 3.1): what is behind them ends the session. */
+static bool ends_a_group(struct slice verb)
+{
+	static const char *const verbs[] = {"EHLO", "HELO", "STARTTLS", "AUTH", "DATA"};
+
+	for (size_t i = 0; i < ARRAY_LEN(verbs); i++)
+		if (is_verb(verb, verbs[i]))
+			return true;
+	return false;
+}
+
+static void model_command(struct model *model, struct slice line)
+{
+	struct slice verb = slice_until(&line, ' ');
+
+	if (ends_a_group(verb) && model->behind.len > 0) {
+		expect_only(model, 503);
+		model->state = GONE;
+	} else if (is_http(verb)) {
+		expect_only(model, 500);
+		model->state = GONE;
+	} else if (is_verb(verb, "AUTH")) {
+		model_auth(model);
+	} else if (is_verb(verb, "MAIL")) {
+		model_mail(model);
+	} else if (is_verb(verb, "RCPT")) {
+		model_rcpt(model);
+	} else if (is_verb(verb, "DATA")) {
+		model_data(model);
+	} else {
+		model_simple(model, verb);
+	}
+}
+
+/* A response in a login: the client may not have said more before it knew. */
+static void model_response(struct model *model)
+{
+	unsigned code = expect(model, CODES(235, 501, 503));
+
+	assert_bug((code == 503) <= (model->behind.len > 0));
+	assert_bug(code != 235 || model->behind.len == 0);
+	model->state = code == 503 ? GONE : READY;
+	model->logged_in = model->logged_in || code == 235;
+}
+
+static void model_line(struct model *model, struct slice line)
+{
+	bool response = model->state == RESPONSE;
+	bool whole = line.len > 0 && line.ptr[line.len - 1] == '\r';
+	size_t limit = response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : 4096;
+
+	if (response) {
+		model_response(model);
+	} else if (line.len >= limit || !whole ||
+	           fuzz_has_controls(slice_of(line.ptr, line.len - 1))) {
+		expect_only(model, 500);
+	} else {
+		model_command(model, slice_of(line.ptr, line.len - 1));
+	}
+}
+
+/* Where the message ends in what was sent since 354, or 0. */
+static size_t find_end(struct slice text)
+{
+	if (slice_starts_with(text, SLICE(".\r\n")))
+		return 3;
+	const char *end = text.len == 0 ? NULL : memmem(text.ptr, text.len, "\r\n.\r\n", 5);
+	return end == NULL ? 0 : (size_t)(end - text.ptr) + 5;
+}
+
+static void model_message(struct model *model, struct slice message)
+{
+	struct slice line;
+	unsigned code = next_reply(model, &line);
+
+	assert_bug(is_one_of(code, CODES(250, 452, 550, 552, 553, 554)));
+	if (!fuzz_lines_are_whole(message) || slice_find(message, '\0') >= 0)
+		assert_bug(code == 550);
+	if (code == 250) {
+		ptrdiff_t blank = slice_find_last(line, ' ');
+		struct slice id = slice_part(line, (size_t)blank + 1, ID_TEXT);
+		assert_bug(id.len == ID_TEXT && model->accepted < ARRAY_LEN(model->ids));
+		memcpy(model->ids[model->accepted++], id.ptr, id.len);
+	}
+	model->state = READY;
+}
+
+/* Accounts for what was sent so far and the replies to it. */
+static void model_take(struct model *model)
+{
+	struct slice all = buf_slice(&model->text);
+
+	while (model->state != GONE) {
+		size_t used;
+		if (model->state == DATA) {
+			used = find_end(all);
+			if (used == 0)
+				break;
+			model_message(model, slice_of(all.ptr, used));
+		} else {
+			ptrdiff_t end = slice_find(all, '\n');
+			if (end < 0)
+				break;
+			used = (size_t)end + 1;
+			model->behind = slice_part(all, used, all.len);
+			model_line(model, slice_of(all.ptr, (size_t)end));
+		}
+		all = slice_part(all, used, all.len);
+	}
+	assert_bug(model->replies.len == 0);
+	buf_consume(&model->text, buf_len(&model->text) - all.len);
+}
+
+/* ---- what reached the spool ---- */
+
+static void check_record(const struct model *model, const struct record_header *record, unsigned i)
+{
+	struct stored_message message;
+	struct buf envelope;
+	char id[ID_TEXT + 1];
+
+	assert_bug(record->type == RECORD_MESSAGE && i < model->accepted);
+	buf_init(&envelope, RECORD_ENVELOPE_MAX);
+	assert_bug(segment_read_envelope(&bench.segment, record, &envelope) == 0);
+	assert_bug(stored_message_unpack(buf_slice(&envelope), &message) == 0);
+	assert_bug(strcmp(id_format(&message.id, id), model->ids[i]) == 0);
+	assert_bug(message.account == ACCOUNT && message.recipients > 0);
+	buf_done(&envelope);
+}
+
+/* Those and only those, in their order; more may be there when the last replies were not read. */
+static void check_spool(const struct model *model, bool abrupt)
+{
+	struct record_header record;
+	unsigned found = 0;
+	int r;
+
+	assert_bug(segment_refresh(&bench.segment) == 0);
+	while ((r = segment_next(&bench.segment, &bench.offset, SEGMENT_NO_LIMIT, &record)) !=
+	        SEGMENT_END) {
+		assert_bug(r == SEGMENT_RECORD);
+		if (record.type == RECORD_PROBE)
+			continue;
+		if (!abrupt || found < model->accepted)
+			check_record(model, &record, found);
+		found++;
+	}
+	assert_bug(found >= model->accepted && (abrupt || found == model->accepted));
+	bench.stored += found;
+}
+
+/* ---- one session ---- */
+
+static bool send_piece(struct client *client, struct model *model, struct slice piece)
+{
+	assert_bug(buf_append_slice(&model->text, piece) == 0);
+	return piece.len == 0 ||
+	       send(client->fd, piece.ptr, piece.len, MSG_NOSIGNAL) == (ssize_t)piece.len;
+}
+
+static bool is_gone(void *arg)
+{
+	(void)arg;
+	return the_session() == NULL;
+}
+
+static void hold_session(struct client *client, struct model *model, struct slice in, bool abrupt)
+{
+	bench_turn(bench.loop, is_waiting, client);
+	model->replies = buf_slice(&client->output);
+	expect_only(model, 220);
+	for (unsigned i = 0; i < PIECES_MAX && in.len > 0 && !client->ended; i++) {
+		struct slice piece = slice_until(&in, '\xff');
+		buf_clear(&client->output);
+		if (!send_piece(client, model, slice_part(piece, 0, PIECE_MAX)))
+			break;
+		if (abrupt && in.len == 0)
+			break;
+		bench_turn(bench.loop, is_waiting, client);
+		model->replies = buf_slice(&client->output);
+		model_take(model);
+		assert_bug(client->ended == (model->state == GONE));
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static const struct addr peer = {.u.in.sin_family = AF_INET, .len = sizeof(peer.u.in)};
+	static struct model model;
+	struct slice in = slice_of(data, size);
+	struct client client = {0};
+	struct watch *watch;
+	int pair[2];
+	bool abrupt = size > 0 && data[size - 1] == 0xfe;
+
+	set_up();
+	in.len -= abrupt;
+	memset(&model, 0, sizeof(model));
+	buf_init(&model.text, OUTPUT_MAX);
+	buf_init(&client.output, OUTPUT_MAX);
+	assert_bug(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);
+	client.fd = pair[0];
+	assert_bug(watch_new(bench.loop, client.fd, on_output, &client, &watch) == 0);
+	watch_set(watch, WATCH_READ);
+	assert_bug(session_new(&bench.serving, pair[1], &peer, CONF_TLS_STARTTLS) == 0);
+
+	hold_session(&client, &model, in, abrupt);
+
+	watch_free(watch);
+	close(client.fd);
+	bench_turn(bench.loop, is_gone, NULL);
+	check_spool(&model, abrupt);
+	buf_done(&model.text);
+	buf_done(&client.output);
+	if (bench.stored > SPOOL_ROUND) {
+		close_spool();
+		open_spool();
+	}
+	return 0;
+}
