@@ -3,8 +3,9 @@
  * A whole client session of `submit`, with a spool and an `auth` that says yes to
  * everything; TLS is taken for granted. The input is what the client sends, in pieces that
  * end with 0xff: behind each it waits for all replies. A 0xfe at the very end: it goes
- * away without waiting. A model of one page says which replies each command may get: one,
- * in order, and 250 to the final dot only for a message that is in the spool.
+ * away without waiting. A piece of 0xfd: the disk begins to fail, or ends to. A model of one page
+ * says which replies each command may get: one, in order, and 250 to the final dot only for a
+ * message that is in the spool.
  */
 #include "gateway/submit/session.h"
 
@@ -35,6 +36,8 @@ static struct {
 	unsigned stored; /* messages in this spool, as seen there */
 	struct segment segment;
 	uint64_t offset;
+	/* Set by the loop; while it is, the thread of the journal cannot sync. */
+	_Atomic bool disk_fails;
 } bench;
 
 /* ---- TLS taken for granted: the linker puts these in front of gateway/net ---- */
@@ -154,15 +157,38 @@ static void load_conf(void)
 	buf_done(&errors);
 }
 
+/* The journal's thread; where its last batch stands. */
+static off_t batch_offset;
+
+static ssize_t note_batch(int fd, const struct iovec *parts, int count, off_t offset)
+{
+	batch_offset = offset;
+	return file_system.pwritev(fd, parts, count, offset);
+}
+
+/* What could not be synced is lost, as after a power cut. */
+static int sync_or_lose(int fd)
+{
+	if (!bench.disk_fails)
+		return file_system.fdatasync(fd);
+	assert_bug(ftruncate(fd, batch_offset) == 0);
+	return -EIO;
+}
+
 static void open_spool(void)
 {
+	static struct file_ops ops;
 	const struct spool_in_settings settings = {
-	        .path = bench.folder, .ops = &file_system, .wake_fd = -1};
+	        .path = bench.folder, .ops = &ops, .wake_fd = -1};
 	char folder[100];
 	uint32_t *numbers;
 	size_t count;
 	struct why why;
 
+	ops = file_system;
+	ops.fdatasync = sync_or_lose;
+	ops.pwritev = note_batch;
+	bench.disk_fails = false;
 	assert_bug(spool_in_open(&settings, &bench.serving.spool, &why) == 0);
 	snprintf(folder, sizeof(folder), "%s/in", bench.folder);
 	assert_bug(segment_list(folder, &numbers, &count) == 0 && count == 1);
@@ -174,6 +200,7 @@ static void open_spool(void)
 
 static void close_spool(void)
 {
+	bench.disk_fails = false;
 	segment_close(&bench.segment);
 	spool_in_close(bench.serving.spool);
 	bench_empty();
@@ -256,7 +283,8 @@ enum model_state { START, READY, MAIL, RCPT, RESPONSE, DATA, GONE };
 struct model {
 	enum model_state state;
 	bool logged_in;
-	struct buf text; /* that was sent and is not accounted for: half a line, or a message */
+	struct buf text;  /* that was sent and is not accounted for: half a line, or a message */
+	bool disk_failed; /* since this session began */
 	struct slice behind;
 	struct slice replies; /* that came and are not accounted for */
 	unsigned accepted;
@@ -344,8 +372,11 @@ static void model_mail(struct model *model)
 		expect_only(model, 530);
 	else if (model->state != READY)
 		expect_only(model, 503);
-	else if (expect(model, CODES(250, 452, 501, 550, 552, 553, 555)) == 250)
-		model->state = MAIL;
+	else {
+		unsigned code = expect(model, CODES(250, 451, 452, 501, 550, 552, 553, 555));
+		assert_bug(code != 451 || model->disk_failed);
+		model->state = code == 250 ? MAIL : READY;
+	}
 }
 
 static void model_rcpt(struct model *model)
@@ -481,7 +512,8 @@ static void model_message(struct model *model, struct slice message)
 	struct slice line;
 	unsigned code = next_reply(model, &line);
 
-	assert_bug(is_one_of(code, CODES(250, 452, 550, 552, 553, 554)));
+	assert_bug(is_one_of(code, CODES(250, 451, 452, 550, 552, 553, 554)));
+	assert_bug(code != 451 || model->disk_failed);
 	if (!fuzz_lines_are_whole(message) || slice_find(message, '\0') >= 0)
 		assert_bug(code == 550);
 	if (code == 250) {
@@ -537,7 +569,7 @@ static void check_record(const struct model *model, const struct record_header *
 }
 
 /* Those and only those, in their order; more may be there when the last replies were not read. */
-static void check_spool(const struct model *model, bool abrupt)
+static void check_segment(const struct model *model, bool abrupt)
 {
 	struct record_header record;
 	unsigned found = 0;
@@ -555,6 +587,64 @@ static void check_spool(const struct model *model, bool abrupt)
 	}
 	assert_bug(found >= model->accepted && (abrupt || found == model->accepted));
 	bench.stored += found;
+}
+
+/* Whether a segment has a record of that message. */
+static bool is_in_segment(struct segment *segment, const char *id)
+{
+	struct stored_message message;
+	struct record_header record;
+	struct buf envelope;
+	char text[ID_TEXT + 1];
+	uint64_t offset = 0;
+	bool found = false;
+	int r;
+
+	buf_init(&envelope, RECORD_ENVELOPE_MAX);
+	while (!found &&
+	        (r = segment_next(segment, &offset, SEGMENT_NO_LIMIT, &record)) != SEGMENT_END) {
+		assert_bug(r == SEGMENT_RECORD);
+		if (record.type != RECORD_MESSAGE)
+			continue;
+		assert_bug(segment_read_envelope(segment, &record, &envelope) == 0);
+		assert_bug(stored_message_unpack(buf_slice(&envelope), &message) == 0);
+		found = strcmp(id_format(&message.id, text), id) == 0;
+	}
+	buf_done(&envelope);
+	return found;
+}
+
+/* With a disk that fails, records go to new segments, and some that were refused are there too. */
+static void check_all_segments(const struct model *model)
+{
+	char folder[100];
+	uint32_t *numbers;
+	size_t count;
+	unsigned found = 0;
+
+	snprintf(folder, sizeof(folder), "%s/in", bench.folder);
+	assert_bug(segment_list(folder, &numbers, &count) == 0);
+	for (size_t i = 0; i < count; i++) {
+		struct segment segment;
+		if (segment_open(&file_system, folder, numbers[i], &segment) < 0)
+			continue;
+		for (unsigned k = 0; k < model->accepted; k++)
+			found += is_in_segment(&segment, model->ids[k]);
+		segment_close(&segment);
+	}
+	free(numbers);
+	assert_bug(found == model->accepted);
+}
+
+static void check_spool(const struct model *model, bool abrupt)
+{
+	if (!model->disk_failed) {
+		check_segment(model, abrupt);
+		return;
+	}
+	check_all_segments(model);
+	close_spool();
+	open_spool();
 }
 
 /* ---- one session ---- */
@@ -579,6 +669,11 @@ static void hold_session(struct client *client, struct model *model, struct slic
 	expect_only(model, 220);
 	for (unsigned i = 0; i < PIECES_MAX && in.len > 0 && !client->ended; i++) {
 		struct slice piece = slice_until(&in, '\xff');
+		if (slice_equal(piece, SLICE("\xfd"))) {
+			bench.disk_fails = !bench.disk_fails;
+			model->disk_failed = true;
+			continue;
+		}
 		buf_clear(&client->output);
 		if (!send_piece(client, model, slice_part(piece, 0, PIECE_MAX)))
 			break;
