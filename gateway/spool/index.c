@@ -100,10 +100,19 @@ void entry_free(struct spool_entry *entry)
 /* Moves what is known from marks into the entry. */
 static void apply_early_marks(struct spool_index *index, struct spool_entry *entry)
 {
-	struct early_marks *marks = map_remove(&index->early_marks, id_key(&entry->id));
+	struct early_marks *marks = map_get(&index->early_marks, id_key(&entry->id));
 
 	if (marks == NULL)
 		return;
+	/*
+	 * A bounce may stand there twice, if its first write was answered by an error: what
+	 * settles it must be there for its second record too.
+	 */
+	if (entry->is_dsn && settled_has(&marks->settled, 0)) {
+		entry->unsettled = 0;
+		return;
+	}
+	(void)map_remove(&index->early_marks, id_key(&entry->id));
 	entry->settled = marks->settled;
 	for (uint32_t i = 0; i < entry->recipients; i++)
 		entry->unsettled -= settled_has(&entry->settled, i);

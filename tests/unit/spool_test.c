@@ -460,6 +460,37 @@ static void a_bounce_settles_and_is_a_message(void **state)
 	close_out(bench);
 }
 
+/* A sync that fails may have written the record nevertheless; then it is written again. */
+static void a_bounce_written_twice_is_sent_once(void **state)
+{
+	struct bench *bench = *state;
+	const struct stored_result failed[] = {{0, OUTCOME_FAILED}, {1, OUTCOME_FAILED}};
+	const struct spool_dsn dsn = {.account = 5, .header = SLICE("Subject: sorry\r\n\r\n")};
+
+	give(bench, 0, 10);
+	give(bench, 1, 10);
+	turn(bench, 2, 0, 0);
+	open_out(bench);
+	turn(bench, 2, 2, 0);
+	struct spool_entry *kept = bench->entries[0];
+	settle(bench, kept, 0); /* begins a segment */
+	turn(bench, 2, 2, 1);
+	sync_failures = 1;
+	assert_int_equal(
+	        spool_bounce(bench->out, bench->entries[1], failed, 2, &dsn, NULL, NULL), 0);
+	turn(bench, 2, 3, 1);
+	assert_int_equal(sync_failures, 0);
+	assert_true(bench->entries[2]->is_dsn);
+	settle(bench, bench->entries[2], 0);
+	turn(bench, 2, 3, 2);
+	close_out(bench);
+	open_out(bench);
+	turn(bench, 2, 1, 2);
+	assert_int_equal(bench->entry_count, 1);
+	assert_false(bench->entries[0]->is_dsn);
+	close_out(bench);
+}
+
 static void a_failed_sync_is_not_a_promise(void **state)
 {
 	struct bench *bench = *state;
@@ -1103,6 +1134,7 @@ int main(void)
 	        SPOOL_TEST(marks_survive_a_restart),
 	        SPOOL_TEST(deferrals_survive_a_restart),
 	        SPOOL_TEST(a_bounce_settles_and_is_a_message),
+	        SPOOL_TEST(a_bounce_written_twice_is_sent_once),
 	        SPOOL_TEST(a_failed_sync_is_not_a_promise),
 	        SPOOL_TEST(a_failed_body_is_not_a_promise),
 	        SPOOL_TEST(a_full_disk_refuses_and_recovers),
