@@ -154,6 +154,15 @@ static int replay_segment(
 	}
 }
 
+/* Those that are in no index yet. */
+static void free_entries(struct list *entries)
+{
+	struct list *link;
+
+	while ((link = list_pop(entries)) != NULL)
+		entry_free(list_entry(link, struct spool_entry, link));
+}
+
 /* Bounces that were read, through the index: some are settled already. */
 static int index_bounces(struct spool_out *out)
 {
@@ -165,8 +174,11 @@ static int index_bounces(struct spool_out *out)
 		list_append(&all, link);
 	while ((link = list_pop(&all)) != NULL) {
 		int r = index_add(&out->index, list_entry(link, struct spool_entry, link));
-		if (r < 0)
+		if (r < 0) {
+			list_append(&all, link);
+			free_entries(&all);
 			return r;
+		}
 		if (r == INDEX_LIVES)
 			list_append(&out->ready, link);
 	}
@@ -240,7 +252,10 @@ static int replay(struct spool_out *out, struct journal_settings *journal)
 		journal->highest = numbers[i];
 		r = replay_one(out, numbers[i], i + 1 == count, newest_in, journal);
 	}
-	return r == 0 ? index_bounces(out) : r;
+	if (r == 0)
+		return index_bounces(out);
+	free_entries(&out->ready);
+	return r;
 }
 
 /* ---- opening and closing ---- */
