@@ -201,7 +201,7 @@ static void discard(struct spool_out *out, uint32_t number)
  * Replays one segment and notes what it may be needed for. `newest_in`: what its
  * marks are about is not known, at worst the newest segment of in/.
  */
-static int replay_one(struct spool_out *out, uint32_t number, bool newest, uint32_t newest_in,
+static int replay_one(struct spool_out *out, uint32_t number, uint32_t newest_in,
         struct journal_settings *journal)
 {
 	struct segment segment;
@@ -215,9 +215,11 @@ static int replay_one(struct spool_out *out, uint32_t number, bool newest, uint3
 	}
 	if (r < 0)
 		return r;
-	/* Marks that a killed process left to the kernel count, so they must not get lost later. */
-	if (newest)
-		r = out->settings.ops->fdatasync(segment.fd);
+	/*
+	 * Marks that a killed process left to the kernel count, so they must not get lost later.
+	 * They may stand before the newest segment: it repeats them, but had perhaps just begun.
+	 */
+	r = out->settings.ops->fdatasync(segment.fd);
 	if (r == 0)
 		r = segment_find_end(&segment, &end);
 	if (r == 0)
@@ -250,7 +252,7 @@ static int replay(struct spool_out *out, struct journal_settings *journal)
 	uint32_t newest_in = in_count > 0 ? in_numbers[in_count - 1] : 0;
 	for (size_t i = 0; r == 0 && i < count; i++) {
 		journal->highest = numbers[i];
-		r = replay_one(out, numbers[i], i + 1 == count, newest_in, journal);
+		r = replay_one(out, numbers[i], newest_in, journal);
 	}
 	if (r == 0)
 		return index_bounces(out);
