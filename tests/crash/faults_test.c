@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Every file call of a story fails once, in every way it can: what was promised is
+ * there nevertheless, also when the power is cut at some moment after it.
+ */
+#include "tests/unit/unit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "tests/crash/explore.h"
+
+#define CUTS_AFTER 3 /* states of a crash that are drawn for each fault */
+
+static struct bench bench;
+static unsigned runs, states;
+
+/* One run with one fault. Whether there was still a call to fail. */
+static bool run_with(struct disk_fault *fault)
+{
+	struct disk disk;
+
+	story_run(&bench, &disk, *fault, false);
+	const char *call = disk.fault_call;
+	fault->nth = disk.failed_at;
+	if (bench.problem[0] == '\0' && disk_watermark_ahead(&disk) != 0)
+		snprintf(bench.problem, sizeof(bench.problem), "the watermark is ahead");
+	if (bench.problem[0] == '\0' && call != NULL) {
+		struct cut all = {.kind = CUT_KILL, .count = disk.count, .seed = 1};
+		struct fact facts[NUMBERS_MAX];
+		disk_facts(&disk, &all, facts);
+		story_check(&bench, facts, true);
+	}
+	bool holds = bench.problem[0] == '\0';
+	if (!holds)
+		fprintf(stderr, "# %s\n", bench.problem);
+	if (holds && call != NULL) {
+		int drawn = explore_drawn(
+		        &bench, &disk, 0, CUTS_AFTER, fault->nth * 16 + (unsigned)-fault->error);
+		holds = drawn >= 0;
+		states += CUTS_AFTER;
+	}
+	if (!holds && getenv("POSTERN_CRASH_LOG") != NULL)
+		explore_print(&disk, disk.count);
+	if (!holds)
+		fail_msg("call %u (%s) with error %d, %u times", fault->nth, call, fault->error,
+		        fault->times);
+	disk_done(&disk);
+	runs += call != NULL;
+	return call != NULL;
+}
+
+static void each_call_fails(int error, unsigned times)
+{
+	struct disk_fault fault = {.nth = 1, .error = error, .times = times};
+
+	runs = states = 0;
+	while (run_with(&fault))
+		fault.nth++;
+	assert_true(runs > 50);
+	printf("# %u calls failed, %u states\n", runs, states);
+}
+
+static void each_call_fails_with_an_error(void **state)
+{
+	(void)state;
+	each_call_fails(-EIO, 1);
+}
+
+static void each_call_finds_the_disk_full(void **state)
+{
+	(void)state;
+	each_call_fails(-ENOSPC, 1);
+}
+
+static void each_write_is_short(void **state)
+{
+	(void)state;
+	each_call_fails(0, 1);
+}
+
+static void each_call_fails_twice(void **state)
+{
+	(void)state;
+	each_call_fails(-EIO, 2);
+}
+
+static int set_up(void **state)
+{
+	char root[DISK_NAME] = "/dev/shm/pn-crash-XXXXXX";
+
+	(void)state;
+	if (mkdtemp(root) == NULL)
+		return -1;
+	bench_init(&bench, root);
+	return 0;
+}
+
+static int tear_down(void **state)
+{
+	(void)state;
+	bench_done(&bench);
+	bench_remove(bench.root);
+	return 0;
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        cmocka_unit_test(each_call_fails_with_an_error),
+	        cmocka_unit_test(each_call_finds_the_disk_full),
+	        cmocka_unit_test(each_write_is_short),
+	        cmocka_unit_test(each_call_fails_twice),
+	};
+
+	return cmocka_run_group_tests(tests, set_up, tear_down);
+}
