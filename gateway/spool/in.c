@@ -439,7 +439,11 @@ static void on_recorded(struct journal_entry *entry, int result)
 	struct spool_tx *tx = container_of(entry, struct spool_tx, entry);
 	char path[SEGMENT_PATH];
 
-	if (result < 0 && tx->sum != NULL) {
+	/*
+	 * While nothing can be written, nothing tells that the record does not count: after a
+	 * power cut it may. Then the body stays, and `relay` removes it when a later run has told.
+	 */
+	if (result < 0 && tx->sum != NULL && journal_failure(tx->in->journal) == 0) {
 		body_path(tx, path);
 		(void)tx->in->ops->unlink(path);
 	}
