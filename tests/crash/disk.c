@@ -104,9 +104,10 @@ static void find_marks(const struct disk *disk, struct disk_entry *write)
 		        at + record_size(&record) > write->len)
 			return;
 		struct disk_held held = {0};
+		struct slice envelope = slice_of(octets + RECORD_HEADER_SIZE, record.envelope_len);
 		if (record.type != RECORD_RESULT ||
-		        results_unpack(slice_of(octets + RECORD_HEADER_SIZE, record.envelope_len),
-		                &id, hold, &held.recipients) < 0)
+		        format_checksum(envelope) != record.envelope_sum ||
+		        results_unpack(envelope, &id, hold, &held.recipients) < 0)
 			continue;
 		int number = number_of_id(&id);
 		assert_bug(number >= 0 && write->held_count < DISK_HELD);
@@ -169,6 +170,7 @@ static bool fails(const char *call, int *ret_error)
 		if (fault->nth == 0 || disk->calls < fault->nth || !can_fail(fault, call))
 			return false;
 		disk->failed_at = disk->calls;
+		disk->failed_entry = disk->count;
 		disk->fault_call = call;
 	} else if (fault->times <= 1 || strcmp(call, disk->fault_call) != 0) {
 		return false;

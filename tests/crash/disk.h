@@ -84,7 +84,7 @@ struct disk {
 	struct disk_name names[DISK_NAMES]; /* as the process sees them */
 	uint32_t inode_of[DISK_FDS];        /* + 1; 0: none */
 	struct disk_fault fault;
-	unsigned calls, failed_at;
+	unsigned calls, failed_at, failed_entry;
 	const char *fault_call; /* which one failed, or NULL */
 	bool full;              /* nothing grows */
 };
