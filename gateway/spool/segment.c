@@ -187,13 +187,17 @@ static int read_header(
 }
 
 /*
- * Looks behind a bad record for the next header that checks. 1 with its offset, 0
- * when there is none, -errno.
+ * Looks behind the bad record at `bad` for what shows that it is damage: where the end is
+ * known any header that checks, else one that was written when `bad` was committed; those
+ * of its own batch before that one were not. 1 with the offset of the first header that
+ * checks, 0 when nothing shows it, -errno.
  */
-static int find_next(struct segment *segment, uint64_t from, uint64_t end, uint64_t *ret_offset,
-        struct record_header *ret_record)
+static int find_next(struct segment *segment, uint64_t bad, uint64_t from, uint64_t end,
+        bool limited, uint64_t *ret_offset)
 {
 	_cleanup_(freep) uint8_t *window = malloc(LOOK_AHEAD + RECORD_HEADER_SIZE);
+	struct record_header record;
+	uint64_t first = 0;
 
 	if (window == NULL)
 		return -ENOMEM;
@@ -205,9 +209,13 @@ static int find_next(struct segment *segment, uint64_t from, uint64_t end, uint6
 		for (uint64_t i = 0; i < LOOK_AHEAD && i + RECORD_HEADER_SIZE <= (uint64_t)got;
 		        i += RECORD_ALIGN) {
 			if (record_header_decode(
-			            window + i, segment->header.nonce, at + i, ret_record) == 0 &&
-			        at + i + record_size(ret_record) <= end) {
-				*ret_offset = at + i;
+			            window + i, segment->header.nonce, at + i, &record) < 0 ||
+			        at + i + record_size(&record) > end)
+				continue;
+			if (first == 0)
+				first = at + i;
+			if (limited || record.committed > bad) {
+				*ret_offset = first;
 				return 1;
 			}
 		}
@@ -220,7 +228,6 @@ int segment_next(
 {
 	bool limited = limit != SEGMENT_NO_LIMIT;
 	uint64_t end = MIN_OF(limit, segment->size);
-	struct record_header later;
 	uint64_t next;
 
 	if (*offset < SEGMENT_HEADER_SIZE)
@@ -240,15 +247,11 @@ int segment_next(
 	if (r != -EBADMSG)
 		return r;
 
-	r = find_next(segment, *offset + RECORD_ALIGN, end, &next, &later);
+	r = find_next(segment, *offset, *offset + RECORD_ALIGN, end, limited, &next);
 	if (r < 0)
 		return r;
-	if (r == 1 && (limited || later.committed > *offset)) {
-		*offset = next;
-		return SEGMENT_DAMAGED;
-	}
-	if (limited) {
-		*offset = end;
+	if (r == 1 || limited) {
+		*offset = r == 1 ? next : end;
 		return SEGMENT_DAMAGED;
 	}
 	return SEGMENT_END;
@@ -298,7 +301,7 @@ static int parts_check(struct segment *segment, const struct record_header *reco
 
 int segment_find_end(struct segment *segment, uint64_t *ret_end)
 {
-	struct record_header record, later;
+	struct record_header record;
 	uint64_t offset = 0, next;
 	int r;
 
@@ -313,10 +316,10 @@ int segment_find_end(struct segment *segment, uint64_t *ret_end)
 			continue;
 		/* Half a record: the torn tail, unless something later was written after its
 		 * commit. */
-		r = find_next(segment, offset, segment->size, &next, &later);
+		r = find_next(segment, record.offset, offset, segment->size, false, &next);
 		if (r < 0)
 			return r;
-		if (r == 0 || later.committed <= record.offset) {
+		if (r == 0) {
 			offset = record.offset;
 			break;
 		}

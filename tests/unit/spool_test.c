@@ -989,6 +989,37 @@ static void a_body_is_removed_in_the_end(void **state)
 	}
 }
 
+/* What was committed behind damage is found, also by a start that trusts no watermark. */
+static void damage_costs_only_what_is_damaged(void **state)
+{
+	struct bench *bench = *state;
+	char path[100], octets[8192];
+
+	/* Those that wait while the first is synced are one batch. */
+	for (size_t i = 0; i < 4; i++)
+		give(bench, i, 300);
+	turn(bench, 4, 0, 0);
+	give(bench, 4, 300);
+	turn(bench, 5, 0, 0);
+	spool_in_close(bench->in);
+	bench->in = NULL;
+	snprintf(path, sizeof(path), "%s/in/lock", bench->path);
+	assert_int_equal(unlink(path), 0);
+	int fd = open_segment(bench, O_RDWR);
+	ssize_t len = pread(fd, octets, sizeof(octets), 0);
+	const char *at = memmem(octets, (size_t)len, "envelope 1", 10);
+	assert_non_null(at);
+	for (off_t i = 0; i <= 110; i += 8) /* its header too */
+		assert_int_equal(pwrite(fd, "X", 1, at - octets - i), 1);
+	close(fd);
+	open_in(bench);
+	open_out(bench);
+	turn(bench, 5, 4, 0);
+	assert_int_equal(bench->entry_count, 4);
+	assert_true(bench->alarm[0] != '\0');
+	close_out(bench);
+}
+
 static void dead_segments_are_removed(void **state)
 {
 	struct bench *bench = *state;
@@ -1150,6 +1181,7 @@ int main(void)
 	        SPOOL_TEST(what_was_refused_stays_refused),
 	        SPOOL_TEST(failing_marks_are_told_and_recover),
 	        SPOOL_TEST(a_bounce_that_was_written_twice_is_one),
+	        SPOOL_TEST(damage_costs_only_what_is_damaged),
 	        SPOOL_TEST(dead_segments_are_removed),
 	        SPOOL_TEST(what_is_being_read_is_not_removed),
 	        SPOOL_TEST(a_failed_read_is_repeated),
