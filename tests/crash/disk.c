@@ -339,6 +339,26 @@ static int disk_unlink(const char *path)
 	return r;
 }
 
+static int disk_shorten(const char *path, off_t len)
+{
+	struct disk_entry *entry = NULL;
+	char name[DISK_NAME];
+
+	BEGIN("shorten");
+	set_name(name, path);
+	int r = failed ? error : file_system.shorten(path, len);
+	struct disk_name *place = find(current, name);
+	if (r == 0 && place != NULL) {
+		entry = add(current, DISK_SHORTEN);
+		memcpy(entry->name, name, DISK_NAME);
+		entry->inode = place->inode;
+		entry->offset = (uint64_t)len;
+		entry->stands_from = current->count;
+	}
+	end(entry, lock_before, false);
+	return r;
+}
+
 static int disk_space(const char *path, uint64_t *ret_free)
 {
 	BEGIN("space");
@@ -357,6 +377,7 @@ const struct file_ops disk_ops = {
         .sync_folder = disk_sync_folder,
         .rename = disk_rename,
         .unlink = disk_unlink,
+        .shorten = disk_shorten,
         .space = disk_space,
 };
 

@@ -32,6 +32,7 @@ enum disk_kind {
 	DISK_SYNC_FOLDER,
 	DISK_RENAME,
 	DISK_UNLINK,
+	DISK_SHORTEN,  /* to `offset` octets; synced when it returns */
 	NOTE_GIVEN,    /* from now on the message may be there */
 	NOTE_ACKED,    /* and must be */
 	NOTE_ASKED,    /* these recipients may be settled */

@@ -168,19 +168,28 @@ static uint64_t choose_size(struct image *image, uint64_t synced, uint64_t done,
 /* Octets of a file; nothing in it but zeros: *ret_content is NULL. Returns its size. */
 static uint64_t make_content(struct image *image, uint32_t inode, uint8_t **ret_content)
 {
-	uint64_t synced = 0, done = 0, all = 0, prefix = below(image, image->cut->count + 1);
+	uint64_t synced = 0, done = 0, all = 0, room = 0;
+	uint64_t prefix = below(image, image->cut->count + 1);
 	uint8_t *content = NULL;
 
 	for (unsigned i = 0; i < image->cut->count; i++) {
 		const struct disk_entry *entry = &image->disk->entries[i];
 		if (entry->kind == DISK_WRITE && entry->inode == inode)
-			all = MAX_OF(all, entry->offset + entry->len);
+			room = MAX_OF(room, entry->offset + entry->len);
 	}
-	assert_bug(all <= CONTENT_MAX);
+	assert_bug(room <= CONTENT_MAX);
 	for (unsigned i = 0; i < image->cut->count; i++) {
 		const struct disk_entry *entry = &image->disk->entries[i];
+		if (entry->kind == DISK_SHORTEN && entry->inode == inode) {
+			synced = MIN_OF(synced, entry->offset);
+			done = MIN_OF(done, entry->offset);
+			all = MIN_OF(all, entry->offset);
+			if (content != NULL)
+				memset(content + all, 0, room - all);
+		}
 		if (entry->kind != DISK_WRITE || entry->inode != inode)
 			continue;
+		all = MAX_OF(all, entry->offset + entry->len);
 		int part = part_of(image, i, prefix);
 		if (stands(image->cut, entry))
 			synced = MAX_OF(synced, entry->offset + entry->len);
@@ -189,7 +198,7 @@ static uint64_t make_content(struct image *image, uint32_t inode, uint8_t **ret_
 		if (part < 0 || (entry->data == NULL && content == NULL))
 			continue;
 		if (content == NULL)
-			content = calloc(1, all);
+			content = calloc(1, room);
 		assert_bug(content != NULL);
 		if (entry->data != NULL)
 			apply_write(image, entry, content, part == 1);

@@ -247,6 +247,11 @@ static void on_alarm(void *arg, const char *text)
 		problem(bench, "taken for damage: %s", text);
 }
 
+static void on_recovered(void *arg)
+{
+	(void)arg;
+}
+
 /* Where calls may fail, the next try is without a fault. */
 static void open_in(struct bench *bench)
 {
@@ -267,7 +272,7 @@ static void open_in(struct bench *bench)
 
 static void open_out(struct bench *bench)
 {
-	static const struct spool_out_events events = {on_entry, on_alarm};
+	static const struct spool_out_events events = {on_entry, on_alarm, on_recovered};
 	const struct spool_out_settings settings = {
 	        .path = bench->root,
 	        .ops = bench->ops,
