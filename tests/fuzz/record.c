@@ -132,8 +132,13 @@ static unsigned next_found(const struct written *written, unsigned i)
 		next++;
 	if (next == i || next == written->count)
 		return next;
-	return written->records[next].committed > written->records[i].offset ? next
-	                                                                     : written->count;
+	/* Damage, if any later one was written when this one was committed; else the torn tail. */
+	for (unsigned later = next; later < written->count; later++) {
+		if (header_is_whole(written, later) &&
+		        written->records[later].committed > written->records[i].offset)
+			return next;
+	}
+	return written->count;
 }
 
 static void check_parts(struct segment *segment, const struct record_header *record)
