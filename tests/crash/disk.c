@@ -284,7 +284,7 @@ static int disk_fdatasync(int fd)
 	BEGIN("fdatasync");
 	int r = failed ? error : file_system.fdatasync(fd);
 	struct disk_entry *entry = NULL;
-	if (current->inode_of[fd] != 0) {
+	if (fd >= 0 && current->inode_of[fd] != 0) {
 		entry = add(current, DISK_SYNC);
 		entry->inode = current->inode_of[fd] - 1;
 	}
@@ -441,4 +441,18 @@ void disk_go_on(struct disk *disk, const struct disk *before, unsigned count, co
 			apply_sync(disk);
 	}
 	disk->inodes = before->inodes;
+}
+
+bool disk_out_failed(const struct disk *disk, unsigned count)
+{
+	bool in_out[DISK_INODES] = {false};
+
+	for (unsigned i = 0; i < count; i++) {
+		const struct disk_entry *entry = &disk->entries[i];
+		if (entry->kind == DISK_CREATE)
+			in_out[entry->inode] = strncmp(entry->name, "out/", 4) == 0;
+		if (entry->kind == DISK_SYNC && entry->failed && in_out[entry->inode])
+			return true;
+	}
+	return false;
 }
