@@ -137,6 +137,7 @@ static int begin_segment(struct journal *journal)
 	if (journal->fd >= 0)
 		close(journal->fd);
 	journal->fd = -1;
+	journal->sync_due_ms = 0; /* what waits for it is written again behind the header */
 	random_bytes(&header.nonce, sizeof(header.nonce));
 	header.previous = journal->settings.previous;
 	header.previous_end = journal->settings.previous_end;

@@ -284,7 +284,7 @@ static int disk_fdatasync(int fd)
 	BEGIN("fdatasync");
 	int r = failed ? error : file_system.fdatasync(fd);
 	struct disk_entry *entry = NULL;
-	if (fd >= 0 && current->inode_of[fd] != 0) {
+	if (current->inode_of[fd] != 0) {
 		entry = add(current, DISK_SYNC);
 		entry->inode = current->inode_of[fd] - 1;
 	}
