@@ -116,8 +116,8 @@ static void remove_unfinished(struct spool_in *in)
  * The committed end of the newest valid segment. The watermark tells it unless the
  * machine was started since: then whole records count as accepted.
  */
-static int find_committed_end(struct spool_in *in, struct segment *newest, bool trust_watermark,
-        bool fresh, uint64_t *ret_end)
+static int find_committed_end(
+        struct spool_in *in, struct segment *newest, bool trust_watermark, uint64_t *ret_end)
 {
 	uint32_t number = UINT32_MAX;
 	uint64_t offset;
@@ -129,12 +129,6 @@ static int find_committed_end(struct spool_in *in, struct segment *newest, bool 
 		/* Below it: begun and never published, nothing in it was acknowledged. */
 		*ret_end = number == newest->header.number ? offset : SEGMENT_HEADER_SIZE;
 		return 0;
-	}
-	if (fresh) {
-		/* The lock file was lost, so the page cache may be ahead of the disk. */
-		int r = in->ops->fdatasync(newest->fd);
-		if (r < 0)
-			return r;
 	}
 	return segment_find_end(newest, ret_end);
 }
@@ -170,8 +164,14 @@ static int recover(struct spool_in *in, bool fresh, struct journal_settings *jou
 		}
 		if (r < 0)
 			return r;
-		r = find_committed_end(
-		        in, &segment, trust_watermark, fresh, &journal->previous_end);
+		/*
+		 * A killed process may have left its header, which says where the one before ends,
+		 * and its records to the kernel. The next segment builds on them.
+		 */
+		r = in->ops->fdatasync(segment.fd);
+		if (r == 0)
+			r = find_committed_end(
+			        in, &segment, trust_watermark, &journal->previous_end);
 		segment_close(&segment);
 		if (r < 0)
 			return r;

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "tests/crash/explore.h"
@@ -131,6 +132,59 @@ static void each_call_fails_twice(void **state)
 	each_call_fails(-EIO, 2);
 }
 
+/* The entry, counted from 1, that writes the header of in/'s next segment after the fault, or 0. */
+static unsigned find_next_header(const struct disk *disk)
+{
+	bool of_segment[DISK_INODES] = {false};
+
+	for (unsigned i = 0; i < disk->count; i++) {
+		const struct disk_entry *entry = &disk->entries[i];
+		struct slice name = slice_str(entry->name);
+		if (entry->kind == DISK_CREATE)
+			of_segment[entry->inode] = slice_starts_with(name, SLICE("in/")) &&
+			                           slice_ends_with_nocase(name, SLICE(".seg"));
+		if (i >= disk->failed_entry && entry->kind == DISK_WRITE && entry->offset == 0 &&
+		        of_segment[entry->inode])
+			return i + 1;
+	}
+	return 0;
+}
+
+/*
+ * `submit` is killed when it has begun the segment that says where the one with refused
+ * records ends: its header is the kernel's. It comes back, goes on, and the power is cut.
+ */
+static void a_header_is_left_to_the_kernel(void **state)
+{
+	struct disk_fault fault = {.nth = 1, .error = -EIO, .times = 1};
+	unsigned found = 0;
+	bool failed = true;
+
+	(void)state;
+	for (; failed; fault.nth++) {
+		/* Of what is not synced some is there: the refused records, and not the header. */
+		struct cut cut = {.kind = CUT_POWER, .names = PART_ALL, .octets = PART_SOME};
+		struct disk first, second;
+		story_run(&bench, &first, fault, false);
+		failed = first.fault_call != NULL;
+		fault.nth = first.failed_at;
+		unsigned header = find_next_header(&first);
+		if (failed && strcmp(first.fault_call, "fdatasync") == 0 && header != 0 &&
+		        !disk_out_failed(&first, first.count)) {
+			disk_go_on(&second, &first, header, bench.root);
+			story_go_on(&bench, &second);
+			assert_string_equal(bench.problem, "");
+			cut.count = header;
+			for (; cut.count <= second.count; cut.count += 4, cut.seed++)
+				assert_true(explore_cut(&bench, &second, &cut));
+			disk_done(&second);
+			found++;
+		}
+		disk_done(&first);
+	}
+	assert_true(found > 1);
+}
+
 static int set_up(void **state)
 {
 	char root[DISK_NAME] = "/dev/shm/pn-crash-XXXXXX";
@@ -157,6 +211,7 @@ int main(void)
 	        cmocka_unit_test(each_call_finds_the_disk_full),
 	        cmocka_unit_test(each_write_is_short),
 	        cmocka_unit_test(each_call_fails_twice),
+	        cmocka_unit_test(a_header_is_left_to_the_kernel),
 	};
 
 	return cmocka_run_group_tests(tests, set_up, tear_down);
