@@ -372,12 +372,12 @@ static void wait_for_work(struct auth *auth, bool charger)
 		return;
 	}
 	/* One lane looks whether the charger comes back for these. */
-	clock_gettime(CLOCK_REALTIME, &until);
+	clock_gettime(CLOCK_MONOTONIC, &until);
 	until.tv_nsec += CHARGER_STUCK_MS * 1000000L;
 	until.tv_sec += until.tv_nsec / 1000000000L;
 	until.tv_nsec %= 1000000000L;
 	auth->watched = true;
-	pthread_cond_timedwait(&auth->wakeup, &auth->lock, &until);
+	pthread_cond_clockwait(&auth->wakeup, &auth->lock, CLOCK_MONOTONIC, &until);
 	auth->watched = false;
 }
 
