@@ -201,14 +201,20 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 	serve(upstream);
 }
 
+/* Those that were held because all connections were busy have nobody else to wake them. */
+static void wake_held(struct upstream *upstream)
+{
+	if (!upstream->down && !upstream->stopped &&
+	        upstream->waiting_count < upstream->settings->connections)
+		task_wake_some(&upstream->held, upstream->settings->connections);
+}
+
 struct delivery *upstream_next_delivery(struct upstream *upstream)
 {
 	struct delivery *delivery =
 	        upstream->stopped || upstream->relay->stopping ? NULL : pop_waiting(upstream);
 
-	if (!upstream->down && !upstream->stopped &&
-	        upstream->waiting_count < upstream->settings->connections)
-		task_wake_some(&upstream->held, upstream->settings->connections);
+	wake_held(upstream);
 	return delivery;
 }
 
@@ -263,11 +269,7 @@ void upstream_session_ended(
 		defer_waiting(upstream, text);
 	}
 	serve(upstream);
-	/* Its place is free: what was held because all were busy may have nobody else to wake it.
-	 */
-	if (!upstream->down && !upstream->stopped &&
-	        upstream->waiting_count < upstream->settings->connections)
-		task_wake_some(&upstream->held, upstream->settings->connections);
+	wake_held(upstream);
 }
 
 void upstream_stop(struct upstream *upstream, const char *host, const char *text)
