@@ -398,8 +398,7 @@ static void adopt_bounce(struct mark *mark)
 	        out->settings.arg, "out of memory: a bounce waits for the next start");
 }
 
-/* What its segment is needed for from now on; without memory the segment is not known, and stays.
- */
+/* What its segment is needed for from now on. Without memory it is not known, and stays. */
 static void note_mark(struct spool_out *out, const struct mark *mark)
 {
 	struct segment_use *use = index_segment(&out->index, true, mark->record.segment);

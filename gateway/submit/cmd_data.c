@@ -169,8 +169,7 @@ static void finish(struct session *session)
 	char room[32];
 
 	session_move(session, ST_COMMIT);
-	/* Also the client's end waits: what is being stored is accepted, and answered, whatever it
-	 * does. */
+	/* Also the client's end waits: what is being stored is answered, whatever it does. */
 	conn_pause(session->conn);
 	enum reply refusal = transaction_finish(transaction, &context);
 	if (refusal != REPLY_COUNT) {

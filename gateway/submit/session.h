@@ -61,8 +61,7 @@ struct serving {
 	struct list sessions;
 	struct session *running; /* whose input is being read */
 	bool stopping;
-	/* Counts a connection of that account: false when it has as many as it may (0: any number).
-	 */
+	/* Counts a connection of that account: false when it has `most` already (0: any number). */
 	bool (*take_login)(struct serving *serving, uint64_t account, uint32_t most);
 	/* `account`: whose connection was counted, or 0. */
 	void (*on_session_gone)(struct serving *serving, const struct addr *peer, uint64_t account);
