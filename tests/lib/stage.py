@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: ISC
 """The whole stage: database, certificates, an upstream, a gateway, accounts."""
+import contextlib
 import shutil
 
 from certificates import Authority
@@ -41,6 +42,18 @@ class Stage:
         for pattern in senders:
             self.cluster.sql("select postern.sender_grant(:'login', :'pattern')", login=login, pattern=pattern)
         return login, password
+
+    @contextlib.contextmanager
+    def database(self, name, options=""):
+        """A new, empty database in the place of the stage's: for SQL, and in the configuration."""
+        self.cluster.sql(f"create database {name} {options}", database="postgres")
+        before, self.cluster.database = self.cluster.database, name
+        try:
+            self.gateway.write_conf()
+            yield self.cluster
+        finally:
+            self.cluster.database = before
+            self.gateway.write_conf()
 
     def prepare(self):
         """Between two tests: everything runs as at the start, and nothing is on its way."""

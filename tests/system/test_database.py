@@ -87,15 +87,9 @@ def test_nobody_sees_more_than_it_needs(stage):
 
 
 def test_a_database_that_is_not_utf8(stage):
-    stage.cluster.sql("create database latin encoding 'SQL_ASCII' template template0 locale 'C'", database="postgres")
-    before, stage.cluster.database = stage.cluster.database, "latin"
-    try:
-        stage.gateway.write_conf()
+    with stage.database("latin", "encoding 'SQL_ASCII' template template0 locale 'C'") as cluster:
         stage.gateway.tool("database", "migrate")
-        stage.cluster.sql("select postern.account_create('alice@example.org', 'secret-1')")
-    finally:
-        stage.cluster.database = before
-        stage.gateway.write_conf()
+        cluster.sql("select postern.account_create('alice@example.org', 'secret-1')")
 
 
 def test_logins_and_patterns_that_would_say_more_than_meant(stage):
@@ -154,26 +148,17 @@ def test_what_admins_get_wrong_is_told(stage):
 
 
 def test_an_extension_in_another_schema_is_told(stage):
-    stage.cluster.sql("create database shared", database="postgres")
-    stage.cluster.sql("create extension pgcrypto", database="shared")
-    before, stage.cluster.database = stage.cluster.database, "shared"
-    try:
-        stage.gateway.write_conf()
+    with stage.database("shared") as cluster:
+        cluster.sql("create extension pgcrypto")
         done = stage.gateway.tool("database", "migrate", check=False)
         assert done.returncode == 1 and "alter extension pgcrypto set schema" in done.stderr, done.stderr
-        stage.cluster.sql("create schema if not exists postern; alter extension pgcrypto set schema postern")
+        cluster.sql("create schema if not exists postern; alter extension pgcrypto set schema postern")
         stage.gateway.tool("database", "migrate")
-    finally:
-        stage.cluster.database = before
-        stage.gateway.write_conf()
 
 
 def test_a_migration_that_loses_its_connection_is_not_recorded(stage):
     """Not even when that happens between its last statement and its record."""
-    cluster = stage.cluster
-    cluster.sql("create database cut", database="postgres")
-    before, cluster.database = cluster.database, "cut"
-    try:
+    with stage.database("cut") as cluster:
         cluster.sql("""
             create schema postern;
             create table postern.migration (number integer primary key, name text not null, checksum text not null,
@@ -186,24 +171,16 @@ def test_a_migration_that_loses_its_connection_is_not_recorded(stage):
                     return new;
                 end $$;
             create trigger cut before insert on postern.migration for each row execute function cut()""")
-        stage.gateway.write_conf()
         done = stage.gateway.tool("database", "migrate", check=False)
         assert done.returncode == 1 and "closed the connection" in done.stderr, done
         assert cluster.sql("select count(*), to_regclass('postern.account') from postern.migration") == "0|"
         cluster.sql("drop trigger cut on postern.migration")
         stage.gateway.tool("database", "migrate")
         assert cluster.sql("select count(*) from postern.migration") == "2"
-    finally:
-        cluster.database = before
-        stage.gateway.write_conf()
 
 
 def test_two_migrate_at_once_and_a_newer_schema_is_refused(stage):
-    cluster = stage.cluster
-    cluster.sql("create database twice", database="postgres")
-    before, cluster.database = cluster.database, "twice"
-    try:
-        stage.gateway.write_conf()
+    with stage.database("twice") as cluster:
         command = [BUILD / "postern", "-c", stage.gateway.conf, "database", "migrate"]
         both = [subprocess.Popen(command, env=cluster.environment, stdout=subprocess.PIPE) for _ in range(3)]
         said = [process.communicate(timeout=60)[0].decode() for process in both]
@@ -217,9 +194,6 @@ def test_two_migrate_at_once_and_a_newer_schema_is_refused(stage):
         cluster.sql("insert into postern.migration values (3, 'later', 'x')")
         done = stage.gateway.tool("database", "migrate", check=False)
         assert done.returncode == 1 and "use the newer program" in done.stderr, done
-    finally:
-        cluster.database = before
-        stage.gateway.write_conf()
 
 
 def test_the_last_login_is_noted(stage):

@@ -17,20 +17,13 @@ MEASURES = ("messages", "recipients", "bytes")
 @contextlib.contextmanager
 def schema(stage, name):
     """A database of its own with the schema; its windows go by the clock that `set t.now` sets."""
-    cluster = stage.cluster
-    cluster.sql(f"create database {name}", database="postgres")
-    before, cluster.database = cluster.database, name
-    try:
-        stage.gateway.write_conf()
+    with stage.database(name) as cluster:
         stage.gateway.tool("database", "migrate")
         cluster.sql("""
             create or replace function postern.now_us() returns bigint language sql volatile
                 as $$ select current_setting('t.now')::bigint $$;
             select postern.account_create('a')""")
         yield cluster
-    finally:
-        cluster.database = before
-        stage.gateway.write_conf()
 
 
 def admit(now, charge):

@@ -181,6 +181,16 @@ static void stop_loop(void *arg)
 	loop_stop(arg);
 }
 
+/* Turns the loop for so long, whatever happens. */
+static void turn_for(struct bench *bench, uint64_t ms)
+{
+	struct timer over;
+
+	timer_init(&over, bench->loop, stop_loop, bench->loop);
+	timer_start(&over, ms);
+	loop_run(bench->loop);
+}
+
 /* Turns the loop until so much has happened. */
 static void look(void *arg)
 {
@@ -648,7 +658,6 @@ static void starts_on_a_full_disk(void **state)
 static void marks_that_cannot_be_written_are_given_up(void **state)
 {
 	struct bench *bench = *state;
-	struct timer trying;
 
 	give(bench, 0, 10);
 	turn(bench, 1, 0, 0);
@@ -656,9 +665,7 @@ static void marks_that_cannot_be_written_are_given_up(void **state)
 	turn(bench, 1, 1, 0);
 	write_failures = INT_MAX;
 	settle_somehow(bench, bench->entries[0], 0);
-	timer_init(&trying, bench->loop, stop_loop, bench->loop);
-	timer_start(&trying, 200);
-	loop_run(bench->loop);
+	turn_for(bench, 200);
 	assert_true(spool_out_is_busy(bench->out));
 	spool_out_give_up(bench->out);
 	assert_false(spool_out_is_busy(bench->out));
@@ -814,11 +821,8 @@ static void failing_marks_are_told_and_recover(void **state)
 	write_failures = 3; /* also the segment that would come next */
 	settle_somehow(bench, bench->entries[0], 0);
 	uint64_t until = clock_mono_ms() + DEADLINE_MS;
-	struct timer trying;
 	while (!spool_out_is_failing(bench->out) && clock_mono_ms() < until) {
-		timer_init(&trying, bench->loop, stop_loop, bench->loop);
-		timer_start(&trying, 1);
-		loop_run(bench->loop);
+		turn_for(bench, 1);
 	}
 	assert_non_null(strstr(bench->alarm, "delivery waits"));
 	turn(bench, 1, 1, 0);
@@ -953,7 +957,6 @@ static void a_segment_that_tells_nothing_is_set_aside(void **state)
 static void a_body_is_removed_in_the_end(void **state)
 {
 	struct bench *bench = *state;
-	struct timer trying;
 	char name[60], id[ID_TEXT + 1];
 
 	for (int restart = 0; restart < 2; restart++) {
@@ -968,9 +971,7 @@ static void a_body_is_removed_in_the_end(void **state)
 		turn(bench, n + 1, 1, bench->marked + 1);
 		settle(bench, bench->entries[0], 1);
 		sync_failures = INT_MAX;
-		timer_init(&trying, bench->loop, stop_loop, bench->loop);
-		timer_start(&trying, 300);
-		loop_run(bench->loop);
+		turn_for(bench, 300);
 		sync_failures = 0;
 		assert_true(exists(bench, name));
 		if (restart == 1) {
@@ -1057,7 +1058,6 @@ static void make_file(struct bench *bench, const char *name)
 static void what_is_being_read_is_not_removed(void **state)
 {
 	struct bench *bench = *state;
-	struct timer while_reading;
 
 	give(bench, 0, 200000);
 	turn(bench, 1, 0, 0);
@@ -1074,9 +1074,7 @@ static void what_is_being_read_is_not_removed(void **state)
 	sem_wait(&gate_reached);
 	settle(bench, bench->entries[0], 0);
 	settle(bench, bench->entries[0], 1);
-	timer_init(&while_reading, bench->loop, stop_loop, bench->loop);
-	timer_start(&while_reading, 200);
-	loop_run(bench->loop);
+	turn_for(bench, 200);
 	sem_post(&gate_opened);
 	assert_int_equal(bench->marked, 2);
 	assert_int_equal(unlinked, 0);
