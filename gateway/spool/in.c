@@ -164,15 +164,15 @@ static int recover(struct spool_in *in, bool fresh, struct journal_settings *jou
 		}
 		if (r < 0)
 			return r;
+		r = find_committed_end(in, &segment, trust_watermark, &journal->previous_end);
+		segment_close(&segment);
 		/*
 		 * A killed process may have left its header, which says where the one before ends,
 		 * and its records to the kernel. The next segment builds on them.
 		 */
-		r = in->ops->fdatasync(segment.fd);
 		if (r == 0)
-			r = find_committed_end(
-			        in, &segment, trust_watermark, &journal->previous_end);
-		segment_close(&segment);
+			r = segment_make_sure(in->ops, in->folder, numbers[i - 1],
+			        fresh ? 0 : journal->previous_end);
 		if (r < 0)
 			return r;
 		journal->previous = numbers[i - 1];

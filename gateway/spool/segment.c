@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: ISC */
-/* Reading segments; see segment.h. Blocking: workers and starts only. */
+/* See segment.h. Blocking: workers and starts only. */
 #include "gateway/spool/segment.h"
 
 #include <dirent.h>
@@ -161,6 +161,38 @@ int segment_discard(const struct file_ops *ops, const char *folder, uint32_t num
 	snprintf(damaged, sizeof(damaged), "%s/damaged-%08u.seg", folder, number);
 	r = ops->rename(path, damaged);
 	return r < 0 ? r : 1;
+}
+
+/* Writes again what stands there, up to `end` or the end of the file. */
+static int write_again(const struct file_ops *ops, int fd, uint64_t at, uint64_t end)
+{
+	char window[16384];
+	ssize_t got;
+	int r = 0;
+
+	while (r == 0 && at < end) {
+		got = ops->pread(fd, window, MIN_OF((uint64_t)sizeof(window), end - at), (off_t)at);
+		if (got <= 0)
+			return (int)got;
+		const struct iovec part = {window, (size_t)got};
+		r = file_write_exactly(ops, fd, &part, 1, (off_t)at);
+		at += (uint64_t)got;
+	}
+	return r;
+}
+
+int segment_make_sure(
+        const struct file_ops *ops, const char *folder, uint32_t number, uint64_t from)
+{
+	char path[SEGMENT_PATH];
+	_cleanup_(closep) int fd = ops->open(segment_path(folder, number, path), O_RDWR, 0);
+
+	if (fd < 0)
+		return fd;
+	int r = write_again(ops, fd, 0, SEGMENT_HEADER_SIZE);
+	if (r == 0)
+		r = write_again(ops, fd, MAX_OF(from, (uint64_t)SEGMENT_HEADER_SIZE), UINT64_MAX);
+	return r == 0 ? ops->fdatasync(fd) : r;
 }
 
 void segment_close(struct segment *segment)

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: ISC */
-/* Reading segments: listing them, going through their records, telling torn from damaged. */
+/*
+ * Reading segments: listing them, going through their records, telling torn from damaged;
+ * and making sure of what was read.
+ */
 #pragma once
 
 #include <stdbool.h>
@@ -42,6 +45,14 @@ void segment_close(struct segment *segment);
  * damaged later, and it is renamed to damaged-NNNNNNNN.seg: 1. Or -errno.
  */
 int segment_discard(const struct file_ops *ops, const char *folder, uint32_t number) must_check;
+
+/*
+ * For its writer's next start: makes sure that its header and what stands from `from` on is
+ * on stable storage. A sync that failed before leaves octets in the kernel's cache that are
+ * read, but that no later sync writes; so they are written again, in their place. 0 or -errno.
+ */
+int segment_make_sure(
+        const struct file_ops *ops, const char *folder, uint32_t number, uint64_t from) must_check;
 
 /* Looks at the size again, of a segment that is still written. */
 int segment_refresh(struct segment *segment) must_check;

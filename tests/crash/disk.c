@@ -442,17 +442,3 @@ void disk_go_on(struct disk *disk, const struct disk *before, unsigned count, co
 	}
 	disk->inodes = before->inodes;
 }
-
-bool disk_out_failed(const struct disk *disk, unsigned count)
-{
-	bool in_out[DISK_INODES] = {false};
-
-	for (unsigned i = 0; i < count; i++) {
-		const struct disk_entry *entry = &disk->entries[i];
-		if (entry->kind == DISK_CREATE)
-			in_out[entry->inode] = strncmp(entry->name, "out/", 4) == 0;
-		if (entry->kind == DISK_SYNC && entry->failed && in_out[entry->inode])
-			return true;
-	}
-	return false;
-}

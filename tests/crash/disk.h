@@ -136,7 +136,4 @@ void disk_facts(const struct disk *disk, const struct cut *cut, struct fact fact
 /* Whether in/lock ever told of octets that were not synced: the entry's number + 1, or 0. */
 unsigned disk_watermark_ahead(const struct disk *disk);
 
-/* Whether a sync of something in out/ has failed in the first `count` entries. */
-bool disk_out_failed(const struct disk *disk, unsigned count);
-
 uint64_t disk_random(uint64_t *seed);
