@@ -131,7 +131,6 @@ void loop_free(struct loop *loop)
 	while (uv_run(&loop->uv, UV_RUN_NOWAIT) != 0)
 		continue;
 	assert_bug(uv_loop_close(&loop->uv) == 0);
-	timer_heap_done(&loop->timers);
 	pthread_mutex_destroy(&loop->lock);
 	free(loop);
 }

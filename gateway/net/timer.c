@@ -1,58 +1,54 @@
 /* SPDX-License-Identifier: ISC */
-/* A binary heap of timers; see timer.h. */
+/*
+ * A pairing heap of timers (Fredman et al., 1986); see timer.h. It lives in the timers
+ * themselves: to start one cannot fail for want of memory.
+ */
 #include "gateway/net/timer.h"
-
-#include <stdlib.h>
 
 #include "gateway/base/clock.h"
 #include "gateway/net/loop.h"
 
-static void place(struct timer_heap *heap, size_t index, struct timer *timer)
+/* The heap of both heaps: the one that is due later becomes the other's first child. */
+static struct timer *merge(struct timer *a, struct timer *b)
 {
-	heap->entries[index] = timer;
-	timer->index = index;
+	if (a == NULL || b == NULL)
+		return a != NULL ? a : b;
+	struct timer *first = b->due_ms < a->due_ms ? b : a, *later = first == a ? b : a;
+	later->before = first;
+	later->next = first->child;
+	if (first->child != NULL)
+		first->child->before = later;
+	first->child = later;
+	return first;
 }
 
-static void sift_up(struct timer_heap *heap, size_t index)
+static void detach(struct timer *timer)
 {
-	struct timer *timer = heap->entries[index];
+	timer->before = timer->next = NULL;
+}
 
-	while (index > 1 && heap->entries[index / 2]->due_ms > timer->due_ms) {
-		place(heap, index, heap->entries[index / 2]);
-		index /= 2;
+/* One heap of siblings: merged in pairs, then the pairs from the last to the first. */
+static struct timer *merge_siblings(struct timer *first)
+{
+	struct timer *pairs = NULL, *heap = NULL;
+
+	while (first != NULL) {
+		struct timer *a = first, *b = first->next;
+		first = b != NULL ? b->next : NULL;
+		detach(a);
+		if (b != NULL)
+			detach(b);
+		struct timer *pair = merge(a, b);
+		pair->next = pairs;
+		pairs = pair;
 	}
-	place(heap, index, timer);
-}
-
-static void sift_down(struct timer_heap *heap, size_t index)
-{
-	struct timer *timer = heap->entries[index];
-
-	for (;;) {
-		size_t child = 2 * index;
-		if (child > heap->count)
-			break;
-		if (child < heap->count &&
-		        heap->entries[child + 1]->due_ms < heap->entries[child]->due_ms)
-			child++;
-		if (heap->entries[child]->due_ms >= timer->due_ms)
-			break;
-		place(heap, index, heap->entries[child]);
-		index = child;
+	while (pairs != NULL) {
+		struct timer *pair = pairs;
+		pairs = pair->next;
+		detach(pair);
+		heap = merge(heap, pair);
 	}
-	place(heap, index, timer);
-}
-
-static void make_room(struct timer_heap *heap)
-{
-	if (heap->count + 1 < heap->cap)
-		return;
-	size_t cap = heap->cap == 0 ? 64 : heap->cap * 2;
-	struct timer **entries = realloc(heap->entries, cap * sizeof(struct timer *));
-	/* A deadline that cannot be kept is worse than an end: the supervisor starts us again. */
-	assert_bug(entries != NULL);
-	heap->entries = entries;
-	heap->cap = cap;
+	return heap;
 }
 
 /* Sets the loop's clock to the earliest timer. */
@@ -60,9 +56,9 @@ static void set_clock(struct loop *loop)
 {
 	struct timer_heap *heap = loop_timers(loop);
 
-	if (heap->count == 0)
+	if (heap->first == NULL)
 		return;
-	uint64_t now = clock_mono_ms(), due = heap->entries[1]->due_ms;
+	uint64_t now = clock_mono_ms(), due = heap->first->due_ms;
 	uint64_t wait = due > now ? due - now : 0;
 	uint64_t longest = clock_longest_sleep_ms();
 	loop_wake_in(loop, MIN_OF(wait, longest));
@@ -75,45 +71,47 @@ void timer_init(struct timer *timer, struct loop *loop, void (*fn)(void *arg), v
 
 bool timer_is_running(const struct timer *timer)
 {
-	return timer->index != 0;
+	return timer->running;
 }
 
 void timer_start(struct timer *timer, uint64_t ms)
 {
+	timer_stop(timer);
 	struct timer_heap *heap = loop_timers(timer->loop);
-
 	timer->due_ms = clock_mono_ms() + ms;
-	if (timer->index == 0) {
-		make_room(heap);
-		place(heap, ++heap->count, timer);
-	}
-	sift_up(heap, timer->index);
-	sift_down(heap, timer->index);
+	timer->running = true;
+	heap->first = merge(heap->first, timer);
 	/* Later ones need no new alarm: the clock is set again when the earliest has run. */
-	if (timer->index == 1)
+	if (heap->first == timer)
 		set_clock(timer->loop);
 }
 
 void timer_stop(struct timer *timer)
 {
-	if (timer->index == 0)
+	if (!timer->running)
 		return;
 	struct timer_heap *heap = loop_timers(timer->loop);
-	size_t index = timer->index;
-	struct timer *last = heap->entries[heap->count--];
-
-	timer->index = 0;
-	if (last != timer) {
-		place(heap, index, last);
-		sift_up(heap, index);
-		sift_down(heap, last->index);
+	struct timer *below = merge_siblings(timer->child);
+	if (timer == heap->first) {
+		heap->first = below;
+	} else {
+		if (timer->before->child == timer)
+			timer->before->child = timer->next;
+		else
+			timer->before->next = timer->next;
+		if (timer->next != NULL)
+			timer->next->before = timer->before;
+		heap->first = merge(heap->first, below);
 	}
+	detach(timer);
+	timer->child = NULL;
+	timer->running = false;
 }
 
 static void run_until(struct timer_heap *heap, uint64_t now)
 {
-	while (heap->count > 0 && heap->entries[1]->due_ms <= now) {
-		struct timer *timer = heap->entries[1];
+	while (heap->first != NULL && heap->first->due_ms <= now) {
+		struct timer *timer = heap->first;
 		timer_stop(timer);
 		timer->fn(timer->arg);
 	}
@@ -128,10 +126,4 @@ void timer_run_due(struct loop *loop)
 void timer_run_all(struct loop *loop)
 {
 	run_until(loop_timers(loop), UINT64_MAX);
-}
-
-void timer_heap_done(struct timer_heap *heap)
-{
-	free(heap->entries);
-	*heap = (struct timer_heap){0};
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Timers of a loop: embedded, restarted at will, O(log n) each, one libuv timer
- * below them all. They follow clock_mono_ms(), so tests that move the clock move
- * the timers. The loop's thread only.
+ * Timers of a loop: embedded, restarted at will, O(log n) each and without memory of
+ * their own, one libuv timer below them all. They follow clock_mono_ms(), so tests that move the
+ * clock move the timers. The loop's thread only.
  */
 #pragma once
 
@@ -19,7 +19,9 @@ struct timer {
 	void (*fn)(void *arg);
 	void *arg;
 	uint64_t due_ms;
-	size_t index; /* in the heap, from 1; 0: not running */
+	bool running;
+	/* In the heap: `before` is the sibling before it, or for the first child its parent. */
+	struct timer *child, *next, *before;
 };
 
 /* A zeroed struct timer may be stopped without having been initialised. */
@@ -32,9 +34,7 @@ bool timer_is_running(const struct timer *timer);
 
 /* For loop.c. */
 struct timer_heap {
-	struct timer **entries; /* entries[0] is unused */
-	size_t count, cap;
+	struct timer *first; /* the one that is due first; NULL: none runs */
 };
 void timer_run_due(struct loop *loop);
 void timer_run_all(struct loop *loop); /* as if all were due */
-void timer_heap_done(struct timer_heap *heap);

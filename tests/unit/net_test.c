@@ -76,12 +76,29 @@ static void on_timer(void *arg)
 		loop_stop(loop);
 }
 
-static void assert_is_heap(const struct timer_heap *heap)
+/* None is due before its parent; how many there are. */
+static unsigned assert_is_heap(const struct timer *timer)
 {
-	for (size_t i = 1; i <= heap->count; i++) {
-		assert_int_equal(heap->entries[i]->index, i);
-		assert_true(i == 1 || heap->entries[i / 2]->due_ms <= heap->entries[i]->due_ms);
+	const struct timer *before = timer;
+	unsigned count = 1;
+
+	assert_true(timer->running);
+	for (const struct timer *child = timer->child; child != NULL; child = child->next) {
+		assert_ptr_equal(child->before, before);
+		assert_true(child->due_ms >= timer->due_ms);
+		count += assert_is_heap(child);
+		before = child;
 	}
+	return count;
+}
+
+static unsigned count_running(void)
+{
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < TIMERS; i++)
+		count += timer_is_running(&timers[i]);
+	return count;
 }
 
 static void timers_run_in_order(void **state)
@@ -99,15 +116,15 @@ static void timers_run_in_order(void **state)
 			timer_stop(timer);
 		else
 			timer_start(timer, (uint64_t)(rand_r(&seed) % 50));
-		if (i % 100 == 0)
-			assert_is_heap(loop_timers(loop));
+		if (i % 100 == 0) /* patience is one of them */
+			assert_int_equal(
+			        assert_is_heap(loop_timers(loop)->first), count_running() + 1);
 	}
-	for (unsigned i = 0; i < TIMERS; i++)
-		expected += timer_is_running(&timers[i]);
+	expected = count_running();
 	assert_true(expected > 0);
 	loop_run(loop);
 	assert_int_equal(fired, expected);
-	assert_int_equal(loop_timers(loop)->count, 1); /* patience */
+	assert_ptr_equal(loop_timers(loop)->first, &patience);
 }
 
 /* ---- posts and jobs ---- */
