@@ -517,7 +517,7 @@ static bool is_malformed(const struct auth_message *message)
 	       sasl_split_plain(message->data, &authzid, &login, &password) < 0;
 }
 
-static int enqueue(struct auth *auth, struct link *link, struct buf *datagram,
+static int enqueue(struct auth *auth, struct link *link, struct slice datagram,
         const struct auth_message *message)
 {
 	struct auth_account_room unused;
@@ -527,7 +527,7 @@ static int enqueue(struct auth *auth, struct link *link, struct buf *datagram,
 	        (request = calloc(1, sizeof(*request))) == NULL)
 		return -ENOBUFS;
 	buf_init(&request->datagram, PROTOCOL_DATAGRAM_MAX);
-	if (buf_append_slice(&request->datagram, buf_slice(datagram)) < 0 ||
+	if (buf_append_slice(&request->datagram, datagram) < 0 ||
 	        protocol_decode(buf_slice(&request->datagram), &request->message, &unused) < 0) {
 		buf_wipe(&request->datagram);
 		free(request);
@@ -557,12 +557,12 @@ static void cancel_login(struct auth *auth, struct link *link, uint32_t number)
 }
 
 /* One datagram: 0, or -EBADMSG when the link must end. */
-static int take_datagram(struct auth *auth, struct link *link, struct buf *datagram)
+static int take_datagram(struct auth *auth, struct link *link, struct slice datagram)
 {
 	struct auth_account_room unused;
 	struct auth_message message;
 
-	if (protocol_decode(buf_slice(datagram), &message, &unused) < 0)
+	if (protocol_decode(datagram, &message, &unused) < 0)
 		return -EBADMSG;
 	if (!link->greeted) {
 		link->greeted = message.type == AUTH_HELLO;
@@ -609,16 +609,21 @@ static void drop_link(struct auth *auth, struct link *link)
 		link_unref(link);
 }
 
-static void read_link(struct auth *auth, struct link *link, struct buf *room)
+static void read_link(struct auth *auth, struct link *link)
 {
+	char room[PROTOCOL_DATAGRAM_MAX];
+	struct slice datagram;
+
 	for (unsigned i = 0; i < 64; i++) {
-		int r = protocol_receive(link->fd, room);
+		int r = protocol_receive(link->fd, room, &datagram);
 		if (r == -EAGAIN)
 			return;
-		if (r == 1)
-			r = take_datagram(auth, link, room);
-		else if (r == 0)
+		if (r == 1) {
+			r = take_datagram(auth, link, datagram);
+			explicit_bzero(room, datagram.len); /* it may be a password */
+		} else if (r == 0) {
 			r = -EPIPE;
+		}
 		if (r < 0) {
 			drop_link(auth, link);
 			return;
@@ -650,11 +655,9 @@ static void *intake(void *arg)
 	struct auth *auth = arg;
 	struct pollfd fds[LINKS_MAX + 1];
 	struct link *links[LINKS_MAX];
-	struct buf room;
 	size_t count;
 	bool ending;
 
-	buf_init(&room, PROTOCOL_DATAGRAM_MAX);
 	for (;;) {
 		count = ref_links(auth, links);
 		ending = is_ending(auth);
@@ -667,7 +670,7 @@ static void *intake(void *arg)
 				(void)!read(auth->intake_wake, &pokes, sizeof(pokes));
 			for (size_t i = 0; i < count; i++) {
 				if (fds[i + 1].revents != 0)
-					read_link(auth, links[i], &room);
+					read_link(auth, links[i]);
 			}
 		}
 		for (size_t i = 0; i < count; i++)
@@ -675,7 +678,6 @@ static void *intake(void *arg)
 		if (ending)
 			break;
 	}
-	buf_wipe(&room);
 	return NULL;
 }
 

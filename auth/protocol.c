@@ -189,22 +189,17 @@ int protocol_send(int link, struct slice datagram)
 	return 0;
 }
 
-int protocol_receive(int link, struct buf *room)
+int protocol_receive(int link, char room[PROTOCOL_DATAGRAM_MAX], struct slice *ret_datagram)
 {
-	char *data;
 	ssize_t got;
 
-	buf_clear(room);
-	int r = buf_reserve(room, PROTOCOL_DATAGRAM_MAX, &data);
-	if (r < 0)
-		return r;
 	do
-		got = recv(link, data, PROTOCOL_DATAGRAM_MAX, MSG_DONTWAIT | MSG_TRUNC);
+		got = recv(link, room, PROTOCOL_DATAGRAM_MAX, MSG_DONTWAIT | MSG_TRUNC);
 	while (got < 0 && errno == EINTR);
 	if (got <= 0)
 		return got < 0 ? -errno : 0;
 	if (got > PROTOCOL_DATAGRAM_MAX)
 		return -EMSGSIZE;
-	buf_added(room, (size_t)got);
+	*ret_datagram = slice_of(room, (size_t)got);
 	return 1;
 }

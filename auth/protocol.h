@@ -106,7 +106,8 @@ int protocol_decode(struct slice datagram, struct auth_message *ret_message,
 int protocol_send(int link, struct slice datagram) must_check;
 
 /*
- * One datagram into `room` (PROTOCOL_DATAGRAM_MAX). 1; 0 at the end of the link;
- * -EAGAIN; -EMSGSIZE for a truncated one; -errno.
+ * One datagram, into the caller's room. 1; 0 at the end of the link; -EAGAIN; -EMSGSIZE
+ * for a truncated one; -errno.
  */
-int protocol_receive(int link, struct buf *room) must_check;
+int protocol_receive(
+        int link, char room[PROTOCOL_DATAGRAM_MAX], struct slice *ret_datagram) must_check;

@@ -36,7 +36,9 @@ struct auth_link {
 	size_t queue_len;
 	struct list failed;
 	struct defer tell_failed;
-	struct buf room;
+	struct buf request; /* being sent */
+	/* Of its own: to hear an answer must not take memory that may be lacking. */
+	char answer[PROTOCOL_DATAGRAM_MAX];
 	auth_changed_fn on_changed;
 	void *arg;
 };
@@ -124,13 +126,13 @@ static int send_message(struct auth_link *link, const struct auth_message *messa
 {
 	if (link->fd < 0)
 		return -ENOTCONN;
-	int r = protocol_encode(message, NULL, &link->room);
+	int r = protocol_encode(message, NULL, &link->request);
 	if (r == 0)
-		r = list_is_empty(&link->queue) ? protocol_send(link->fd, buf_slice(&link->room))
+		r = list_is_empty(&link->queue) ? protocol_send(link->fd, buf_slice(&link->request))
 		                                : -EAGAIN;
 	if (r == -EAGAIN)
-		r = enqueue(link, buf_slice(&link->room));
-	buf_wipe(&link->room);
+		r = enqueue(link, buf_slice(&link->request));
+	buf_wipe(&link->request);
 	return r;
 }
 
@@ -175,20 +177,18 @@ static void on_ready(void *arg, unsigned events)
 	struct auth_link *link = arg;
 	struct auth_message answer;
 	struct auth_account_room account;
-	struct buf room;
+	struct slice datagram;
 	int r = 1;
 
 	if ((events & WATCH_WRITE) != 0)
 		send_queued(link);
-	buf_init(&room, PROTOCOL_DATAGRAM_MAX);
 	for (unsigned i = 0; i < 64 && r == 1 && link->fd >= 0; i++) {
-		r = protocol_receive(link->fd, &room);
-		if (r == 1 && protocol_decode(buf_slice(&room), &answer, &account) < 0)
+		r = protocol_receive(link->fd, link->answer, &datagram);
+		if (r == 1 && protocol_decode(datagram, &answer, &account) < 0)
 			r = -EBADMSG;
 		if (r == 1)
 			take_answer(link, &answer, &account.account);
 	}
-	buf_wipe(&room);
 	if (r == 1 || r == -EAGAIN)
 		return;
 	LOG(NULL, EV_AUTH_AWAY, "");
@@ -212,7 +212,7 @@ int auth_link_new(
 	map_init(&link->calls);
 	list_init(&link->queue);
 	list_init(&link->failed);
-	buf_init(&link->room, PROTOCOL_DATAGRAM_MAX);
+	buf_init(&link->request, PROTOCOL_DATAGRAM_MAX);
 	*ret_link = link;
 	return 0;
 }
@@ -225,7 +225,7 @@ void auth_link_free(struct auth_link *link)
 	tell_failed(&link->tell_failed);
 	loop_defer_cancel(&link->tell_failed);
 	map_done(&link->calls);
-	buf_done(&link->room);
+	buf_done(&link->request);
 	free(link);
 }
 
