@@ -76,7 +76,9 @@ static enum reply pass_on(struct session *session, struct slice text)
 	if (r == 0)
 		ask(session, true, buf_slice(&response));
 	buf_wipe(&response);
-	return r == 0 ? REPLY_LATER : REPLY_BAD_BASE64;
+	if (r == 0)
+		return REPLY_LATER;
+	return r == -ENOMEM ? REPLY_LOGIN_UNAVAILABLE : REPLY_BAD_BASE64;
 }
 
 enum reply auth_act(struct session *session, struct slice args)

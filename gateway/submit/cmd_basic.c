@@ -37,8 +37,11 @@ static enum reply greet(struct session *session, struct slice name)
 	session_reset(session);
 	arena_reset(&session->arena);
 	session->helo = arena_slice(&session->arena, name);
-	if (session->helo.ptr == NULL)
+	if (session->helo.ptr == NULL) {
+		session->helo = SLICE("");
+		session_move(session, ST_START);
 		return REPLY_TRY_LATER;
+	}
 	session_move(session, ST_READY);
 	return REPLY_COUNT;
 }

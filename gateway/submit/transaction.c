@@ -216,8 +216,9 @@ static void take_header(struct transaction *transaction, const struct transactio
 	size_t searched = buf_len(&transaction->header);
 	struct slice all;
 
-	if (buf_append_slice(&transaction->header, octets) < 0) {
-		refuse(transaction, REPLY_HEADER_TOO_BIG);
+	int r = buf_append_slice(&transaction->header, octets);
+	if (r < 0) {
+		refuse(transaction, r == -ENOBUFS ? REPLY_HEADER_TOO_BIG : REPLY_TRY_LATER);
 		return;
 	}
 	all = buf_slice(&transaction->header);
