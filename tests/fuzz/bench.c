@@ -15,6 +15,10 @@
 #define QUIET_TURNS 3
 #define DEADLINE_MS 20000
 
+_Thread_local bool bench_in_harness;
+bool bench_memory_fails;
+atomic_bool bench_memory_failed;
+
 static char folder[64];
 
 static int remove_one(const char *path, const struct stat *status, int type, struct FTW *at)
@@ -83,6 +87,8 @@ void bench_turn(struct loop *loop, bool (*is_quiet)(void *arg), void *arg)
 	};
 
 	loop_defer(loop, &turning.defer);
+	bench_in_harness = false;
 	loop_run(loop);
+	bench_in_harness = true;
 	loop_defer_cancel(&turning.defer);
 }
