@@ -4,6 +4,7 @@
 
 #include <ftw.h>
 #include <linux/sockios.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
@@ -70,6 +71,8 @@ static void turn(struct defer *defer)
 
 	turning->quiet = turning->is_quiet(turning->arg) ? turning->quiet + 1 : 0;
 	assert_bug(clock_mono_ms() < turning->until_ms);
+	if (turning->quiet == 0)
+		sched_yield(); /* to the thread that it waits for */
 	if (turning->quiet == QUIET_TURNS)
 		loop_stop(turning->loop);
 	else

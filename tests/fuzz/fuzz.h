@@ -12,6 +12,10 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
+/* Of a target whose inputs are pieces (pieces.c): what may be one, its 0xff behind it. */
+extern const char *const fuzz_phrases[];
+extern const size_t fuzz_phrase_count;
+
 /* The next octet of the input, 0 when there is none left. */
 static inline uint8_t fuzz_u8(struct slice *in)
 {

@@ -28,6 +28,35 @@
 #define ACCOUNT     42
 #define SPOOL_ROUND 2000 /* messages, then a new spool */
 
+const char *const fuzz_phrases[] = {
+        "EHLO c.example\r\n\xff",
+        "HELO c.example\r\n\xff",
+        "STARTTLS\r\n\xff",
+        "AUTH PLAIN AGFsaWNlAHNlY3JldA==\r\n\xff",
+        "AUTH LOGIN\r\n\xff",
+        "AUTH PLAIN\r\n\xff",
+        "AGFsaWNlAHNlY3JldA==\r\n\xff",
+        "*\r\n\xff",
+        "MAIL FROM:<a@x.example>\r\n\xff",
+        "MAIL FROM:<> SIZE=100 BODY=8BITMIME\r\n\xff",
+        "MAIL FROM:<other@z.example>\r\n\xff",
+        "RCPT TO:<b@y.example>\r\n\xff",
+        "RCPT TO:<>\r\n\xff",
+        "DATA\r\n\xff",
+        "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nDATA\r\n\xff",
+        "From: a@x.example\r\nSubject: x\r\n\r\nHello\r\n.\r\n\xff",
+        "From: a@x.example\r\n\r\n..\r\nHello\r\n.\r\nNOOP\r\n\xff",
+        "From: other@z.example\r\n\r\nHello\r\n.\r\n\xff",
+        "RSET\r\n\xff",
+        "NOOP\r\nNOOP\r\n\xff",
+        "VRFY a\r\n\xff",
+        "HELP\r\n\xff",
+        "QUIT\r\n\xff",
+        "\xfd\xff",
+        "FOO bar\r\n\xff",
+};
+const size_t fuzz_phrase_count = ARRAY_LEN(fuzz_phrases);
+
 static struct {
 	struct loop *loop;
 	struct serving serving;

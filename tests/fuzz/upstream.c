@@ -36,6 +36,27 @@ static const char header[] = "Received: x\r\nFrom: a@x.example\r\n\r\n";
 static const char body[] = ".\r\n..\r\n.a\r\nb.\r\n\r\n.";
 static const char stuffed[] = "..\r\n...\r\n..a\r\nb.\r\n\r\n..\r\n";
 
+const char *const fuzz_phrases[] = {
+        "220 mx.example ESMTP\r\n\xff",
+        "250-mx.example\r\n250-PIPELINING\r\n250-8BITMIME\r\n250 SIZE 10000000\r\n\xff",
+        "250 mx.example\r\n\xff",
+        "250-mx.example\r\n250 AUTH PLAIN\r\n\xff",
+        "235 2.7.0 ok\r\n\xff",
+        "535 5.7.8 no\r\n\xff",
+        "250 2.1.0 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n250 2.1.5 ok\r\n354 go\r\n\xff",
+        "250 2.1.0 ok\r\n250 2.1.5 ok\r\n550 5.1.1 no\r\n452 4.5.3 no\r\n354 go\r\n\xff",
+        "250 2.0.0 ok\r\n\xff",
+        "354 go\r\n\xff",
+        "451 4.3.0 later\r\n\xff",
+        "552 5.3.4 too big\r\n\xff",
+        "421 4.3.2 closing\r\n\xff",
+        "530 5.7.0 log in\r\n\xff",
+        "250-more\r\n\xff",
+        "25\xff",
+        "\xfe\xff",
+};
+const size_t fuzz_phrase_count = ARRAY_LEN(fuzz_phrases);
+
 /* Our side of the newest connection. */
 struct peer {
 	int fd; /* -1: there is none */
@@ -61,14 +82,47 @@ static struct {
 	uint64_t sums[PIECES_MAX];
 } bench;
 
-/* ---- without a database and without Cyrus SASL: the linker puts these in front ---- */
+/* ---- without a database, Cyrus SASL and workers: the linker puts these in front ---- */
 
+int __wrap_jobs_new(unsigned threads, size_t queue_max, struct jobs **ret_jobs);
+int __wrap_jobs_submit(struct jobs *jobs, struct job *job);
+void __wrap_jobs_free(struct jobs *jobs);
 int __wrap_keys_new(const struct keys_settings *settings, struct keys **ret_keys, struct why *why);
 void __wrap_keys_free(struct keys *keys);
 struct keyset *__wrap_keys_find(struct keys *keys, struct slice domain);
 int __wrap_sasl_client_prepare(struct why *why);
 int __wrap_sasl_client_plain(const char *host, const char *username, const char *password,
         struct buf *ret_response, struct why *why);
+
+/* Without workers: to make them anew for each run would take most of its time. */
+int __wrap_jobs_new(unsigned threads, size_t queue_max, struct jobs **ret_jobs)
+{
+	(void)threads;
+	(void)queue_max;
+	*ret_jobs = NULL;
+	return 0;
+}
+
+void __wrap_jobs_free(struct jobs *jobs)
+{
+	(void)jobs;
+}
+
+static void on_job_done(struct post *post)
+{
+	struct job *job = container_of(post, struct job, post);
+
+	job->done(job);
+}
+
+int __wrap_jobs_submit(struct jobs *jobs, struct job *job)
+{
+	(void)jobs;
+	job->run(job);
+	job->post.run = on_job_done;
+	loop_post(job->loop, &job->post);
+	return 0;
+}
 
 int __wrap_keys_new(const struct keys_settings *settings, struct keys **ret_keys, struct why *why)
 {
