@@ -53,6 +53,7 @@ struct conn {
 	size_t record_pending; /* octets of the output that GnuTLS holds half-sent */
 
 	bool paused, kicked, told_drained, told_closed, freed;
+	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
 	bool bye_sent;    /* close_notify and FIN have left */
 	bool peer_closed; /* nothing more will come */
@@ -305,7 +306,7 @@ static void tell_input(struct conn *conn)
 	}
 	if (conn->freed)
 		return;
-	if (buf_len(&conn->input) == 0)
+	if (buf_len(&conn->input) == 0 && !conn->keeps_room)
 		buf_done(&conn->input);
 	if (conn->peer_closed && conn->state != STATE_DEAD) {
 		/* It may have closed only its own direction, and still read. */
@@ -530,6 +531,14 @@ void conn_consume(struct conn *conn, size_t len)
 	buf_consume(&conn->input, len);
 	if (was_full && conn->state != STATE_DEAD)
 		loop_defer(conn->loop, &conn->turn_end);
+}
+
+int conn_keep_room(struct conn *conn)
+{
+	char *room;
+
+	conn->keeps_room = true;
+	return buf_reserve(&conn->input, buf_room(&conn->input), &room);
 }
 
 void conn_pause(struct conn *conn)

@@ -69,6 +69,12 @@ void conn_fail(struct conn *conn, const char *text);
 struct slice conn_input(const struct conn *conn);
 void conn_consume(struct conn *conn, size_t len);
 
+/*
+ * Makes the room for what the peer says and keeps it, so that hearing it cannot lack memory.
+ * Otherwise an idle connection has none. 0 or -ENOMEM.
+ */
+int conn_keep_room(struct conn *conn) must_check;
+
 /* While paused nothing is read beyond the window and on_data is not called. */
 void conn_pause(struct conn *conn);
 void conn_resume(struct conn *conn);

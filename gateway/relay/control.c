@@ -92,7 +92,7 @@ static void refuse(struct client *client, const char *text)
 
 static const char *state_of(const struct spool_entry *entry)
 {
-	const struct task *task = entry->user;
+	const struct task *task = task_of(entry);
 
 	switch (task->state) {
 	case TASK_RUNNING:
@@ -100,6 +100,7 @@ static const char *state_of(const struct spool_entry *entry)
 	case TASK_READY:
 		return "ready";
 	case TASK_WAITING:
+	case TASK_GONE:
 		break;
 	}
 	if (!task->frozen)
@@ -109,7 +110,7 @@ static const char *state_of(const struct spool_entry *entry)
 
 static int describe(const struct spool_entry *entry, struct buf *out)
 {
-	const struct task *task = entry->user;
+	const struct task *task = task_of(entry);
 	char id[ID_TEXT + 1], accepted[CLOCK_TEXT_SIZE], next[CLOCK_TEXT_SIZE];
 
 	return buf_printf(out,
@@ -128,7 +129,7 @@ static struct spool_entry *find(struct control *control, const struct message_id
 {
 	struct spool_entry *entry = spool_out_find(control->relay->spool, id);
 
-	return entry != NULL && entry->user != NULL ? entry : NULL;
+	return entry != NULL && task_of(entry) != NULL ? entry : NULL;
 }
 
 static size_t count_messages(struct control *control)
@@ -137,7 +138,7 @@ static size_t count_messages(struct control *control)
 	size_t count = 0, position = 0;
 
 	while ((entry = spool_out_next(control->relay->spool, &position)) != NULL)
-		count += entry->user != NULL;
+		count += task_of(entry) != NULL;
 	return count;
 }
 
@@ -263,7 +264,7 @@ static struct spool_entry *find_waiting(struct client *client, struct slice argu
 		refuse(client, "no such message in the queue");
 		return NULL;
 	}
-	const struct task *task = entry->user;
+	const struct task *task = task_of(entry);
 	if (task->state == TASK_RUNNING) {
 		refuse(client, "the message is being sent now; try again");
 		return NULL;
@@ -295,7 +296,7 @@ static void do_show(struct client *client, struct slice argument)
 
 static void make_due(struct spool_entry *entry)
 {
-	struct task *task = entry->user;
+	struct task *task = task_of(entry);
 
 	entry->next_us = 0;
 	task_wake(task);
@@ -309,7 +310,7 @@ static void do_retry(struct client *client, struct slice argument)
 
 	if (slice_equal(argument, SLICE("all"))) {
 		while ((entry = spool_out_next(spool, &position)) != NULL)
-			if (entry->user != NULL)
+			if (task_of(entry) != NULL)
 				make_due(entry);
 	} else {
 		entry = find_waiting(client, argument);
@@ -358,13 +359,13 @@ static void do_delete(struct client *client, struct slice argument)
 
 	if (entry == NULL)
 		return;
-	struct task *task = entry->user;
+	struct task *task = task_of(entry);
 	if (settle_all(relay, entry) < 0) {
 		refuse(client, "out of memory");
 		return;
 	}
 	LOG(NULL, EV_MESSAGE_DELETED, "qid=%s uid=%u", id_format(&entry->id, id), client->uid);
-	task_free(task);
+	task_end(task);
 	say(client, "ok\n");
 	done(client);
 }

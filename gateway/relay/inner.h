@@ -266,6 +266,8 @@ struct session {
 		unsigned part;  /* of the content: signatures, header, body */
 		size_t part_used;
 		bool at_line_start;
+		/* That its recipients are delivered: made before the final dot leaves. */
+		struct spool_mark *mark;
 	} tx;
 	struct spool_message content; /* a body in a file; owner: the job while it runs */
 };

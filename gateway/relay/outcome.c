@@ -300,7 +300,7 @@ void outcome_record(struct attempt *attempt)
 	if (!task->relay->stopping)
 		tell_delay(attempt);
 	if (task->entry->unsettled == 0) {
-		task_free(task);
+		task_end(task);
 		return;
 	}
 	waiting = find_waiting(attempt);

@@ -38,8 +38,7 @@ void relay_dispatch_soon(struct relay *relay)
 
 static void on_entry(void *arg, struct spool_entry *entry)
 {
-	/* Without memory it waits in the spool for the next start. */
-	(void)!task_new(arg, entry);
+	task_begin(arg, entry);
 }
 
 static void on_alarm(void *arg, const char *text)
@@ -149,6 +148,7 @@ static int open_spool(struct relay *relay, struct why *why)
 	        .ops = &file_system,
 	        .loop = relay->loop,
 	        .jobs = relay->jobs,
+	        .user_size = sizeof(struct task),
 	        .events = &events,
 	        .arg = relay,
 	};
@@ -279,8 +279,8 @@ void relay_free(struct relay *relay)
 		close(relay->wake_fd);
 	if (relay->spool != NULL) {
 		while ((entry = spool_out_next(relay->spool, &position)) != NULL)
-			if (entry->user != NULL)
-				task_free(entry->user);
+			if (task_of(entry) != NULL)
+				task_end(task_of(entry));
 		spool_out_close(relay->spool);
 	}
 	while ((link = list_pop(&relay->upstreams)) != NULL)

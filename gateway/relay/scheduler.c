@@ -92,30 +92,30 @@ static void on_due(void *arg)
 	task_wake(arg);
 }
 
-int task_new(struct relay *relay, struct spool_entry *entry)
+struct task *task_of(const struct spool_entry *entry)
 {
-	struct task *task = calloc(1, sizeof(*task));
+	struct task *task = spool_entry_user(entry);
 
-	if (task == NULL)
-		return -ENOMEM;
-	task->relay = relay;
-	task->entry = entry;
-	timer_init(&task->timer, relay->loop, on_due, task);
-	task->counted_from = clock_mono_ms();
-	entry->user = task;
-	task_wait(task);
-	return 0;
+	return task->state == TASK_GONE ? NULL : task;
 }
 
-void task_free(struct task *task)
+void task_begin(struct relay *relay, struct spool_entry *entry)
+{
+	struct task *task = spool_entry_user(entry);
+
+	*task = (struct task){.relay = relay, .entry = entry, .counted_from = clock_mono_ms()};
+	timer_init(&task->timer, relay->loop, on_due, task);
+	task_wait(task);
+}
+
+void task_end(struct task *task)
 {
 	timer_stop(&task->timer);
 	if (task->state == TASK_READY)
 		scheduler_remove(&task->relay->scheduler, task);
 	list_remove(&task->link);
-	task->entry->user = NULL;
-	free(task->last);
-	free(task);
+	task->state = TASK_GONE;
+	free(TAKE(task->last));
 }
 
 void task_wait(struct task *task)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * A task is a message in the queue: it waits for its time, then for its turn
- * among the accounts, then an attempt is made with it. The loop's thread only.
+ * among the accounts, then an attempt is made with it. It lives in the message's
+ * entry, so that no message waits for memory. The loop's thread only.
  *
  *     waiting --timer--> ready --turn--> running --> gone
  *        ^                                  |
@@ -21,7 +22,12 @@ struct attempt;
 struct relay;
 struct upstream;
 
-enum task_state { TASK_WAITING, TASK_READY, TASK_RUNNING };
+enum task_state {
+	TASK_GONE, /* and not there yet */
+	TASK_WAITING,
+	TASK_READY,
+	TASK_RUNNING,
+};
 
 #define TASK_LAST_MAX 300
 
@@ -53,11 +59,14 @@ struct task *scheduler_take(struct scheduler *scheduler);
 /* Takes a ready task out of its turn. */
 void scheduler_remove(struct scheduler *scheduler, struct task *task);
 
-/* A task for a new entry, due as the entry says; owned by the entry. 0 or -ENOMEM. */
-int task_new(struct relay *relay, struct spool_entry *entry) must_check;
+/* The task of an entry, which lives in it; NULL when it is gone. */
+struct task *task_of(const struct spool_entry *entry);
 
-/* Forgets it; its entry may live on. */
-void task_free(struct task *task);
+/* Begins the task of a new entry, due as the entry says. */
+void task_begin(struct relay *relay, struct spool_entry *entry);
+
+/* The task is gone; its entry may live on. */
+void task_end(struct task *task);
 
 /* Lets it wait until the entry's next_us. */
 void task_wait(struct task *task);

@@ -54,6 +54,7 @@ void transaction_lost(struct session *session)
 	char text[DIAGNOSTIC];
 
 	spool_message_done(&session->content);
+	spool_mark_free(TAKE(session->tx.mark));
 	session->delivery = NULL;
 	if (relay_of(session)->stopping && !session->tx.in_doubt) {
 		attempt_delivery_held(delivery, false);
@@ -165,6 +166,29 @@ static void on_recipient(struct session *session)
 	}
 }
 
+/*
+ * Makes the mark that the final dot will call for. The upstream has the message then, and
+ * without a mark, or without hearing what it says, it would get it twice.
+ */
+static int make_mark(struct session *session)
+{
+	struct delivery *delivery = session->delivery;
+	struct attempt *attempt = delivery->attempt;
+	struct stored_result *delivered = calloc(session->tx.accepted, sizeof(*delivered));
+	uint32_t count = 0;
+
+	if (delivered == NULL)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < delivery->count; i++)
+		if (attempt->results[delivery->recipients[i]].fate == FATE_ACCEPTED)
+			delivered[count++] = (struct stored_result){
+			        .recipient = delivery->recipients[i], .outcome = OUTCOME_DELIVERED};
+	int r = spool_mark_new(relay_of(session)->spool, attempt->task->entry, delivered, count,
+	        &session->tx.mark);
+	free(delivered);
+	return r;
+}
+
 static void send_dot(struct session *session)
 {
 	session->tx.dot_waits = session->marks > 0;
@@ -173,6 +197,11 @@ static void send_dot(struct session *session)
 	/* Another connection's result cannot be recorded; neither could this one's. */
 	if (spool_out_is_failing(relay_of(session)->spool)) {
 		session_end(session, "results cannot be recorded now");
+		return;
+	}
+	if (session->tx.accepted > 0 &&
+	        (make_mark(session) < 0 || conn_keep_room(session->conn) < 0)) {
+		session_end(session, "out of memory");
 		return;
 	}
 	conn_write(session->conn, session->tx.at_line_start ? SLICE(".\r\n") : SLICE("\r\n.\r\n"));
@@ -242,38 +271,26 @@ static void on_marked(void *arg, int result)
 		send_dot(session);
 }
 
-static int record_delivered(struct session *session)
+static void record_delivered(struct session *session)
 {
 	struct delivery *delivery = session->delivery;
 	struct attempt *attempt = delivery->attempt;
-	struct stored_result *delivered = calloc(session->tx.accepted, sizeof(*delivered));
 	char text[DIAGNOSTIC];
-	uint32_t count = 0;
 
-	if (delivered == NULL)
-		return -ENOMEM;
 	for (uint32_t i = 0; i < delivery->count; i++) {
 		uint32_t recipient = delivery->recipients[i];
 		if (attempt->results[recipient].fate != FATE_ACCEPTED)
 			continue;
-		delivered[count++] = (struct stored_result){
-		        .recipient = recipient, .outcome = OUTCOME_DELIVERED};
 		LOG(&attempt->log, EV_MESSAGE_DELIVERED, "to=%s upstream=%s host=%s reply=%s",
 		        LOG_VALUE(attempt->envelope.recipients[recipient]),
 		        session->upstream->settings->name, session_host(session),
 		        LOG_VALUE(slice_str(words_of(&session->reply, text))));
+		attempt->results[recipient].fate = FATE_DELIVERED;
 	}
-	int r = spool_settle(relay_of(session)->spool, attempt->task->entry, delivered, count,
-	        on_marked, session);
-	if (r == 0) {
-		session->marks++;
-		relay_of(session)->busy++;
-		for (uint32_t i = 0; i < count; i++)
-			attempt->results[delivered[i].recipient].fate = FATE_DELIVERED;
-		counter_add(CT_RECIPIENTS_DELIVERED, count);
-	}
-	free(delivered);
-	return r;
+	session->marks++;
+	relay_of(session)->busy++;
+	counter_add(CT_RECIPIENTS_DELIVERED, session->tx.accepted);
+	spool_mark_write(TAKE(session->tx.mark), on_marked, session);
 }
 
 static void on_dot_reply(struct session *session)
@@ -283,10 +300,10 @@ static void on_dot_reply(struct session *session)
 	bool again = false;
 
 	if (session->tx.accepted > 0 && class == 2) {
-		/* Without memory for the record it is sent again: twice is better than never. */
-		again = record_delivered(session) == 0 && session->tx.too_many &&
-		        !relay_of(session)->stopping;
+		record_delivered(session);
+		again = session->tx.too_many && !relay_of(session)->stopping;
 	} else {
+		spool_mark_free(TAKE(session->tx.mark));
 		refuse_all(session, FATE_ACCEPTED);
 	}
 	session->state = SESSION_ENVELOPE;

@@ -125,8 +125,8 @@ static int take_record(struct follow *follow, const struct record_header *record
 		return 0;
 	int r = segment_read_envelope(&follow->segment, record, &follow->room);
 	if (r == 0)
-		r = entry_from_record(
-		        record, buf_slice(&follow->room), follow->number, false, &entry);
+		r = entry_from_record(out_of(follow), record, buf_slice(&follow->room),
+		        follow->number, false, &entry);
 	if (r == -EBADMSG) {
 		quarantine(follow, record->offset, record->offset + record_size(record));
 		return 0;

@@ -36,25 +36,32 @@ void index_done(struct spool_index *index)
 	free(index->segments);
 }
 
+int settled_reserve(struct settled *settled, uint32_t recipients)
+{
+	uint32_t words = recipients > 64 ? (recipients - 1) / 64 : 0;
+
+	if (words <= settled->words)
+		return 0;
+	uint64_t *more = realloc(settled->more, words * sizeof(*more));
+	if (more == NULL)
+		return -ENOMEM;
+	memset(more + settled->words, 0, (words - settled->words) * sizeof(*more));
+	settled->more = more;
+	settled->words = words;
+	return 0;
+}
+
 int settled_set(struct settled *settled, uint32_t recipient)
 {
 	uint64_t *word = &settled->first, bit = 1ULL << (recipient % 64);
 
 	if (settled_has(settled, recipient))
 		return 0;
-	if (recipient >= 64) {
-		uint32_t index = recipient / 64 - 1;
-		if (index >= settled->words) {
-			uint64_t *more = realloc(settled->more, (index + 1) * sizeof(*more));
-			if (more == NULL)
-				return -ENOMEM;
-			memset(more + settled->words, 0,
-			        (index + 1 - settled->words) * sizeof(*more));
-			settled->more = more;
-			settled->words = index + 1;
-		}
-		word = &settled->more[index];
-	}
+	int r = settled_reserve(settled, recipient + 1);
+	if (r < 0)
+		return r;
+	if (recipient >= 64)
+		word = &settled->more[recipient / 64 - 1];
 	*word |= bit;
 	return 1;
 }

@@ -43,7 +43,9 @@ struct spool_index {
 void index_init(struct spool_index *index);
 void index_done(struct spool_index *index);
 
-/* Sets the bit; 1 if it was not set, 0 if it was, -ENOMEM. */
+/* Makes room for so many recipients: 0 or -ENOMEM. */
+int settled_reserve(struct settled *settled, uint32_t recipients) must_check;
+/* Sets the bit; 1 if it was not set, 0 if it was, -ENOMEM where no room was made. */
 int settled_set(struct settled *settled, uint32_t recipient) must_check;
 bool settled_has(const struct settled *settled, uint32_t recipient);
 

@@ -11,15 +11,15 @@
 
 #include "gateway/spool/out.h"
 
-int entry_from_record(const struct record_header *record, struct slice envelope, uint32_t segment,
-        bool in_out, struct spool_entry **ret_entry)
+int entry_from_record(const struct spool_out *out, const struct record_header *record,
+        struct slice envelope, uint32_t segment, bool in_out, struct spool_entry **ret_entry)
 {
 	struct stored_message message;
 
 	int r = stored_message_unpack(envelope, &message);
 	if (r < 0)
 		return r;
-	struct spool_entry *entry = calloc(1, sizeof(*entry));
+	struct spool_entry *entry = calloc(1, sizeof(*entry) + out->settings.user_size);
 	if (entry == NULL)
 		return -ENOMEM;
 	*entry = (struct spool_entry){

@@ -24,7 +24,7 @@
 #define PATHS_MAX     (1U << 20)
 
 /* A mark on its way; with a bounce, the bounce's record. */
-struct mark {
+struct spool_mark {
 	struct list link; /* in `retrying` */
 	struct spool_out *out;
 	struct spool_entry *entry; /* that it is about */
@@ -89,7 +89,7 @@ static int replay_bounce(struct spool_out *out, const struct record_header *reco
 	if (r == 0)
 		r = replay_results(out, message.settles);
 	if (r == 0)
-		r = entry_from_record(record, octets, segment, true, &entry);
+		r = entry_from_record(out, record, octets, segment, true, &entry);
 	if (r == 0)
 		list_append(&out->ready, &entry->link);
 	return r;
@@ -370,12 +370,20 @@ bool spool_out_is_busy(const struct spool_out *out)
 
 /* ---- marks ---- */
 
-static void mark_free(struct mark *mark)
+void spool_mark_free(struct spool_mark *mark)
 {
-	mark->out->marks_outstanding--;
+	if (mark == NULL)
+		return;
 	buf_done(&mark->envelope);
 	buf_done(&mark->body);
 	free(mark);
+}
+
+/* One that was appended: nothing waits for it any more. */
+static void mark_done(struct spool_mark *mark)
+{
+	mark->out->marks_outstanding--;
+	spool_mark_free(mark);
 }
 
 /* The last mark of a settled message is written: nothing in memory needs it any more. */
@@ -394,14 +402,14 @@ static void forget_if_settled(struct spool_out *out, struct spool_entry *entry)
 }
 
 /* A bounce's record is safe: it is a message of its own now. */
-static void adopt_bounce(struct mark *mark)
+static void adopt_bounce(struct spool_mark *mark)
 {
 	struct spool_out *out = mark->out;
 	struct record_header record = {.type = RECORD_DSN, .offset = mark->record.offset};
 	struct spool_entry *entry;
 
 	int r = entry_from_record(
-	        &record, buf_slice(&mark->envelope), mark->record.segment, true, &entry);
+	        out, &record, buf_slice(&mark->envelope), mark->record.segment, true, &entry);
 	if (r == 0 && (r = index_add(&out->index, entry)) < 0)
 		entry_free(entry);
 	if (r == INDEX_LIVES)
@@ -417,7 +425,7 @@ static void adopt_bounce(struct mark *mark)
 }
 
 /* What its segment is needed for from now on. Without memory it is not known, and stays. */
-static void note_mark(struct spool_out *out, const struct mark *mark)
+static void note_mark(struct spool_out *out, const struct spool_mark *mark)
 {
 	struct segment_use *use = index_segment(&out->index, true, mark->record.segment);
 
@@ -451,7 +459,7 @@ bool spool_out_is_failing(const struct spool_out *out)
 
 static void mark_written(struct post *post)
 {
-	struct mark *mark = container_of(post, struct mark, post);
+	struct spool_mark *mark = container_of(post, struct spool_mark, post);
 	struct spool_out *out = mark->out;
 	spool_marked_fn on_marked = mark->on_marked;
 
@@ -475,14 +483,14 @@ static void mark_written(struct post *post)
 	}
 	struct spool_entry *entry = mark->entry;
 	entry->marks_pending--;
-	mark_free(mark);
+	mark_done(mark);
 	forget_if_settled(out, entry);
 }
 
 /* On the journal's writer thread. */
 static void on_recorded(struct journal_entry *record, int result)
 {
-	struct mark *mark = container_of(record, struct mark, record);
+	struct spool_mark *mark = container_of(record, struct spool_mark, record);
 
 	mark->result = result;
 	mark->post.run = mark_written;
@@ -495,7 +503,7 @@ static void retry_marks(void *arg)
 	struct list *link;
 
 	while ((link = list_pop(&out->retrying)) != NULL)
-		journal_append(out->journal, &list_entry(link, struct mark, link)->record);
+		journal_append(out->journal, &list_entry(link, struct spool_mark, link)->record);
 }
 
 void spool_out_give_up(struct spool_out *out)
@@ -507,13 +515,13 @@ void spool_out_give_up(struct spool_out *out)
 		out->settings.events->on_alarm(
 		        out->settings.arg, "results were not recorded: their mail goes out again");
 	while ((link = list_pop(&out->retrying)) != NULL)
-		mark_free(list_entry(link, struct mark, link));
+		mark_done(list_entry(link, struct spool_mark, link));
 }
 
 static int mark_new(struct spool_out *out, struct spool_entry *entry, enum record_type type,
-        struct mark **ret_mark)
+        struct spool_mark **ret_mark)
 {
-	struct mark *mark = calloc(1, sizeof(*mark));
+	struct spool_mark *mark = calloc(1, sizeof(*mark));
 
 	if (mark == NULL)
 		return -ENOMEM;
@@ -523,54 +531,81 @@ static int mark_new(struct spool_out *out, struct spool_entry *entry, enum recor
 	mark->record.done = on_recorded;
 	buf_init(&mark->envelope, RECORD_ENVELOPE_MAX);
 	buf_init(&mark->body, RECORD_BODY_MAX);
-	out->marks_outstanding++;
 	*ret_mark = mark;
 	return 0;
 }
 
-static void mark_append(struct mark *mark, enum journal_level level)
+static void mark_append(struct spool_mark *mark, enum journal_level level)
 {
 	mark->record.level = level;
 	mark->record.envelope = buf_slice(&mark->envelope);
 	mark->record.body = buf_slice(&mark->body);
 	mark->entry->marks_pending++;
+	mark->out->marks_outstanding++;
 	journal_append(mark->out->journal, &mark->record);
 }
 
-/* Settles in memory, so that nothing chooses these recipients again. */
-static int settle_entry(
-        struct spool_entry *entry, const struct stored_result *results, uint32_t count)
+static void settle_one(void *arg, struct stored_result result)
 {
-	/* From the highest down: only the first can lack memory, and then nothing has changed. */
-	for (uint32_t i = count; i-- > 0;) {
-		assert_bug(results[i].recipient < entry->recipients);
-		int r = settled_set(&entry->settled, results[i].recipient);
-		if (r < 0)
-			return r;
-		entry->unsettled -= (uint32_t)r;
-	}
-	return 0;
+	struct spool_entry *entry = arg;
+
+	assert_bug(result.recipient < entry->recipients);
+	int r = settled_set(&entry->settled, result.recipient);
+	assert_bug(r >= 0); /* there is room: see mark_results() */
+	entry->unsettled -= (uint32_t)r;
+}
+
+/* Settles in memory what the packed results say, so that nothing chooses these recipients again. */
+static void settle_entry(struct spool_entry *entry, struct slice results)
+{
+	struct message_id id;
+
+	assert_bug(results_unpack(results, &id, settle_one, entry) >= 0);
+}
+
+/* Packs results, and makes sure that settling them can lack no memory. */
+static int mark_results(struct spool_entry *entry, const struct stored_result *results,
+        uint32_t count, struct buf *octets)
+{
+	struct pack pack = pack_start(octets);
+
+	results_pack(entry->id, results, count, &pack);
+	return pack.error != 0 ? pack.error : settled_reserve(&entry->settled, entry->recipients);
+}
+
+int spool_mark_new(struct spool_out *out, struct spool_entry *entry,
+        const struct stored_result *results, uint32_t count, struct spool_mark **ret_mark)
+{
+	struct spool_mark *mark;
+
+	int r = mark_new(out, entry, RECORD_RESULT, &mark);
+	if (r < 0)
+		return r;
+	r = mark_results(entry, results, count, &mark->envelope);
+	if (r < 0)
+		spool_mark_free(mark);
+	else
+		*ret_mark = mark;
+	return r;
+}
+
+void spool_mark_write(struct spool_mark *mark, spool_marked_fn on_marked, void *arg)
+{
+	settle_entry(mark->entry, buf_slice(&mark->envelope));
+	mark->on_marked = on_marked;
+	mark->arg = arg;
+	mark_append(mark, JOURNAL_WRITTEN);
 }
 
 int spool_settle(struct spool_out *out, struct spool_entry *entry,
         const struct stored_result *results, uint32_t count, spool_marked_fn on_marked, void *arg)
 {
-	struct mark *mark;
+	struct spool_mark *mark;
 
-	int r = mark_new(out, entry, RECORD_RESULT, &mark);
-	if (r < 0)
-		return r;
-	struct pack pack = pack_start(&mark->envelope);
-	results_pack(entry->id, results, count, &pack);
-	r = pack.error != 0 ? pack.error : settle_entry(entry, results, count);
-	if (r < 0) {
-		mark_free(mark);
-		return r;
-	}
-	mark->on_marked = on_marked;
-	mark->arg = arg;
-	mark_append(mark, JOURNAL_WRITTEN);
-	return 0;
+	int r = spool_mark_new(out, entry, results, count, &mark);
+	if (r == 0)
+		spool_mark_write(mark, on_marked, arg);
+	return r;
 }
 
 void spool_defer(struct spool_out *out, struct spool_entry *entry)
@@ -581,7 +616,7 @@ void spool_defer(struct spool_out *out, struct spool_entry *entry)
 	        .next_us = entry->next_us,
 	        .age_ms = entry->age_ms,
 	};
-	struct mark *mark;
+	struct spool_mark *mark;
 
 	/* Losing it costs one early attempt after a restart. */
 	if (mark_new(out, entry, RECORD_DEFERRAL, &mark) < 0)
@@ -589,7 +624,7 @@ void spool_defer(struct spool_out *out, struct spool_entry *entry)
 	struct pack pack = pack_start(&mark->envelope);
 	deferral_pack(&deferral, &pack);
 	if (pack.error < 0)
-		mark_free(mark);
+		spool_mark_free(mark);
 	else
 		mark_append(mark, JOURNAL_WRITTEN);
 }
@@ -616,52 +651,48 @@ struct message_id spool_bounce_id(
 	return id;
 }
 
-static int pack_bounce(struct mark *mark, const struct stored_result *results, uint32_t count,
-        const struct spool_dsn *dsn)
+/* `settles`: the packed results. */
+static int pack_bounce(struct spool_mark *mark, const struct stored_result *results, uint32_t count,
+        const struct spool_dsn *dsn, struct slice settles)
 {
-	struct buf settles;
-
-	buf_init(&settles, RECORD_ENVELOPE_MAX);
-	struct pack pack = pack_start(&settles);
-	results_pack(mark->entry->id, results, count, &pack);
 	const struct stored_message message = {
 	        .id = spool_bounce_id(mark->entry, results, count),
 	        .account = dsn->account,
 	        .accepted_us = dsn->accepted_us,
 	        .recipients = 1,
 	        .body_size = dsn->body.len,
-	        .settles = buf_slice(&settles),
+	        .settles = settles,
 	        .envelope = dsn->envelope,
 	        .header = dsn->header,
 	};
-	int r = pack.error;
-	pack = pack_start(&mark->envelope);
+	struct pack pack = pack_start(&mark->envelope);
 	stored_message_pack(&message, &pack);
-	buf_done(&settles);
-	if (r == 0)
-		r = pack.error;
-	return r == 0 ? buf_append_slice(&mark->body, dsn->body) : r;
+	return pack.error != 0 ? pack.error : buf_append_slice(&mark->body, dsn->body);
 }
 
 int spool_bounce(struct spool_out *out, struct spool_entry *entry,
         const struct stored_result *results, uint32_t count, const struct spool_dsn *dsn,
         spool_marked_fn on_marked, void *arg)
 {
-	struct mark *mark;
+	struct spool_mark *mark;
+	struct buf settles;
 
 	int r = mark_new(out, entry, RECORD_DSN, &mark);
 	if (r < 0)
 		return r;
-	r = pack_bounce(mark, results, count, dsn);
+	buf_init(&settles, RECORD_ENVELOPE_MAX);
+	r = mark_results(entry, results, count, &settles);
 	if (r == 0)
-		r = settle_entry(entry, results, count);
-	if (r < 0) {
-		mark_free(mark);
-		return r;
+		r = pack_bounce(mark, results, count, dsn, buf_slice(&settles));
+	if (r == 0) {
+		settle_entry(entry, buf_slice(&settles));
+		entry->delay_told |= count == 0;
+		mark->on_marked = on_marked;
+		mark->arg = arg;
+		mark_append(mark, JOURNAL_SYNCED);
+	} else {
+		spool_mark_free(mark);
 	}
-	entry->delay_told |= count == 0;
-	mark->on_marked = on_marked;
-	mark->arg = arg;
-	mark_append(mark, JOURNAL_SYNCED);
-	return 0;
+	buf_done(&settles);
+	return r;
 }

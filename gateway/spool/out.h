@@ -68,8 +68,9 @@ void follow_init(struct spool_out *out);
 void follow_done(struct spool_out *out);
 
 /* message.c: an entry from a record; 0, -EBADMSG, -ENOMEM. */
-int entry_from_record(const struct record_header *record, struct slice envelope, uint32_t segment,
-        bool in_out, struct spool_entry **ret_entry) must_check;
+int entry_from_record(const struct spool_out *out, const struct record_header *record,
+        struct slice envelope, uint32_t segment, bool in_out,
+        struct spool_entry **ret_entry) must_check;
 void entry_body_path(
         const struct spool_out *out, const struct spool_entry *entry, char path[SEGMENT_PATH]);
 

@@ -111,7 +111,6 @@ struct settled {
 /* A message in the queue, small: a million of them must fit. Owner: `relay`'s loop. */
 struct spool_entry {
 	struct list link; /* private, until on_entry */
-	void *user;       /* the scheduler's */
 	struct message_id id;
 	uint64_t account;
 	int64_t accepted_us;
@@ -128,6 +127,12 @@ struct spool_entry {
 	unsigned marks_pending;
 	struct settled settled;
 };
+
+/* The caller's octets of an entry: spool_out_settings.user_size, zero at first, freed with it. */
+static inline void *spool_entry_user(const struct spool_entry *entry)
+{
+	return (void *)(uintptr_t)(entry + 1);
+}
 
 bool spool_entry_is_settled(const struct spool_entry *entry, uint32_t recipient);
 
@@ -146,6 +151,7 @@ struct spool_out_settings {
 	struct loop *loop;
 	struct jobs *jobs;
 	uint64_t segment_size; /* 0: 64 MiB */
+	size_t user_size;      /* octets of each entry that are the caller's: spool_entry_user() */
 	const struct spool_out_events *events;
 	void *arg;
 };
@@ -215,6 +221,18 @@ typedef void (*spool_marked_fn)(void *arg, int result);
 int spool_settle(struct spool_out *out, struct spool_entry *entry,
         const struct stored_result *results, uint32_t count, spool_marked_fn on_marked,
         void *arg) must_check;
+
+/*
+ * The same in two steps: first all that can fail, so that what is to be recorded may then
+ * happen: 0 or -ENOMEM. It is written, or freed unused (NULL is fine); one at a time for a
+ * recipient. The entry must live until then.
+ */
+struct spool_mark;
+int spool_mark_new(struct spool_out *out, struct spool_entry *entry,
+        const struct stored_result *results, uint32_t count,
+        struct spool_mark **ret_mark) must_check;
+void spool_mark_write(struct spool_mark *mark, spool_marked_fn on_marked, void *arg);
+void spool_mark_free(struct spool_mark *mark);
 
 /* Records attempt, next_us and age_ms of the entry. Lost by a power cut at worst. */
 void spool_defer(struct spool_out *out, struct spool_entry *entry);
