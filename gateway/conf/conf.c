@@ -17,8 +17,8 @@
 #include <string.h>
 
 #include "gateway/base/arena.h"
-#include "gateway/conf/numbers.h"
 #include "gateway/conf/option.h"
+#include "gateway/conf/source.h"
 
 #define ARENA_MAX      (4U << 20)
 #define ENTRIES_MAX    10000
@@ -491,9 +491,25 @@ static int read_and_load(struct load *load, config_t *tree, const char *path, co
 		return -EINVAL;
 	}
 	load_tree(load, tree);
-	if (text == NULL && numbers_check(tree, path, load->errors) > 0)
-		load->failed = true;
 	return load->failed ? -EINVAL : 0;
+}
+
+/* As read_and_load, of a file: a second reader tells what libconfig does not. */
+static int check_and_load(struct load *load, config_t *tree, const char *path, const char *folder)
+{
+	struct buf numbers;
+
+	buf_init(&numbers, CONF_ERRORS_MAX);
+	int r = source_check(path, folder, load->errors, &numbers);
+	if (r == 0)
+		r = read_and_load(load, tree, path, NULL);
+	/* Beside other errors, unless the syntax is wrong. */
+	if (config_error_type(tree) == CONFIG_ERR_NONE && buf_len(&numbers) > 0) {
+		(void)!buf_append_slice(load->errors, buf_slice(&numbers));
+		r = -EINVAL;
+	}
+	buf_done(&numbers);
+	return r < 0 ? -EINVAL : 0;
 }
 
 static int load_from(const char *path, const char *text, const char *name, struct buf *errors,
@@ -510,10 +526,12 @@ static int load_from(const char *path, const char *text, const char *name, struc
 	atomic_init(&loaded->refs, 1);
 	arena_init(&loaded->arena, ARENA_MAX);
 	config_init(&tree);
-	config_set_include_dir(&tree, dirname(folder));
+	const char *includes = dirname(folder);
+	config_set_include_dir(&tree, includes);
 
 	struct load load = {.name = name, .errors = errors, .loaded = loaded};
-	int r = read_and_load(&load, &tree, path, text);
+	int r = text != NULL ? read_and_load(&load, &tree, path, text)
+	                     : check_and_load(&load, &tree, path, includes);
 	config_destroy(&tree);
 	if (r < 0)
 		conf_unref(&loaded->conf);

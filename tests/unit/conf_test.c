@@ -2,6 +2,10 @@
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "gateway/conf/conf.h"
 
@@ -96,6 +100,73 @@ static void names_are_checked(void **state)
 	buf_done(&errors);
 }
 
+static void write_file(const char *folder, const char *name, const char *text)
+{
+	char path[100];
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(write(fd, text, strlen(text)), strlen(text));
+	close(fd);
+}
+
+/* Loads `main` beside `included`, from another folder; the errors it gives. */
+static struct buf load_with_include(const char *main, const char *included)
+{
+	char folder[] = "/tmp/pn-unit-XXXXXX", path[100];
+	const struct conf *conf;
+	struct buf errors;
+
+	assert_non_null(mkdtemp(folder));
+	write_file(folder, "main.conf", main);
+	write_file(folder, "more.conf", included);
+	snprintf(path, sizeof(path), "%s/conf.d", folder);
+	assert_int_equal(mkdir(path, 0700), 0);
+	buf_init(&errors, CONF_ERRORS_MAX);
+	snprintf(path, sizeof(path), "%s/main.conf", folder);
+	int r = conf_load(path, &errors, &conf);
+	if (r == 0)
+		conf_unref(conf);
+	else
+		assert_int_equal(r, -EINVAL);
+	static const char *const names[] = {"main.conf", "more.conf", "conf.d", "."};
+	for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+		snprintf(path, sizeof(path), "%s/%s", folder, names[i]);
+		assert_int_equal(remove(i + 1 < ARRAY_LEN(names) ? path : folder), 0);
+	}
+	return errors;
+}
+
+static void numbers_are_checked_in_every_file(void **state)
+{
+	struct buf errors = load_with_include(SMALLEST "  @include \"more.conf\"\n",
+	        "# 010\nsubmission = { recipients = 0200 }\n");
+
+	(void)state;
+	assert_non_null(strstr(buf_str(&errors), "/more.conf:2: 0200 begins with 0"));
+	buf_done(&errors);
+	/* One that includes itself comes to an end. */
+	errors = load_with_include(SMALLEST "@include \"more.conf\"\n",
+	        "@include \"more.conf\"\n@include \"more.conf\"\n");
+	assert_true(buf_len(&errors) > 0);
+	buf_done(&errors);
+}
+
+/* libconfig would end the process, also that of a gateway that reloads. */
+static void a_folder_cannot_be_included(void **state)
+{
+	struct buf errors = load_with_include(
+	        SMALLEST "@include \"more.conf\"\n", "/*\n*/\n@include \"conf.d\"\n");
+
+	(void)state;
+	assert_non_null(strstr(buf_str(&errors), "/more.conf:3: cannot include"));
+	buf_done(&errors);
+	errors = load_with_include(SMALLEST "/*\n@include \"conf.d\"\n*/\n", "");
+	assert_int_equal(buf_len(&errors), 0);
+	buf_done(&errors);
+}
+
 /* How the supervisor hands the configuration to its children. */
 static void what_is_written_reads_back(void **state)
 {
@@ -123,6 +194,8 @@ int main(void)
 	        cmocka_unit_test(all_errors_are_told_at_once),
 	        cmocka_unit_test(a_route_must_exist),
 	        cmocka_unit_test(names_are_checked),
+	        cmocka_unit_test(numbers_are_checked_in_every_file),
+	        cmocka_unit_test(a_folder_cannot_be_included),
 	        cmocka_unit_test(what_is_written_reads_back),
 	};
 
