@@ -65,13 +65,21 @@ static void printf_like(3, 4)
 	        at != NULL ? config_setting_source_line(at) : 1, text);
 }
 
+/* Zeroed, in the snapshot; NULL after an error. */
+static void *take_memory(struct load *load, size_t size)
+{
+	void *memory = arena_alloc(&load->loaded->arena, size);
+
+	if (memory == NULL)
+		load_error(load, NULL, "the configuration is larger than %u octets", ARENA_MAX);
+	return memory;
+}
+
 static const char *copy_text(struct load *load, const char *text)
 {
-	const char *copy = arena_str(&load->loaded->arena, slice_str(text));
+	char *copy = take_memory(load, strlen(text) + 1);
 
-	if (copy == NULL)
-		load_error(load, NULL, "the configuration is larger than %u octets", ARENA_MAX);
-	return copy != NULL ? copy : "";
+	return copy != NULL ? memcpy(copy, text, strlen(text)) : "";
 }
 
 /* "tls.certificate": how an option is named in messages. */
@@ -189,7 +197,7 @@ static void set_list(
 		        full_name(option, name), option->min, option->max, count);
 		return;
 	}
-	const char **items = arena_alloc(&load->loaded->arena, count * sizeof(*items));
+	const char **items = take_memory(load, count * sizeof(*items));
 	for (size_t i = 0; items != NULL && i < count; i++) {
 		const config_setting_t *item = config_setting_get_elem(at, (unsigned)i);
 		const char *text = setting_text(load, option, item, number);
@@ -341,7 +349,7 @@ static void *load_repeated(struct load *load, enum option_group group, size_t si
 		load_error(load, at, "%s: more than %d entries", name, ENTRIES_MAX);
 		return NULL;
 	}
-	char *entries = arena_alloc(&load->loaded->arena, count * size);
+	char *entries = take_memory(load, count * size);
 	for (size_t i = 0; entries != NULL && i < count; i++) {
 		const config_setting_t *entry = config_setting_get_elem(at, (unsigned)i);
 		void *fields = entries + i * size;

@@ -167,6 +167,37 @@ static void a_folder_cannot_be_included(void **state)
 	buf_done(&errors);
 }
 
+/* Routes that find no room beside a very long name are not left out in silence. */
+static void what_does_not_fit_is_an_error(void **state)
+{
+	static const char before[] =
+	        "hostname = \"h.example\"\n"
+	        "database = \"dbname=postern\"\n"
+	        "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
+	        "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	        "route = \"isp\"\n"
+	        "upstream = { isp = { hosts = [\"";
+	struct buf text, errors;
+	char *name;
+
+	(void)state;
+	buf_init(&text, 8 << 20);
+	assert_int_equal(buf_append_str(&text, before), 0);
+	assert_int_equal(buf_reserve(&text, 4190000, &name), 0);
+	memset(name, 'h', 4190000);
+	buf_added(&text, 4190000);
+	assert_int_equal(buf_append_str(&text, ":587\"] } }\ndomain_route = ("), 0);
+	for (unsigned i = 0; i < 1000; i++)
+		assert_int_equal(buf_append_str(&text,
+		                         &", { domain = \"a.example\"  route = \"isp\" }"[i == 0]),
+		        0);
+	assert_int_equal(buf_append_str(&text, ")\n"), 0);
+	assert_null(parse(buf_str(&text), &errors));
+	assert_non_null(strstr(buf_str(&errors), "larger than"));
+	buf_done(&errors);
+	buf_done(&text);
+}
+
 /* How the supervisor hands the configuration to its children. */
 static void what_is_written_reads_back(void **state)
 {
@@ -196,6 +227,7 @@ int main(void)
 	        cmocka_unit_test(names_are_checked),
 	        cmocka_unit_test(numbers_are_checked_in_every_file),
 	        cmocka_unit_test(a_folder_cannot_be_included),
+	        cmocka_unit_test(what_does_not_fit_is_an_error),
 	        cmocka_unit_test(what_is_written_reads_back),
 	};
 
