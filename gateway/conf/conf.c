@@ -345,8 +345,9 @@ static void *load_repeated(struct load *load, enum option_group group, size_t si
 		return NULL;
 	}
 	size_t count = (size_t)config_setting_length(at);
-	if (count > ENTRIES_MAX) {
-		load_error(load, at, "%s: more than %d entries", name, ENTRIES_MAX);
+	size_t most = group == GROUP_upstream ? CONF_UPSTREAMS_MAX : ENTRIES_MAX;
+	if (count > most) {
+		load_error(load, at, "%s: more than %zu entries", name, most);
 		return NULL;
 	}
 	char *entries = take_memory(load, count * size);

@@ -71,6 +71,8 @@ struct conf_upstream {
 	uint64_t idle_timeout; /* a kept connection without work is closed */
 };
 
+#define CONF_UPSTREAMS_MAX 256 /* `relay` is handed a password for each */
+
 struct conf_retry {
 	uint64_t first, max, delay_notice, expire;
 };

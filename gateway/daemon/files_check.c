@@ -34,7 +34,7 @@ static int check_passwords(const struct conf *conf, struct why *why)
 	struct buf room;
 	int r = 0;
 
-	buf_init(&room, 1U << 20);
+	buf_init(&room, START_SECRETS_SIZE);
 	for (unsigned kind = CHILD_AUTH; r == 0 && kind < CHILD_COUNT; kind++) {
 		buf_clear(&room);
 		r = secrets_pack(conf, (enum child_kind)kind, &room, why);

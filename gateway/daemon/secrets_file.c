@@ -36,7 +36,8 @@ static int pack_file(const char *path, bool first_line, struct pack *pack, struc
 				content.len--;
 		}
 		pack_bytes(pack, content);
-		r = pack->error;
+		if (pack->error < 0)
+			r = why_errno(why, pack->error, "the secrets with %s", path);
 	}
 	buf_wipe(&text);
 	return r;

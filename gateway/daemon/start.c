@@ -9,14 +9,13 @@
 #include "gateway/base/pack.h"
 
 #define CONF_TEXT_MAX  (4U << 20)
-#define SECRETS_SIZE   (1U << 20)
 #define SECRET_MAX     (256U << 10)
 #define FIXED_FD_COUNT 2 /* configuration, secrets */
 
 void secrets_init(struct secrets *secrets)
 {
 	secrets->count = 0;
-	buf_init(&secrets->room, SECRETS_SIZE);
+	buf_init(&secrets->room, START_SECRETS_SIZE);
 }
 
 void secrets_done(struct secrets *secrets)

@@ -35,7 +35,6 @@
 #define REST_MAX_MS   10000
 #define SETTLED_MS    60000 /* a child that lived so long starts its rests anew */
 #define STOP_MS       12000 /* then what still runs is killed */
-#define SECRETS_MAX   (2U << 20)
 
 struct child {
 	enum child_kind kind;
@@ -225,7 +224,7 @@ static int start_packed(const struct supervisor *supervisor, struct child *child
 {
 	struct buf secrets;
 
-	buf_init(&secrets, SECRETS_MAX);
+	buf_init(&secrets, START_SECRETS_SIZE);
 	int r = secrets_pack(supervisor->conf, child->kind, &secrets, why);
 	if (r == 0) {
 		r = start_send(child->link, type, start, buf_slice(&secrets));

@@ -167,6 +167,34 @@ static void a_folder_cannot_be_included(void **state)
 	buf_done(&errors);
 }
 
+/* As many as `relay` takes passwords for. */
+static void upstreams_have_a_limit(void **state)
+{
+	struct buf text, errors;
+
+	(void)state;
+	for (unsigned count = CONF_UPSTREAMS_MAX; count <= CONF_UPSTREAMS_MAX + 1; count++) {
+		buf_init(&text, 1 << 20);
+		assert_int_equal(
+		        buf_append_str(&text,
+		                "hostname = \"h.example\"\n"
+		                "database = \"dbname=postern\"\n"
+		                "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
+		                "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+		                "route = \"u0\"\nupstream = {\n"),
+		        0);
+		for (unsigned i = 0; i < count; i++)
+			assert_int_equal(
+			        buf_printf(&text, "u%u = { hosts = [\"a.example:25\"] }\n", i), 0);
+		assert_int_equal(buf_append_str(&text, "}\n"), 0);
+		const struct conf *conf = parse(buf_str(&text), &errors);
+		assert_true((conf != NULL) == (count == CONF_UPSTREAMS_MAX));
+		conf_unref(conf);
+		buf_done(&errors);
+		buf_done(&text);
+	}
+}
+
 /* Routes that find no room beside a very long name are not left out in silence. */
 static void what_does_not_fit_is_an_error(void **state)
 {
@@ -227,6 +255,7 @@ int main(void)
 	        cmocka_unit_test(names_are_checked),
 	        cmocka_unit_test(numbers_are_checked_in_every_file),
 	        cmocka_unit_test(a_folder_cannot_be_included),
+	        cmocka_unit_test(upstreams_have_a_limit),
 	        cmocka_unit_test(what_does_not_fit_is_an_error),
 	        cmocka_unit_test(what_is_written_reads_back),
 	};
