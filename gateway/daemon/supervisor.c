@@ -30,7 +30,7 @@
 #include "gateway/daemon/listen.h"
 #include "gateway/daemon/secrets_file.h"
 
-#define LOOPS_MAX     32
+#define LOOPS_MAX     64 /* of the option `threads` too */
 #define REST_FIRST_MS 100
 #define REST_MAX_MS   10000
 #define SETTLED_MS    60000 /* a child that lived so long starts its rests anew */
