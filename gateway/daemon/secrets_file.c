@@ -19,8 +19,10 @@ static int read_file(const char *path, struct buf *text, struct why *why)
 	return r < 0 ? why_errno(why, r, "cannot read %s", path) : 0;
 }
 
-/* Packs a whole file, or its first line; "" for no file. */
-static int pack_file(const char *path, bool first_line, struct pack *pack, struct why *why)
+enum part { WHOLE_FILE, FIRST_LINE };
+
+/* Packs so much of a file; "" for no file. */
+static int pack_file(const char *path, enum part part, struct pack *pack, struct why *why)
 {
 	struct buf text;
 	int r = 0;
@@ -30,7 +32,7 @@ static int pack_file(const char *path, bool first_line, struct pack *pack, struc
 		r = read_file(path, &text, why);
 	if (r == 0) {
 		struct slice content = buf_slice(&text);
-		if (first_line) {
+		if (part == FIRST_LINE) {
 			content = slice_until(&content, '\n');
 			if (slice_ends_with_nocase(content, SLICE("\r")))
 				content.len--;
@@ -50,17 +52,17 @@ int secrets_pack(const struct conf *conf, enum child_kind kind, struct buf *out,
 
 	switch (kind) {
 	case CHILD_SUBMIT:
-		r = pack_file(conf->tls.certificate, false, &pack, why);
+		r = pack_file(conf->tls.certificate, WHOLE_FILE, &pack, why);
 		if (r == 0)
-			r = pack_file(conf->tls.key, false, &pack, why);
+			r = pack_file(conf->tls.key, WHOLE_FILE, &pack, why);
 		break;
 	case CHILD_AUTH:
-		r = pack_file(conf->database_auth_password_file, true, &pack, why);
+		r = pack_file(conf->database_auth_password_file, FIRST_LINE, &pack, why);
 		break;
 	case CHILD_RELAY:
-		r = pack_file(conf->database_relay_password_file, true, &pack, why);
+		r = pack_file(conf->database_relay_password_file, FIRST_LINE, &pack, why);
 		for (size_t i = 0; r == 0 && i < conf->upstream_count; i++)
-			r = pack_file(conf->upstreams[i].password_file, true, &pack, why);
+			r = pack_file(conf->upstreams[i].password_file, FIRST_LINE, &pack, why);
 		break;
 	case CHILD_COUNT:
 		break;

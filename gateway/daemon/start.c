@@ -159,6 +159,7 @@ int start_take(struct link_message *message, struct start *ret_start, struct why
 	*ret_start = (struct start){.board = -1, .wake = -1};
 	secrets_init(&ret_start->secrets);
 	if (message->fd_count < FIXED_FD_COUNT) {
+		link_close_fds(message);
 		why_set(why, "the start message has no configuration");
 		return -EBADMSG;
 	}

@@ -48,6 +48,7 @@ int start_send(int link, enum link_type type, const struct start *start,
 
 /*
  * Takes START or RELOAD apart; the descriptors pass from the message to `ret_start`
- * (in a reload: none). 0, or -errno with the reason.
+ * (in a reload: none). 0, or -errno with the reason; then too the caller frees what is
+ * in `ret_start`.
  */
 int start_take(struct link_message *message, struct start *ret_start, struct why *why) must_check;
