@@ -627,6 +627,8 @@ int supervisor_main(const char *conf_path)
 
 	log_init("posternd", LOG_INFO);
 	clock_init();
+	/* Whatever the caller has: a stricter one would shut `relay` out of in/. */
+	umask(022);
 	for (unsigned i = 0; i < CHILD_COUNT; i++)
 		supervisor.children[i] = (struct child){.kind = (enum child_kind)i, .link = -1};
 	if (load_conf(conf_path, &supervisor.conf) < 0)

@@ -71,9 +71,10 @@ retry = {self.group(self.retry)}
         for path in (self.certificate, self.key):
             os.chmod(path, 0o644)
         self.lines = []
+        # With the umask of a strict service manager, which must not show.
         self.process = subprocess.Popen(
             [*(unprivileged(self.user) if self.user else []), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, env={**os.environ, **self.environment}, cwd="/")
+            stderr=subprocess.PIPE, env={**os.environ, **self.environment}, cwd="/", umask=0o077)
         threading.Thread(target=self.read, args=(self.process,), daemon=True).start()
         if wait:
             self.wait_event("ready", seconds=30)
