@@ -70,31 +70,40 @@ static int next_segment(struct follow *follow, uint32_t number, struct segment *
 	return 0;
 }
 
-/* The watermark of `submit`, as soon as it is of this boot; 0: not yet. */
-static uint32_t find_run(struct follow *follow)
+/* The run of `submit`, as soon as its watermark is of this boot; 0: not yet. 0 or -errno. */
+static int find_run(struct follow *follow, uint32_t *ret_run)
 {
+	int r = 0;
+
 	if (follow->watermark.file == NULL)
-		(void)!watermark_open(out_of(follow)->in_folder, &follow->watermark);
-	if (follow->watermark.file != NULL && !follow->this_boot)
+		r = watermark_open(out_of(follow)->in_folder, &follow->watermark);
+	if (r < 0 && r != -ENOENT)
+		return r;
+	if (r == 0 && !follow->this_boot)
 		follow->this_boot = watermark_is_of_this_boot(&follow->watermark);
-	return follow->this_boot ? watermark_run(&follow->watermark) : 0;
+	*ret_run = follow->this_boot ? watermark_run(&follow->watermark) : 0;
+	return 0;
 }
 
 /* How far the open segment may be read now. */
 static int find_range(struct follow *follow, struct range *ret_range)
 {
-	uint32_t written = 0;
+	uint32_t run, written = 0;
 	uint64_t committed = 0;
 	struct segment later;
 
-	if (find_run(follow) != 0)
+	int r = find_run(follow, &run);
+	if (r < 0)
+		return r;
+	if (run != 0)
 		watermark_read(&follow->watermark, &written, &committed);
-	if (written == follow->number) {
-		*ret_range = (struct range){.limit = committed};
+	if (written != 0 && written <= follow->number) {
+		/* Behind the watermark's segment nothing counts yet. */
+		*ret_range = (struct range){.limit = written == follow->number ? committed : 0};
 		return 0;
 	}
 
-	int r = next_segment(follow, follow->number, &later);
+	r = next_segment(follow, follow->number, &later);
 	if (r < 0)
 		return r;
 	if (r == 0) {
@@ -106,9 +115,6 @@ static int find_range(struct follow *follow, struct range *ret_range)
 	*ret_range = (struct range){.limit = SEGMENT_NO_LIMIT, .sealed = true};
 	if (later.header.previous == follow->number)
 		ret_range->limit = later.header.previous_end;
-	/* The successor was begun, but this boot's watermark is still here: read again later. */
-	if (follow->this_boot && written < follow->number && written != 0)
-		ret_range->limit = MIN_OF(ret_range->limit, (uint64_t)SEGMENT_HEADER_SIZE);
 	segment_close(&later);
 	return 0;
 }
@@ -254,11 +260,13 @@ static void list_bodies(struct follow *follow, uint32_t run)
 static void run_follow(struct job *job)
 {
 	struct follow *follow = container_of(job, struct follow, job);
-	/* Before reading: what older runs have written is all below the watermark by now. */
-	uint32_t run = find_run(follow);
+	uint32_t run = 0;
 
 	follow->at_end = false;
-	follow->result = follow_on(follow);
+	/* Before reading: what older runs have written is all below the watermark by now. */
+	follow->result = find_run(follow, &run);
+	if (follow->result == 0)
+		follow->result = follow_on(follow);
 	if (follow->at_end && run != follow->bodies_run)
 		list_bodies(follow, run);
 }

@@ -13,6 +13,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/net/timer.h"
 #include "gateway/spool/spool.h"
+#include "gateway/spool/watermark.h"
 
 #define ENTRIES_MAX 64
 #define DEADLINE_MS 20000
@@ -654,6 +655,58 @@ static void starts_on_a_full_disk(void **state)
 	close_out(bench);
 }
 
+/* However far the watermark moves while `relay` does not look, it skips nothing. */
+static void a_watermark_that_runs_ahead_skips_nothing(void **state)
+{
+	struct bench *bench = *state;
+	struct watermark watermark;
+	char path[100];
+	uint32_t segment;
+	uint64_t end;
+	bool fresh;
+
+	for (size_t i = 0; i < 15; i++) { /* five to a segment */
+		give(bench, i, 250000);
+		turn(bench, i + 1, 0, 0);
+	}
+	spool_in_close(bench->in);
+	bench->in = NULL;
+	snprintf(path, sizeof(path), "%s/in", bench->path);
+	assert_int_equal(watermark_lock(path, &watermark, &fresh, NULL), 0);
+	watermark_read(&watermark, &segment, &end);
+	assert_int_equal(segment, 3);
+	/* What `relay` may have seen before the second segment was published. */
+	watermark_publish(&watermark, 1, SEGMENT_HEADER_SIZE);
+	snprintf(path, sizeof(path), "%s/in/00000001.seg", bench->path);
+	assert_int_equal(unlink(path), 0);
+	open_out(bench);
+	turn(bench, 15, 0, 0);
+	assert_int_equal(bench->entry_count, 0);
+	watermark_publish(&watermark, segment, end);
+	turn(bench, 15, 10, 0);
+	for (size_t i = 0; i < 10; i++)
+		assert_int_equal(bench->entries[i]->account, 5 + i);
+	close_out(bench);
+	watermark_close(&watermark);
+}
+
+/* Without it nothing new is read, so somebody must know. */
+static void a_watermark_that_cannot_be_opened_is_told(void **state)
+{
+	struct bench *bench = *state;
+	char path[100];
+
+	give(bench, 0, 10);
+	turn(bench, 1, 0, 0);
+	snprintf(path, sizeof(path), "%s/in/lock", bench->path);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("lock", path), 0);
+	open_out(bench);
+	turn(bench, 1, 0, 0);
+	assert_non_null(strstr(bench->alarm, "in/ cannot be read"));
+	close_out(bench);
+}
+
 /* A process that must end does not wait for a disk that is gone. */
 static void marks_that_cannot_be_written_are_given_up(void **state)
 {
@@ -1170,6 +1223,8 @@ int main(void)
 	        SPOOL_TEST(room_is_kept_for_what_has_begun),
 	        SPOOL_TEST(marks_are_written_on_a_full_disk),
 	        SPOOL_TEST(starts_on_a_full_disk),
+	        SPOOL_TEST(a_watermark_that_runs_ahead_skips_nothing),
+	        SPOOL_TEST(a_watermark_that_cannot_be_opened_is_told),
 	        SPOOL_TEST(marks_that_cannot_be_written_are_given_up),
 	        SPOOL_TEST(a_torn_tail_costs_nothing_before_it),
 	        SPOOL_TEST(a_damaged_record_is_told_and_passed),
