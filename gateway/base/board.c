@@ -61,10 +61,12 @@ int board_create(const char *path, struct why *why)
 	int fd = open(fresh, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0640);
 	if (fd < 0)
 		return why_errno(why, errno, "cannot make %s", fresh);
-	if (ftruncate(fd, sizeof(head)) < 0 ||
-	        pwrite(fd, &head, offsetof(struct board, slots), 0) < 0 ||
-	        rename(fresh, path) < 0) {
-		int error = errno;
+	/* With its blocks: on a full disk the first count would end the process. */
+	int error = posix_fallocate(fd, 0, sizeof(head));
+	if (error == 0 && (pwrite(fd, &head, offsetof(struct board, slots), 0) < 0 ||
+	                          rename(fresh, path) < 0))
+		error = errno;
+	if (error != 0) {
 		close(fd);
 		return why_errno(why, error, "cannot make %s", path);
 	}

@@ -70,10 +70,10 @@ int watermark_lock(
 	if (watermark.fd < 0)
 		return why_errno(why, errno, "cannot open %s", path);
 	int r = lock_patiently(watermark.fd);
-	off_t size = lseek(watermark.fd, 0, SEEK_END);
-	if (r == 0 && size < (off_t)sizeof(struct watermark_file) &&
-	        ftruncate(watermark.fd, sizeof(struct watermark_file)) < 0)
-		r = -errno;
+	bool fresh = lseek(watermark.fd, 0, SEEK_END) < (off_t)sizeof(struct watermark_file);
+	if (r == 0 && fresh)
+		/* With its block: on a full disk the first store would end the process. */
+		r = -posix_fallocate(watermark.fd, 0, sizeof(struct watermark_file));
 	if (r == 0)
 		r = map_file(&watermark, PROT_READ | PROT_WRITE);
 	if (r < 0) {
@@ -81,7 +81,7 @@ int watermark_lock(
 		return why_errno(why, r,
 		        r == -EBUSY ? "%s is locked by another process" : "cannot lock %s", path);
 	}
-	*ret_fresh = size < (off_t)sizeof(struct watermark_file);
+	*ret_fresh = fresh;
 	*ret_watermark = watermark;
 	return 0;
 }
