@@ -18,20 +18,27 @@
 #define LOCK_TRY_MS  50
 #define BOOT_ID_SIZE 40
 
+struct boot_id {
+	uint64_t words[BOOT_ID_SIZE / 8];
+};
+
 struct watermark_file {
-	char boot_id[BOOT_ID_SIZE];
+	_Atomic uint64_t boot_id[BOOT_ID_SIZE / 8];
 	_Atomic uint32_t run;
 	_Atomic uint64_t position; /* segment << 32 | offset */
 };
 
-static void read_boot_id(char ret_id[BOOT_ID_SIZE])
+static struct boot_id this_boot(void)
 {
 	_cleanup_(closep) int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+	char text[BOOT_ID_SIZE] = "";
+	struct boot_id id;
 
-	memset(ret_id, 0, BOOT_ID_SIZE);
 	/* Without /proc every start is like one after a power cut: slower, and safe. */
-	if (fd < 0 || read(fd, ret_id, 36) != 36)
-		snprintf(ret_id, BOOT_ID_SIZE, "unknown-%d", getpid());
+	if (fd < 0 || read(fd, text, 36) != 36)
+		snprintf(text, sizeof(text), "unknown-%d", getpid());
+	memcpy(&id, text, sizeof(id));
+	return id;
 }
 
 static int map_file(struct watermark *watermark, int protection)
@@ -118,10 +125,13 @@ void watermark_close(struct watermark *watermark)
 
 bool watermark_is_of_this_boot(const struct watermark *watermark)
 {
-	char boot_id[BOOT_ID_SIZE];
+	struct boot_id id = this_boot();
+	bool same = true;
 
-	read_boot_id(boot_id);
-	return memcmp(watermark->file->boot_id, boot_id, BOOT_ID_SIZE) == 0;
+	for (size_t i = 0; same && i < ARRAY_LEN(id.words); i++)
+		same = id.words[i] ==
+		       atomic_load_explicit(&watermark->file->boot_id[i], memory_order_acquire);
+	return same;
 }
 
 void watermark_publish(struct watermark *watermark, uint32_t segment, uint64_t offset)
@@ -133,13 +143,17 @@ void watermark_publish(struct watermark *watermark, uint32_t segment, uint64_t o
 
 void watermark_start(struct watermark *watermark, uint32_t run, uint64_t offset)
 {
+	struct boot_id id = this_boot();
+
 	/*
 	 * The position goes first: a reader that sees this boot's id must never find
 	 * an old position beside it.
 	 */
 	watermark_publish(watermark, run, offset);
 	atomic_store_explicit(&watermark->file->run, run, memory_order_release);
-	read_boot_id(watermark->file->boot_id);
+	for (size_t i = 0; i < ARRAY_LEN(id.words); i++)
+		atomic_store_explicit(
+		        &watermark->file->boot_id[i], id.words[i], memory_order_release);
 }
 
 void watermark_read(const struct watermark *watermark, uint32_t *ret_segment, uint64_t *ret_offset)
