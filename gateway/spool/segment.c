@@ -48,7 +48,7 @@ int segment_list(const char *folder, uint32_t **ret_numbers, size_t *ret_count)
 
 	if (dir == NULL)
 		return -errno;
-	while ((entry = readdir(dir)) != NULL) {
+	while (errno = 0, (entry = readdir(dir)) != NULL) {
 		uint32_t number = number_of(entry->d_name);
 		if (number == 0)
 			continue;
@@ -64,7 +64,13 @@ int segment_list(const char *folder, uint32_t **ret_numbers, size_t *ret_count)
 		}
 		numbers[count++] = number;
 	}
+	/* Half a list would be taken for all there is. */
+	int error = errno;
 	closedir(dir);
+	if (error != 0) {
+		free(numbers);
+		return -error;
+	}
 	if (count > 0)
 		qsort(numbers, count, sizeof(*numbers), compare_numbers);
 	*ret_numbers = numbers;
