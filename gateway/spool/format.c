@@ -12,8 +12,8 @@
 #define SEGMENT_MAGIC  0x31474553544e5350ULL /* "PSNTSEG1" */
 #define RECORD_MAGIC   0x43455250U           /* "PREC" */
 #define FORMAT_VERSION 1
-#define ENVELOPE_MAX   (2U << 20)
-#define HEADER_MAX     (1U << 20)
+#define PART_MAX       (2U << 20) /* of an envelope, or of what a bounce settles */
+#define BLOCK_MAX      (1U << 20) /* of a header */
 
 /* The fixed headers as they lie on disk; each ends with the checksum of what is before. */
 struct segment_octets {
@@ -145,8 +145,18 @@ uint64_t record_size(const struct record_header *header)
 	return (size + RECORD_ALIGN - 1) / RECORD_ALIGN * RECORD_ALIGN;
 }
 
+static bool is_within_limits(const struct stored_message *message)
+{
+	return message->recipients > 0 && message->recipients <= RESULTS_MAX &&
+	       message->settles.len <= PART_MAX && message->envelope.len <= PART_MAX &&
+	       message->header.len <= BLOCK_MAX;
+}
+
 void stored_message_pack(const struct stored_message *message, struct pack *pack)
 {
+	/* What could not be read back must not be answered 250. */
+	if (pack->error == 0 && !is_within_limits(message))
+		pack->error = -ENOBUFS;
 	pack_raw(pack, message->id.bytes, ID_SIZE);
 	pack_u64(pack, message->account);
 	pack_u64(pack, (uint64_t)message->accepted_us);
@@ -173,11 +183,11 @@ int stored_message_unpack(struct slice octets, struct stored_message *ret_messag
 	message.body_in_file = unpack_u8(&unpack) != 0;
 	message.file_run = unpack_u32(&unpack);
 	message.file_sum = unpack_u64(&unpack);
-	message.settles = unpack_bytes(&unpack, ENVELOPE_MAX);
-	message.envelope = unpack_bytes(&unpack, ENVELOPE_MAX);
-	message.header = unpack_bytes(&unpack, HEADER_MAX);
+	message.settles = unpack_bytes(&unpack, PART_MAX);
+	message.envelope = unpack_bytes(&unpack, PART_MAX);
+	message.header = unpack_bytes(&unpack, BLOCK_MAX);
 	int r = unpack_end(&unpack);
-	if (r == 0 && (message.recipients == 0 || message.recipients > RESULTS_MAX))
+	if (r == 0 && !is_within_limits(&message))
 		r = -EBADMSG;
 	if (r == 0)
 		*ret_message = message;

@@ -655,6 +655,36 @@ static void starts_on_a_full_disk(void **state)
 	close_out(bench);
 }
 
+/* Whatever is answered 250 can be delivered. */
+static void what_could_not_be_read_back_is_refused(void **state)
+{
+	static const struct spool_tx_events events = {on_ready, on_done};
+	struct bench *bench = *state;
+	struct spool_tx *tx;
+	char *header = calloc(1, (1 << 20) + 1);
+
+	for (size_t i = 0; i < 2; i++) {
+		const struct spool_commit commit = {
+		        .recipients = 1,
+		        .envelope = SLICE("envelope"),
+		        .header = slice_of(header, (1 << 20) + i),
+		};
+		sendings[i] = (struct sending){bench, i};
+		assert_int_equal(spool_tx_new(bench->in, bench->loop, id_new(), 10, &events,
+		                         &sendings[i], &tx),
+		        0);
+		spool_tx_commit(tx, &commit);
+	}
+	turn(bench, 2, 0, 0);
+	assert_int_equal(bench->results[0], 0);
+	assert_int_equal(bench->results[1], -ENOBUFS);
+	open_out(bench);
+	turn(bench, 2, 1, 0);
+	assert_string_equal(bench->alarm, "");
+	close_out(bench);
+	free(header);
+}
+
 /* However far the watermark moves while `relay` does not look, it skips nothing. */
 static void a_watermark_that_runs_ahead_skips_nothing(void **state)
 {
@@ -1223,6 +1253,7 @@ int main(void)
 	        SPOOL_TEST(room_is_kept_for_what_has_begun),
 	        SPOOL_TEST(marks_are_written_on_a_full_disk),
 	        SPOOL_TEST(starts_on_a_full_disk),
+	        SPOOL_TEST(what_could_not_be_read_back_is_refused),
 	        SPOOL_TEST(a_watermark_that_runs_ahead_skips_nothing),
 	        SPOOL_TEST(a_watermark_that_cannot_be_opened_is_told),
 	        SPOOL_TEST(marks_that_cannot_be_written_are_given_up),
