@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Why an operation failed, for an operator to read: fixed text beside the int
- * that code acts upon. The caller owns it, usually on its stack; a NULL `why`
- * is allowed everywhere and means that nobody will read it. Any thread.
+ * that code acts upon. The caller owns it, usually on its stack, and need not empty
+ * it: whoever takes one sets it whenever it fails, unless its declaration says when. A
+ * NULL `why` is allowed everywhere and means that nobody will read it. Any thread.
  */
 #pragma once
 

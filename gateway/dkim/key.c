@@ -170,7 +170,7 @@ int dkim_key_load(
 	struct dkim_key *key = calloc(1, sizeof(*key));
 
 	if (key == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "DKIM key");
 	atomic_init(&key->refs, 1);
 	key->algorithm = algorithm;
 	int r = gnutls_privkey_init(&key->private);
@@ -211,7 +211,7 @@ int dkim_key_generate(enum dkim_algorithm algorithm, struct buf *ret_pem, struct
 
 	int r = gnutls_x509_privkey_init(&key);
 	if (r < 0)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "DKIM key");
 	r = gnutls_x509_privkey_generate(
 	        key, rsa ? GNUTLS_PK_RSA : GNUTLS_PK_EDDSA_ED25519, rsa ? RSA_BITS : 256, 0);
 	if (r >= 0)
@@ -223,7 +223,7 @@ int dkim_key_generate(enum dkim_algorithm algorithm, struct buf *ret_pem, struct
 	r = buf_append(ret_pem, pem.data, pem.size);
 	gnutls_memset(pem.data, 0, pem.size);
 	gnutls_free(pem.data);
-	return r;
+	return r < 0 ? why_errno(why, r, "DKIM key") : 0;
 }
 
 int dkim_key_record(struct dkim_key *key, struct buf *ret_text)

@@ -47,7 +47,7 @@ int tls_server_new(struct slice certificate_pem, struct slice key_pem,
 	struct tls_server *server = calloc(1, sizeof(*server));
 
 	if (server == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "TLS");
 	atomic_init(&server->refs, 1);
 	int r = gnutls_certificate_allocate_credentials(&server->credentials);
 	if (r >= 0)
@@ -96,7 +96,7 @@ int tls_client_new(
 	struct tls_client *client = calloc(1, sizeof(*client));
 
 	if (client == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "TLS");
 	atomic_init(&client->refs, 1);
 	client->check = check;
 	int r = gnutls_certificate_allocate_credentials(&client->credentials);

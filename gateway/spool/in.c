@@ -205,7 +205,7 @@ int spool_in_open(
 	bool fresh;
 
 	if (in == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "in/");
 	in->ops = settings->ops;
 	in->on_alarm = settings->on_alarm;
 	snprintf(in->folder, sizeof(in->folder), "%s/in", settings->path);
@@ -218,8 +218,8 @@ int spool_in_open(
 		remove_unfinished(in);
 		r = open_journal(in, settings, fresh, why);
 	}
-	if (r == 0)
-		r = jobs_new(SPILL_THREADS, SPILL_QUEUE_MAX, &in->spill);
+	if (r == 0 && (r = jobs_new(SPILL_THREADS, SPILL_QUEUE_MAX, &in->spill)) < 0)
+		why_errno(why, r, "cannot start the spill workers");
 	if (r < 0) {
 		journal_close(in->journal);
 		watermark_close(&in->watermark);

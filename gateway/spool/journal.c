@@ -432,7 +432,7 @@ int journal_open(
 
 	if (journal == NULL || (journal->folder = strdup(settings->folder)) == NULL) {
 		free(journal);
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "journal in %s", settings->folder);
 	}
 	journal->settings = *settings;
 	journal->settings.folder = journal->folder;

@@ -312,7 +312,7 @@ int spool_out_open(
 	struct spool_out *out = calloc(1, sizeof(*out));
 
 	if (out == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "out/");
 	out->settings = *settings;
 	snprintf(out->in_folder, sizeof(out->in_folder), "%s/in", settings->path);
 	snprintf(out->out_folder, sizeof(out->out_folder), "%s/out", settings->path);
