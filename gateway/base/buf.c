@@ -43,13 +43,14 @@ static int make_room(struct buf *buf, size_t need)
 	size_t cap = buf->cap < FIRST_CAP ? FIRST_CAP : buf->cap;
 	while (cap < need)
 		cap *= 2;
+	cap = MIN_OF(cap, buf->max + 1);
 	/* Not realloc: it would leave a copy of a secret in freed memory. */
 	char *data = malloc(cap);
 	if (data == NULL)
 		return -ENOMEM;
 	if (buf->data != NULL) {
 		memcpy(data, buf->data, buf->end);
-		explicit_bzero(buf->data, buf->end);
+		explicit_bzero(buf->data, buf->cap);
 		free(buf->data);
 	}
 	buf->data = data;
