@@ -139,26 +139,25 @@ void tls_client_unref(struct tls_client *client)
 static int start_session(gnutls_session_t session, int fd, gnutls_priority_t priority,
         gnutls_certificate_credentials_t credentials)
 {
-	static const gnutls_datum_t smtp = {(unsigned char *)(uintptr_t) "smtp", 4};
-
 	int r = gnutls_priority_set(session, priority);
 	if (r >= 0)
 		r = gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials);
 	gnutls_transport_set_int(session, fd);
 	gnutls_handshake_set_timeout(session, GNUTLS_INDEFINITE_TIMEOUT);
-	if (r >= 0)
-		r = gnutls_alpn_set_protocols(session, &smtp, 1, GNUTLS_ALPN_MANDATORY);
 	return r;
 }
 
 int tls_server_session(struct tls_server *server, int fd, gnutls_session_t *ret_session)
 {
+	static const gnutls_datum_t smtp = {(unsigned char *)(uintptr_t) "smtp", 4};
 	gnutls_session_t session;
 
 	int r = gnutls_init(&session, GNUTLS_SERVER | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL);
 	if (r < 0)
 		return -ENOMEM;
 	r = start_session(session, fd, server->priority, server->credentials);
+	if (r >= 0)
+		r = gnutls_alpn_set_protocols(session, &smtp, 1, GNUTLS_ALPN_MANDATORY);
 	if (r >= 0)
 		r = gnutls_session_ticket_enable_server(session, &server->ticket_key);
 	gnutls_certificate_server_set_request(session, GNUTLS_CERT_IGNORE);
@@ -184,10 +183,8 @@ int tls_client_session(
 	int r = gnutls_init(&session, GNUTLS_CLIENT | GNUTLS_NONBLOCK | GNUTLS_NO_SIGNAL);
 	if (r < 0)
 		return -ENOMEM;
+	/* No ALPN: some upstreams know none and some take offence. */
 	r = start_session(session, fd, client->priority, client->credentials);
-	/* Some upstreams know no ALPN and some take offence: a client of ours asks for nothing. */
-	if (r >= 0)
-		r = gnutls_alpn_set_protocols(session, NULL, 0, 0);
 	if (r >= 0 && is_name(host))
 		r = gnutls_server_name_set(session, GNUTLS_NAME_DNS, host, strlen(host));
 	if (r < 0) {
