@@ -306,8 +306,9 @@ static void tell_input(struct conn *conn)
 	}
 	if (conn->freed)
 		return;
+	/* It held what was consumed: passwords too. */
 	if (buf_len(&conn->input) == 0 && !conn->keeps_room)
-		buf_done(&conn->input);
+		buf_wipe(&conn->input);
 	if (conn->peer_closed && conn->state != STATE_DEAD) {
 		/* It may have closed only its own direction, and still read. */
 		send_output(conn);
