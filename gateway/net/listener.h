@@ -8,13 +8,14 @@
 
 struct listener;
 
-/* The descriptor (non-blocking, close-on-exec) passes to the callee. */
+/* The descriptor (non-blocking, close-on-exec) passes to the callee, which leaves the listener be.
+ */
 typedef void (*listener_fn)(void *arg, int fd, const struct addr *peer);
 
 /*
  * Takes the listening descriptor over. When the process is out of descriptors or
  * memory it stops accepting for a while instead of spinning; those who wait stay
- * in the kernel's queue.
+ * in the kernel's queue. 0 or -errno, and then the descriptor is still the caller's.
  */
 int listener_new(struct loop *loop, int fd, listener_fn fn, void *arg,
         struct listener **ret_listener) must_check;
