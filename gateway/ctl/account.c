@@ -8,7 +8,8 @@
 
 #include "gateway/ctl/ctl.h"
 
-#define PASSWORD_MAX 1024
+#define PASSWORD_MAX  1024
+#define PASSWORD_ROOM (PASSWORD_MAX + 2) /* with the end of the line and a zero */
 
 static const struct verb {
 	const char *name;
@@ -25,16 +26,19 @@ static const struct verb {
         {"list", 0, "select * from postern.account_overview order by login", false},
 };
 
-/* From the environment, else from the terminal without echo, else a line of the input. */
-static bool read_password(char password[PASSWORD_MAX])
+/*
+ * From the environment, else from the terminal without echo, else a line of the input.
+ * Whether there is one: half of one that is too long is none.
+ */
+static bool read_password(char password[PASSWORD_ROOM])
 {
 	const char *given = getenv("POSTERN_PASSWORD");
 	struct termios before, silent;
 	bool terminal = tcgetattr(STDIN_FILENO, &before) == 0;
 
 	if (given != NULL) {
-		int len = snprintf(password, PASSWORD_MAX, "%s", given);
-		return len > 0 && len < PASSWORD_MAX;
+		int len = snprintf(password, PASSWORD_ROOM, "%s", given);
+		return len > 0 && len <= PASSWORD_MAX;
 	}
 	if (terminal) {
 		silent = before;
@@ -42,14 +46,14 @@ static bool read_password(char password[PASSWORD_MAX])
 		fputs("Password: ", stderr);
 		tcsetattr(STDIN_FILENO, TCSAFLUSH, &silent);
 	}
-	bool got = fgets(password, PASSWORD_MAX, stdin) != NULL;
+	bool got = fgets(password, PASSWORD_ROOM, stdin) != NULL;
 	if (terminal) {
 		tcsetattr(STDIN_FILENO, TCSAFLUSH, &before);
 		fputc('\n', stderr);
 	}
 	if (got)
 		password[strcspn(password, "\r\n")] = '\0';
-	return got && password[0] != '\0';
+	return got && password[0] != '\0' && strlen(password) <= PASSWORD_MAX;
 }
 
 void ctl_print_json(const char *text)
@@ -85,14 +89,15 @@ static void print_rows(struct ctl *ctl, const PGresult *rows)
 
 static int run(struct ctl *ctl, const struct verb *verb, struct db *db, char **argv)
 {
-	char password[PASSWORD_MAX];
+	char password[PASSWORD_ROOM];
 	const char *params[2] = {argv[1], verb->argc > 1 ? argv[2] : NULL};
 	PGresult *result;
 	struct why why;
 
 	if (verb->password) {
 		if (!read_password(password)) {
-			fputs("postern: no password was given\n", stderr);
+			fprintf(stderr, "postern: no password of 1 to %d octets was given\n",
+			        PASSWORD_MAX);
 			return CTL_REFUSED;
 		}
 		params[1] = password;
