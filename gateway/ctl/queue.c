@@ -92,6 +92,10 @@ static int print_answer(struct ctl *ctl, FILE *answer)
 			fputs(line, stdout);
 		}
 	}
+	if (ferror(answer)) {
+		fputs("postern: the answer broke off\n", stderr);
+		return CTL_REFUSED;
+	}
 	return CTL_DONE;
 }
 
