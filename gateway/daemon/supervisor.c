@@ -421,7 +421,6 @@ static void reload(struct supervisor *supervisor)
 {
 	const struct conf *fresh, *old = supervisor->conf;
 	struct why why;
-	int r = 0;
 
 	if (load_conf(supervisor->conf_path, &fresh) < 0) {
 		LOG(NULL, EV_RELOAD_FAILED, "reason=\"errors in the file\"");
@@ -438,18 +437,15 @@ static void reload(struct supervisor *supervisor)
 	}
 	struct start start = {.conf = fresh, .board = -1, .wake = -1};
 	supervisor->conf = fresh;
-	for (unsigned i = 0; r == 0 && i < CHILD_COUNT; i++) {
-		struct child *child = &supervisor->children[i];
-		if (child->link >= 0)
-			r = start_packed(supervisor, child, LINK_RELOAD, &start, &why);
-	}
-	if (r < 0) {
-		LOG(NULL, EV_RELOAD_FAILED, "reason=%s", LOG_VALUE(slice_str(why.text)));
-		supervisor->conf = old;
-		conf_unref(fresh);
-		return;
-	}
 	conf_unref(old);
+	for (unsigned i = 0; i < CHILD_COUNT; i++) {
+		struct child *child = &supervisor->children[i];
+		/* One that cannot be told is about to end, and gets it when it is started again. */
+		if (child->link >= 0 &&
+		        start_packed(supervisor, child, LINK_RELOAD, &start, &why) < 0)
+			LOG(NULL, EV_RELOAD_FAILED, "child=%s reason=%s", child_name(child->kind),
+			        LOG_VALUE(slice_str(why.text)));
+	}
 }
 
 /* ---- the loop ---- */
