@@ -6,8 +6,9 @@
 
 #include "gateway/base/encode.h"
 #include "gateway/dkim/key.h"
+#include "gateway/mail/header.h"
 
-#define FIELDS_MAX    1200
+#define FIELDS_MAX    (HEADER_FIELDS_MAX + 3) /* and those that we have added */
 #define LINE_COLUMNS  76
 #define NAMES_MAX     32768 /* h= of any header that was accepted (HEADER_FIELDS_MAX) */
 #define BASE64_MAX    16384
@@ -65,26 +66,14 @@ struct signature {
 	size_t column;
 };
 
-/* Splits a block that was checked at acceptance; anything odd ends the list. */
+/* Splits a block that was checked at acceptance; its empty line ends it. */
 static void split_fields(struct signature *signature, struct slice header)
 {
-	while (header.len > 2 && signature->field_count < FIELDS_MAX) {
-		size_t len = 0;
-		do {
-			const char *end = memmem(header.ptr + len, header.len - len, "\r\n", 2);
-			if (end == NULL)
-				return;
-			len = (size_t)(end - header.ptr) + 2;
-		} while (len < header.len && (header.ptr[len] == ' ' || header.ptr[len] == '\t'));
-		ptrdiff_t colon = slice_find(slice_of(header.ptr, len), ':');
-		if (colon <= 0)
-			return;
-		signature->fields[signature->field_count++] = (struct field){
-		        .name = slice_of(header.ptr, (size_t)colon),
-		        .body = slice_of(header.ptr + colon + 1, len - (size_t)colon - 1),
-		};
-		header = slice_part(header, len, header.len);
-	}
+	struct header_field field;
+
+	while (signature->field_count < FIELDS_MAX && header_next(&header, &field) == 1)
+		signature->fields[signature->field_count++] =
+		        (struct field){.name = field.name, .body = field.body};
 }
 
 /* RFC 6376 3.4.2: name lower-case, unfolded, white space to one blank, none at the ends. */
