@@ -8,12 +8,6 @@
 #define COMMENT_DEPTH_MAX 8
 #define MAILBOXES_MAX     1000
 
-static bool is_atext(unsigned char c)
-{
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-	       c >= 0x80 || (c != '\0' && strchr("!#$%&'*+-/=?^_`{|}~", c) != NULL);
-}
-
 static bool is_white(char c)
 {
 	return c == ' ' || c == '\t' || c == '\r' || c == '\n';
@@ -74,7 +68,7 @@ static size_t atom_length(struct slice text)
 {
 	size_t len = 0;
 
-	while (len < text.len && is_atext((unsigned char)text.ptr[len]))
+	while (len < text.len && path_is_atext((unsigned char)text.ptr[len]))
 		len++;
 	return len;
 }
@@ -101,7 +95,7 @@ static size_t addr_spec_length(struct slice text)
 		len = quoted_length(text);
 	} else {
 		while (len < text.len &&
-		        (is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
+		        (path_is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
 			len++;
 	}
 	if (len == 0 || len >= text.len || text.ptr[len] != '@')
@@ -112,7 +106,8 @@ static size_t addr_spec_length(struct slice text)
 			len++;
 		return len < text.len ? len + 1 : 0;
 	}
-	while (len < text.len && (is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
+	while (len < text.len &&
+	        (path_is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
 		len++;
 	return len;
 }

@@ -5,17 +5,15 @@
 #include <errno.h>
 #include <string.h>
 
-/* RFC 5322 3.2.3, and UTF-8 octets (RFC 6531 3.3). */
-static bool is_atext(unsigned char c)
-{
-	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-	       c >= 0x80 || (c != '\0' && strchr("!#$%&'*+-/=?^_`{|}~", c) != NULL);
-}
-
 static bool is_let_dig(unsigned char c)
 {
 	return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
 	       c >= 0x80;
+}
+
+bool path_is_atext(unsigned char octet)
+{
+	return is_let_dig(octet) || (octet != '\0' && strchr("!#$%&'*+-/=?^_`{|}~", octet) != NULL);
 }
 
 static bool label_is_valid(struct slice label)
@@ -82,7 +80,8 @@ static size_t dot_string_length(struct slice text)
 {
 	size_t len = 0;
 
-	while (len < text.len && (is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.')) {
+	while (len < text.len &&
+	        (path_is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.')) {
 		bool dot = text.ptr[len] == '.';
 		if (dot && (len == 0 || text.ptr[len - 1] == '.'))
 			return 0;

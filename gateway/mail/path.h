@@ -30,6 +30,9 @@ int mailbox_parse(struct slice text, struct mailbox *ret_mailbox) must_check;
  */
 int path_parse(struct slice *rest, struct mailbox *ret_mailbox) must_check;
 
+/* An octet of an atom: RFC 5322 3.2.3, and UTF-8 (RFC 6531 3.3). */
+bool path_is_atext(unsigned char octet);
+
 /* Letters, digits, hyphens in labels of 1 to 63 (or UTF-8 octets), or an address literal. */
 bool domain_is_valid(struct slice domain);
 
