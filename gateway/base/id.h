@@ -2,7 +2,7 @@
 /*
  * The identity of a message: 80 random bits, made at MAIL, shown as 16
  * characters of base32 (RFC 4648 6, lower case, no padding). It names the message
- * everywhere, for ever.
+ * everywhere, for ever. Any thread.
  */
 #pragma once
 

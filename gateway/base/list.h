@@ -2,7 +2,7 @@
 /*
  * Doubly linked lists whose links stand inside the elements. A list is a link
  * that points at itself when empty; an element that is in no list has next NULL,
- * so that list_remove() of it does nothing.
+ * so that list_remove() of it does nothing. One thread at a time.
  */
 #pragma once
 

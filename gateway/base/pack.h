@@ -2,7 +2,7 @@
 /*
  * Records of fixed numbers and length-prefixed bytes, little-endian: what stands
  * in the spool and passes between the processes. Both sides keep the first error
- * and do nothing after it, so that callers check once, at the end.
+ * and do nothing after it, so that callers check once, at the end. One thread at a time.
  */
 #pragma once
 

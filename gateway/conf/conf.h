@@ -2,11 +2,10 @@
 /*
  * The configuration: one immutable snapshot of /etc/postern/postern.conf.
  *
- * options.def lists every option with its type, default and range; from it come
- * the checks, the defaults, the sample file and the manual page. Loading reports
- * all errors at once, each with file and line. A loaded snapshot is shared by
- * reference (conf_ref, conf_unref from any thread) and never changes: a reload
- * makes a new one.
+ * options.def lists every option with its type, default and range: the checks and the
+ * defaults come from it. Loading reports all errors at once, each with file and line; it
+ * blocks, on any thread. A loaded snapshot is shared by reference (conf_ref, conf_unref
+ * from any thread) and never changes: a reload makes a new one.
  *
  * Times are in milliseconds, sizes in octets. Optional strings are "" when not
  * given. Secrets are never here: only the names of their files.

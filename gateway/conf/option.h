@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: ISC */
-/* The option table as data, inside gateway/conf and for what is generated from it. Any thread. */
+/* The option table as data, inside gateway/conf. Any thread. */
 #pragma once
 
 #include <stdbool.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Timers of a loop: embedded, restarted at will, O(log n) each and without memory of
- * their own, one libuv timer below them all. They follow clock_mono_ms(), so tests that move the
- * clock move the timers. The loop's thread only.
+ * their own, one libuv timer below them all. They follow clock_mono_ms(), so tests that
+ * move the clock move the timers. The loop's thread only.
  */
 #pragma once
 

@@ -61,7 +61,7 @@ struct journal_settings {
 int journal_open(const struct journal_settings *settings, struct journal **ret_journal,
         struct why *why) must_check;
 
-/* Writes what is queued, syncs, ends the thread. */
+/* Writes what is queued, syncs, ends the thread; as journal_open(), it blocks. NULL is fine. */
 void journal_close(struct journal *journal);
 
 /* Any thread; never blocks for the disk. */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Reading segments: listing them, going through their records, telling torn from damaged;
- * and making sure of what was read.
+ * and making sure of what was read. Blocking: workers and starts only, a segment on one
+ * thread at a time.
  */
 #pragma once
 

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* The spare segment; see spare.h. */
 #include "gateway/spool/spare.h"
 
 #include <errno.h>

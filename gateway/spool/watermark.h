@@ -2,7 +2,8 @@
 /*
  * `in/lock`: the lock of the journal, and the watermark below which its records
  * are committed. Mapped by both processes, written by `submit` alone, never
- * truncated or replaced. `out/lock` is only a lock.
+ * truncated or replaced. `out/lock` is only a lock. Locking blocks; the writer's side is
+ * one thread's at a time, reading is for any thread.
  */
 #pragma once
 
