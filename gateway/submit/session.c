@@ -223,6 +223,8 @@ static void run_line(struct session *session, struct slice line)
 	} else if (session->state == ST_AUTH_MORE) {
 		auth_response(session, line);
 	} else {
+		/* The wait for the next one begins anew, whatever comes of this one. */
+		session_move(session, session->state);
 		command_run(session, line);
 	}
 }
