@@ -229,17 +229,12 @@ static void run_line(struct session *session, struct slice line)
 	}
 }
 
-/* A line without end that fills its room: thrown away in constant memory, never run. */
-static bool skip_long_line(struct session *session, struct slice input)
+/* How long a line may be here, its LF not counted. */
+static size_t line_max(const struct session *session, struct slice input)
 {
-	bool auth =
-	        session->state == ST_AUTH_MORE || slice_starts_with_nocase(input, SLICE("AUTH "));
-
-	if (!session->skipping_line && input.len < (auth ? LINE_MAX_AUTH : LINE_MAX_SMTP))
-		return false;
-	session->skipping_line = true;
-	conn_consume(session->conn, input.len);
-	return true;
+	return session->state == ST_AUTH_MORE || slice_starts_with_nocase(input, SLICE("AUTH "))
+	               ? LINE_MAX_AUTH
+	               : LINE_MAX_SMTP;
 }
 
 /* One line of input: true if there was one. */
@@ -248,13 +243,17 @@ static bool take_line(struct session *session)
 	struct slice input = conn_input(session->conn);
 	char line[LINE_MAX_AUTH];
 	ptrdiff_t end = slice_find(input, '\n');
-	bool auth =
-	        session->state == ST_AUTH_MORE || slice_starts_with_nocase(input, SLICE("AUTH "));
+	size_t max = line_max(session, input);
 
-	if (end < 0)
-		return skip_long_line(session, input) && false;
+	if (end < 0) {
+		/* Thrown away in constant memory, never run. */
+		session->skipping_line |= input.len >= max;
+		if (session->skipping_line)
+			conn_consume(session->conn, input.len);
+		return false;
+	}
 	size_t len = (size_t)end;
-	if (session->skipping_line || len >= (auth ? LINE_MAX_AUTH : LINE_MAX_SMTP)) {
+	if (session->skipping_line || len >= max) {
 		session->skipping_line = false;
 		conn_consume(session->conn, len + 1);
 		if (session->state == ST_AUTH_MORE)
