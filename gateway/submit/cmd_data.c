@@ -225,6 +225,7 @@ static void on_stored(void *arg, int result)
 
 	transaction->spool = NULL;
 	if (result < 0) {
+		transaction->committing = false;
 		LOG(&session->log, EV_STORE_FAILED, "qid=%s error=\"%s\"", transaction->id_text,
 		        strerrordesc_np(-result));
 		refuse(session, result == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED, NULL);
@@ -237,8 +238,6 @@ static void on_stored(void *arg, int result)
 	counter_add(CT_MESSAGES_ACCEPTED, 1);
 	counter_add(CT_BYTES_ACCEPTED, envelope->size);
 	session->messages++;
-	/* Accepted: the charge stays. */
-	transaction->charged = (struct auth_charge){0};
 	session_reset(session);
 	session_continue(session);
 }

@@ -105,22 +105,16 @@ void session_continue(struct session *session)
 		conn_resume(session->conn);
 }
 
-/* Gives back what was charged for a message that was not taken. */
-static void settle(struct session *session)
-{
-	const struct auth_charge *charged = &session->transaction->charged;
-
-	if (charged->account != 0)
-		auth_settle(session->serving->auth, charged);
-}
-
+/* Gives back what was charged, unless the message was taken or may be yet. */
 static void drop_transaction(struct session *session)
 {
-	if (session->transaction == NULL)
+	struct transaction *transaction = TAKE(session->transaction);
+
+	if (transaction == NULL)
 		return;
-	settle(session);
-	transaction_free(session->transaction);
-	session->transaction = NULL;
+	if (transaction->charged.account != 0 && !transaction->committing)
+		auth_settle(session->serving->auth, &transaction->charged);
+	transaction_free(transaction);
 }
 
 void session_reset(struct session *session)
@@ -148,9 +142,6 @@ static void take_down(struct session *session, enum closing why)
 	timer_stop(&session->timer);
 	timer_stop(&session->refusal);
 	auth_call_cancel(session->call);
-	/* A message whose commit is under way may be accepted yet: its charge stays. */
-	if (session->state == ST_COMMIT && session->transaction != NULL && session->call == NULL)
-		session->transaction->charged = (struct auth_charge){0};
 	drop_transaction(session);
 	session->state = ST_CLOSED;
 	uint64_t account = session->account != NULL ? session->account->facts.id : 0;

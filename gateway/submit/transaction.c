@@ -308,6 +308,7 @@ int transaction_commit(struct transaction *transaction, const struct transaction
 		        .envelope = buf_slice(&octets),
 		        .header = buf_slice(&transaction->header),
 		};
+		transaction->committing = true;
 		spool_tx_commit(transaction->spool, &commit);
 	}
 	buf_done(&octets);

@@ -50,6 +50,7 @@ struct transaction {
 	bool hashing;
 	struct spool_tx *spool; /* NULL before the body, and after its commit */
 	bool must_wait;         /* the spool asked to stop reading */
+	bool committing;        /* the journal has it, and may accept it whatever happens */
 	uint64_t size;          /* octets as received, dots removed */
 	enum reply refusal;     /* REPLY_COUNT: none so far */
 	const char *refusal_text;
