@@ -14,15 +14,10 @@
 
 static struct transaction_context context_of(struct session *session)
 {
-	const struct auth_account *account = &session->account->facts;
-	uint64_t limit = session->conf->submission.message_size;
-
-	if (account->message_bytes != 0 && account->message_bytes < limit)
-		limit = account->message_bytes;
 	return (struct transaction_context){
 	        .loop = session->serving->loop,
 	        .spool = session->serving->spool,
-	        .account = account,
+	        .account = &session->account->facts,
 	        .events = &data_spool_events,
 	        .arg = session,
 	        .hostname = session->conf->hostname,
@@ -31,7 +26,7 @@ static struct transaction_context context_of(struct session *session)
 	        .esmtp = session->esmtp,
 	        .tls_version = conn_tls_version(session->conn),
 	        .tls_cipher = conn_tls_cipher(session->conn),
-	        .size_limit = limit,
+	        .size_limit = session_size_limit(session),
 	};
 }
 

@@ -6,7 +6,6 @@
 
 #include "gateway/mail/param.h"
 #include "gateway/mail/path.h"
-#include "gateway/mail/sender_right.h"
 #include "gateway/submit/commands.h"
 
 struct mail_args {
@@ -22,14 +21,6 @@ static enum reply say(struct session *session, enum reply reply, const char *tex
 }
 
 /* The ceiling, or what the plan sets below it. */
-static uint64_t size_limit(const struct session *session)
-{
-	uint64_t limit = session->conf->submission.message_size;
-	uint64_t plan = session->account->facts.message_bytes;
-
-	return plan != 0 && plan < limit ? plan : limit;
-}
-
 static uint64_t recipient_limit(const struct session *session)
 {
 	uint64_t limit = session->conf->submission.recipients;
@@ -128,16 +119,8 @@ static enum reply parse_mail(struct session *session, struct slice text, struct 
 
 static bool may_send_as(const struct session *session, const struct mailbox *sender)
 {
-	const struct auth_account *account = &session->account->facts;
-
 	/* The null sender: notifications, counted to the account like all else. */
-	if (sender->text.len == 0)
-		return true;
-	for (uint32_t i = 0; i < account->sender_count; i++) {
-		if (sender_right_covers(account->senders[i], sender))
-			return true;
-	}
-	return false;
+	return sender->text.len == 0 || account_may_send_as(&session->account->facts, sender);
 }
 
 enum reply mail_check(struct session *session, struct slice text)
@@ -155,8 +138,8 @@ enum reply mail_check(struct session *session, struct slice text)
 		        reply_name(REPLY_SENDER_NOT_YOURS), LOG_VALUE(args.sender.text));
 		return REPLY_SENDER_NOT_YOURS;
 	}
-	if (args.size > size_limit(session)) {
-		snprintf(limit, sizeof(limit), "%" PRIu64, size_limit(session));
+	if (args.size > session_size_limit(session)) {
+		snprintf(limit, sizeof(limit), "%" PRIu64, session_size_limit(session));
 		return say(session, REPLY_TOO_BIG, limit);
 	}
 	int r = spool_in_has_room(session->serving->spool, session->conf->submission.message_size);

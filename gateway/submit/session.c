@@ -84,6 +84,14 @@ void session_reply(struct session *session, enum reply reply, const struct reply
 	buf_done(&line);
 }
 
+uint64_t session_size_limit(const struct session *session)
+{
+	uint64_t limit = session->conf->submission.message_size;
+	uint64_t plan = session->account->facts.message_bytes;
+
+	return plan != 0 && plan < limit ? plan : limit;
+}
+
 bool session_has_input(const struct session *session)
 {
 	return conn_input(session->conn).len > 0;

@@ -120,6 +120,9 @@ void session_move(struct session *session, enum session_state to);
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
 
+/* Octets of the largest message once logged in: the ceiling, or what the plan sets below it. */
+uint64_t session_size_limit(const struct session *session);
+
 /* Whether the client has sent something that it should not have sent yet. */
 bool session_has_input(const struct session *session);
 

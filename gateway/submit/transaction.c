@@ -78,6 +78,15 @@ static void refuse(struct transaction *transaction, enum reply reply)
 		transaction->refusal = reply;
 }
 
+bool account_may_send_as(const struct auth_account *account, const struct mailbox *mailbox)
+{
+	for (uint32_t i = 0; i < account->sender_count; i++) {
+		if (sender_right_covers(account->senders[i], mailbox))
+			return true;
+	}
+	return false;
+}
+
 struct rights {
 	const struct auth_account *account;
 	bool all_owned;
@@ -87,11 +96,7 @@ static void check_right(void *arg, const struct mailbox *mailbox)
 {
 	struct rights *rights = arg;
 
-	for (uint32_t i = 0; i < rights->account->sender_count; i++) {
-		if (sender_right_covers(rights->account->senders[i], mailbox))
-			return;
-	}
-	rights->all_owned = false;
+	rights->all_owned = rights->all_owned && account_may_send_as(rights->account, mailbox);
 }
 
 static enum reply reply_for_header(enum header_fault fault)

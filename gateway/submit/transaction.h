@@ -56,6 +56,10 @@ struct transaction {
 	const char *refusal_text;
 };
 
+/* Whether one of the account's senders covers it. */
+bool account_may_send_as(const struct auth_account *account, const struct mailbox *mailbox);
+
+/* 0 or -ENOMEM. */
 int transaction_new(struct transaction **ret_transaction) must_check;
 
 /* Takes it down in any state; a committed message stays. NULL is fine. */
