@@ -441,13 +441,22 @@ int submit_reload(struct submit *submit, const struct conf *conf, struct slice c
 {
 	struct order *orders[LOOPS_MAX];
 	struct tls_server *tls;
+	unsigned made = 0;
 
 	int r = tls_server_new(certificate, key, &tls, why);
 	if (r < 0)
 		return r;
-	for (unsigned i = 0; i < submit->server_count; i++) {
-		r = order_new(&submit->servers[i], run_reload, &orders[i]);
-		assert_bug(r == 0);
+	while (r == 0 && made < submit->server_count) {
+		r = order_new(&submit->servers[made], run_reload, &orders[made]);
+		made += r == 0;
+	}
+	if (r < 0) {
+		while (made > 0)
+			free(orders[--made]);
+		tls_server_unref(tls);
+		return why_errno(why, r, "cannot reload");
+	}
+	for (unsigned i = 0; i < made; i++) {
 		orders[i]->conf = conf_ref(conf);
 		orders[i]->tls = tls_server_ref(tls);
 		order_send(orders[i]);
