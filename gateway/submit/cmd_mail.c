@@ -123,6 +123,18 @@ static bool may_send_as(const struct session *session, const struct mailbox *sen
 	return sender->text.len == 0 || account_may_send_as(&session->account->facts, sender);
 }
 
+/* Whether the spool has room for one more, of any size. */
+static enum reply check_room(const struct session *session)
+{
+	int r = spool_in_has_room(session->serving->spool, session->conf->submission.message_size);
+
+	if (r == 0)
+		return REPLY_COUNT;
+	enum reply reply = r == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED;
+	LOG(&session->log, EV_MESSAGE_REFUSED, "reply=%s", reply_name(reply));
+	return reply;
+}
+
 enum reply mail_check(struct session *session, struct slice text)
 {
 	struct mail_args args;
@@ -142,8 +154,7 @@ enum reply mail_check(struct session *session, struct slice text)
 		snprintf(limit, sizeof(limit), "%" PRIu64, session_size_limit(session));
 		return say(session, REPLY_TOO_BIG, limit);
 	}
-	int r = spool_in_has_room(session->serving->spool, session->conf->submission.message_size);
-	return r == 0 ? REPLY_COUNT : r == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED;
+	return check_room(session);
 }
 
 enum reply mail_act(struct session *session, struct slice text)
