@@ -59,6 +59,7 @@ static void ask(struct session *session, bool has_response, struct slice respons
 		auth_call_step(session->call, response);
 		return;
 	}
+	session->stale_login = NOBODY;
 	session->call = auth_call_new(session->serving->auth, &start, on_answer, session);
 	if (session->call == NULL) {
 		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
@@ -217,6 +218,12 @@ static void refuse_later(struct session *session)
 	timer_start(&session->refusal, due > now ? due - now : 0);
 }
 
+/* Whether the account has changed between two steps: then what the login brings may be old. */
+static bool is_stale(const struct session *session, uint64_t account)
+{
+	return session->stale_login == ANYBODY || session->stale_login == account;
+}
+
 static void on_answer(
         void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
@@ -242,7 +249,8 @@ static void on_answer(
 	}
 	if (answer->type == AUTH_MALFORMED)
 		reply = REPLY_BAD_BASE64;
-	else if (answer->type == AUTH_DONE && keep_account(session, account) == 0)
+	else if (answer->type == AUTH_DONE && !is_stale(session, account->id) &&
+	         keep_account(session, account) == 0)
 		reply = REPLY_LOGGED_IN;
 	if (reply == REPLY_LOGGED_IN && !session->serving->take_login(session->serving, account->id,
 	                                        account->connections)) {

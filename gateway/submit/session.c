@@ -379,6 +379,13 @@ void session_account_changed(struct session *session, uint64_t account)
 	 * 0: the database was away, and nobody knows what changed. Then the next ADMIT
 	 * finds out; ending every session would punish all for a restart.
 	 */
+	if (account == 0)
+		return;
+	if (session->state == ST_AUTH_MORE) {
+		/* `auth` may have looked it up already; whose login it is only the end tells. */
+		bool other = session->stale_login != NOBODY && session->stale_login != account;
+		session->stale_login = other ? ANYBODY : account;
+	}
 	if (session->account == NULL || session->account->facts.id != account)
 		return;
 	session->account_changed = true;

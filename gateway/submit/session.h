@@ -67,6 +67,10 @@ struct serving {
 	void (*on_session_gone)(struct serving *serving, const struct addr *peer, uint64_t account);
 };
 
+/* Values of stale_login that are no account's number. */
+#define NOBODY  0
+#define ANYBODY UINT64_MAX
+
 /* Of a login: shared by nobody, dropped with the session. */
 struct account {
 	struct auth_account facts;
@@ -99,6 +103,7 @@ struct session {
 	struct timer refusal;   /* a 535 that waits for its time */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
+	uint64_t stale_login; /* changed between two steps: NOBODY, an account, ANYBODY */
 	char mechanism[32];
 
 	struct transaction *transaction;
@@ -135,5 +140,5 @@ void session_reset(struct session *session);
 /* At a stop: between two commands it ends now, else soon. */
 void session_stop(struct session *session);
 
-/* An account has changed (0: any). */
+/* An account has changed (0: any). A login to it that waits for its client will not succeed. */
 void session_account_changed(struct session *session, uint64_t account);
