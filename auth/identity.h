@@ -12,7 +12,7 @@
 #include "db/db.h"
 #include "gateway/base/arena.h"
 
-#define IDENTITY_VERIFIERS_MAX 32
+#define IDENTITY_VERIFIERS_MAX 32 /* the schema lets an account have no more */
 
 /* Shared by reference; never changes. */
 struct identity {

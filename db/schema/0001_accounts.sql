@@ -364,10 +364,17 @@ comment on function postern.account_close is 'Closes an account for good; its lo
 create function postern.app_password_create(login text, label text, expires_at timestamptz default null) returns text
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
+    a bigint := postern.account_id(login);
     secret text := translate(encode(postern.gen_random_bytes(15), 'base64'), '+/', 'xy');
 begin
+    -- PLAIN and LOGIN do not say which password is meant: auth tries them all, and no more than these.
+    if (select count(*) >= 32 from postern.credential c where c.account = a and c.revoked_at is null
+            and (c.expires_at is null or c.expires_at > now())) then
+        raise exception 'the account "%" has 32 passwords already', login
+            using hint = 'Take one back: postern.credential_revoke.';
+    end if;
     insert into postern.credential (account, label, verifier, expires_at)
-        values (postern.account_id(login), label, postern.make_verifier(secret), app_password_create.expires_at);
+        values (a, label, postern.make_verifier(secret), app_password_create.expires_at);
     perform postern.note('app_password_create', login, label);
     return secret;
 exception when unique_violation then
@@ -375,7 +382,7 @@ exception when unique_violation then
         using hint = 'Choose another label, or postern.credential_revoke it first.';
 end
 $$;
-comment on function postern.app_password_create is 'A password for one device; returned this once, stored as a verifier.';
+comment on function postern.app_password_create is 'A password for one device, of at most 32 in all; returned this once, stored as a verifier.';
 
 create function postern.credential_revoke(login text, label text) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
