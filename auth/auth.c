@@ -777,8 +777,8 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	list_init(&auth->logins);
 	list_init(&auth->parked_by_age);
 	map_init(&auth->parked);
-	auth->password =
-	        settings->database_password != NULL ? strdup(settings->database_password) : NULL;
+	if (settings->database_password != NULL)
+		auth->password = strdup(settings->database_password);
 	auth->db_settings = (struct db_settings){
 	        .conninfo = auth->conf->database,
 	        .user = "postern_auth",
@@ -786,6 +786,8 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	};
 	auth->intake_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int r = auth->intake_wake < 0 ? why_errno(why, errno, "eventfd") : 0;
+	if (r == 0 && settings->database_password != NULL && auth->password == NULL)
+		r = why_errno(why, ENOMEM, "database password");
 	/* A connection string that cannot be read is told at the start, not at the first login. */
 	if (r == 0)
 		r = db_new(&auth->db_settings, &check, why);

@@ -45,13 +45,16 @@ int db_new(const struct db_settings *settings, struct db **ret_db, struct why *w
 	db->options = PQconninfoParse(settings->conninfo, &error);
 	if (settings->user != NULL)
 		db->user = strdup(settings->user);
-	if (settings->password != NULL && *settings->password != '\0')
+	bool has_password = settings->password != NULL && *settings->password != '\0';
+	if (has_password)
 		db->password = strdup(settings->password);
-	if (db->options == NULL || (settings->user != NULL && db->user == NULL)) {
+	if (db->options == NULL || (settings->user != NULL && db->user == NULL) ||
+	        (has_password && db->password == NULL)) {
+		int r = error != NULL ? -EINVAL : -ENOMEM;
 		why_set(why, "database: %s", error != NULL ? error : "out of memory");
 		PQfreemem(error);
 		db_free(db);
-		return -EINVAL;
+		return r;
 	}
 	*ret_db = db;
 	return 0;
