@@ -182,8 +182,10 @@ static void serve(struct upstream *upstream)
 	        upstream_choose_host(upstream, 0) < upstream->host_count)
 		if (session_start(upstream) < 0)
 			break;
-	if (upstream->waiting_count > 0 && upstream->session_count == 0)
+	if (upstream->waiting_count > 0 && upstream->session_count == 0) {
+		upstream->down = true;
 		defer_waiting(upstream, "no host of the upstream can be reached now");
+	}
 }
 
 void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
