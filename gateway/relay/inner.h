@@ -152,7 +152,7 @@ struct host {
 	size_t addr_count;
 	uint64_t resolved_ms; /* 0: never */
 	uint64_t bad_until_ms;
-	unsigned failures;
+	uint64_t rest_ms; /* the last one's length; 0 since it served */
 };
 
 struct upstream {

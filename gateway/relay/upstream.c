@@ -234,13 +234,16 @@ size_t upstream_choose_host(const struct upstream *upstream, size_t from)
 void upstream_host_failed(struct upstream *upstream, size_t index, const char *text)
 {
 	struct host *host = &upstream->hosts[index];
-	uint64_t rest = HOST_REST_MS;
+	uint64_t now = clock_mono_ms();
 
-	for (unsigned i = 0; i < host->failures && rest < HOST_REST_MAX_MS; i++)
-		rest *= 2;
-	host->failures++;
 	host->resolved_ms = 0;
-	host->bad_until_ms = clock_mono_ms() + MIN_OF(rest, (uint64_t)HOST_REST_MAX_MS);
+	/* Connections that were made side by side fail side by side: that is one failure. */
+	if (host->bad_until_ms <= now) {
+		host->rest_ms = host->rest_ms == 0
+		                        ? HOST_REST_MS
+		                        : MIN_OF(2 * host->rest_ms, (uint64_t)HOST_REST_MAX_MS);
+		host->bad_until_ms = now + host->rest_ms;
+	}
 	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s port=%u why=%s",
 	        upstream->settings->name, host->name, host->port, LOG_VALUE(slice_str(text)));
 }
@@ -251,7 +254,7 @@ void upstream_session_ready(struct upstream *upstream, struct host *host)
 {
 	upstream->connecting--;
 	if (host != NULL) {
-		host->failures = 0;
+		host->rest_ms = 0;
 		host->bad_until_ms = 0;
 	}
 	if (!upstream->down)
