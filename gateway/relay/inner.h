@@ -175,11 +175,12 @@ struct upstream {
 	struct timer probe;
 };
 
-/* 0 or -errno. The password is copied. */
+/* All of a reload that can fail. 0 or -errno with the reason. The password is copied. */
 int upstream_new(struct relay *relay, const struct conf *conf, const struct conf_upstream *settings,
         struct slice password, struct upstream **ret_upstream, struct why *why) must_check;
-int upstream_update(struct upstream *upstream, const struct conf *conf,
-        const struct conf_upstream *settings, struct slice password, struct why *why) must_check;
+
+/* Puts the settings of a fresh one of the same name in force; the fresh one is freed. */
+void upstream_renew(struct upstream *upstream, struct upstream *fresh);
 
 /* No session is left. */
 void upstream_free(struct upstream *upstream);

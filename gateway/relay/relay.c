@@ -94,26 +94,43 @@ static struct upstream *find_any(struct relay *relay, const char *name)
 	return NULL;
 }
 
+static void put_in_force(struct relay *relay, struct upstream *fresh)
+{
+	struct upstream *known = find_any(relay, fresh->settings->name);
+
+	if (fresh->settings->tls != CONF_TLS_VERIFY)
+		LOG(NULL, EV_UPSTREAM_UNPROTECTED, "upstream=%s", fresh->settings->name);
+	if (known != NULL)
+		upstream_renew(known, fresh);
+	else
+		list_append(&relay->upstreams, &fresh->link);
+}
+
+/* All upstreams are made before the first one changes anything. */
 static int configure(struct relay *relay, const struct conf *conf, const struct slice *passwords,
         size_t password_count, struct why *why)
 {
-	for (size_t i = 0; i < conf->upstream_count; i++) {
-		const struct conf_upstream *settings = &conf->upstreams[i];
+	struct list fresh, *link;
+	int r = 0;
+
+	list_init(&fresh);
+	for (size_t i = 0; r == 0 && i < conf->upstream_count; i++) {
 		struct slice password = i < password_count ? passwords[i] : SLICE("");
-		struct upstream *upstream = find_any(relay, settings->name);
-		int r;
-		if (upstream != NULL) {
-			r = upstream_update(upstream, conf, settings, password, why);
-		} else {
-			r = upstream_new(relay, conf, settings, password, &upstream, why);
-			if (r == 0)
-				list_append(&relay->upstreams, &upstream->link);
-		}
-		if (r < 0)
-			return r;
+		struct upstream *upstream;
+		r = upstream_new(relay, conf, &conf->upstreams[i], password, &upstream, why);
+		if (r == 0)
+			list_append(&fresh, &upstream->link);
 	}
-	if (relay->conf != NULL)
-		conf_unref(relay->conf);
+	while ((link = list_pop(&fresh)) != NULL) {
+		struct upstream *upstream = list_entry(link, struct upstream, link);
+		if (r == 0)
+			put_in_force(relay, upstream);
+		else
+			upstream_free(upstream);
+	}
+	if (r < 0)
+		return r;
+	conf_unref(relay->conf);
 	relay->conf = conf_ref(conf);
 	set_window(relay);
 	return 0;
@@ -122,8 +139,8 @@ static int configure(struct relay *relay, const struct conf *conf, const struct 
 int relay_reload(struct relay *relay, const struct conf *conf, const struct slice *passwords,
         size_t password_count, struct why *why)
 {
+	why_set(why, "out of memory");
 	int r = configure(relay, conf, passwords, password_count, why);
-
 	if (r < 0)
 		return r;
 	list_for_each (at, &relay->upstreams) {

@@ -62,38 +62,6 @@ static int make_tls(
 	        settings->ca_file, ret_tls, why);
 }
 
-int upstream_update(struct upstream *upstream, const struct conf *conf,
-        const struct conf_upstream *settings, struct slice password, struct why *why)
-{
-	struct tls_client *tls;
-	char *copy = slice_dup(password);
-
-	if (copy == NULL)
-		return -ENOMEM;
-	int r = make_tls(settings, &tls, why);
-	if (r < 0) {
-		explicit_bzero(copy, strlen(copy));
-		free(copy);
-		return r;
-	}
-	upstream->generation++;
-	wipe_password(upstream);
-	upstream->password = copy;
-	if (upstream->tls != NULL)
-		tls_client_unref(upstream->tls);
-	upstream->tls = tls;
-	if (upstream->conf != NULL)
-		conf_unref(upstream->conf);
-	upstream->conf = conf_ref(conf);
-	upstream->settings = settings;
-	upstream->removed = false;
-	free_hosts(upstream);
-	r = read_hosts(settings, upstream);
-	if (settings->tls != CONF_TLS_VERIFY)
-		LOG(NULL, EV_UPSTREAM_UNPROTECTED, "upstream=%s", settings->name);
-	return r;
-}
-
 int upstream_new(struct relay *relay, const struct conf *conf, const struct conf_upstream *settings,
         struct slice password, struct upstream **ret_upstream, struct why *why)
 {
@@ -102,18 +70,41 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 	if (upstream == NULL)
 		return -ENOMEM;
 	upstream->relay = relay;
+	upstream->conf = conf_ref(conf);
+	upstream->settings = settings;
 	list_init(&upstream->waiting);
 	list_init(&upstream->sessions);
 	list_init(&upstream->idle);
 	list_init(&upstream->held);
 	timer_init(&upstream->probe, relay->loop, on_probe, upstream);
-	int r = upstream_update(upstream, conf, settings, password, why);
+	upstream->password = slice_dup(password);
+	int r = upstream->password != NULL ? make_tls(settings, &upstream->tls, why) : -ENOMEM;
+	if (r == 0)
+		r = read_hosts(settings, upstream);
 	if (r < 0) {
 		upstream_free(upstream);
 		return r;
 	}
 	*ret_upstream = upstream;
 	return 0;
+}
+
+void upstream_renew(struct upstream *upstream, struct upstream *fresh)
+{
+	upstream->generation++;
+	wipe_password(upstream);
+	upstream->password = TAKE(fresh->password);
+	tls_client_unref(upstream->tls);
+	upstream->tls = TAKE(fresh->tls);
+	upstream->settings = fresh->settings;
+	conf_unref(upstream->conf);
+	upstream->conf = conf_ref(fresh->conf);
+	free_hosts(upstream);
+	memcpy(upstream->hosts, fresh->hosts, sizeof(upstream->hosts));
+	upstream->host_count = fresh->host_count;
+	fresh->host_count = 0;
+	upstream->removed = false;
+	upstream_free(fresh);
 }
 
 void upstream_free(struct upstream *upstream)
@@ -124,10 +115,8 @@ void upstream_free(struct upstream *upstream)
 	timer_stop(&upstream->probe);
 	wipe_password(upstream);
 	free_hosts(upstream);
-	if (upstream->tls != NULL)
-		tls_client_unref(upstream->tls);
-	if (upstream->conf != NULL)
-		conf_unref(upstream->conf);
+	tls_client_unref(upstream->tls);
+	conf_unref(upstream->conf);
 	free(upstream);
 }
 
