@@ -273,8 +273,8 @@ struct session {
 	struct spool_message content; /* a body in a file; owner: the job while it runs */
 };
 
-/* Opens a connection for the upstream's waiting deliveries. 0 or -ENOMEM. */
-int session_start(struct upstream *upstream) must_check;
+/* Opens a connection to that host or a later one, for what waits. 0 or -ENOMEM. */
+int session_start(struct upstream *upstream, size_t host) must_check;
 /* A session that is idle gets work. */
 void session_give(struct session *session, struct delivery *delivery);
 /* Says QUIT and goes. Only when idle. */

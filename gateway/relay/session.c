@@ -100,6 +100,18 @@ void session_quit(struct session *session)
 	session_end(session, "closed");
 }
 
+/* A look-up or a login takes too long and keeps this session: another tries the next host. */
+static void make_way(struct session *session)
+{
+	struct upstream *upstream = session->upstream;
+
+	/* Without memory for it: the mail is deferred. */
+	if (session->generation == upstream->generation &&
+	        upstream_choose_host(upstream, session->host) < upstream->host_count)
+		(void)!session_start(upstream, session->host);
+	session_end(session, session->trouble);
+}
+
 /* The host did not get as far as being ready. */
 static void host_failed(struct session *session)
 {
@@ -108,8 +120,8 @@ static void host_failed(struct session *session)
 	if (session->generation == session->upstream->generation)
 		upstream_host_failed(session->upstream, session->host, session->trouble);
 	session->host++;
-	if (session->job_runs) /* a look-up that takes too long */
-		session_end(session, session->trouble);
+	if (session->job_runs)
+		make_way(session);
 	else
 		try_host(session);
 }
@@ -603,7 +615,7 @@ static void first_step(struct defer *later)
 	try_host(container_of(later, struct session, later));
 }
 
-int session_start(struct upstream *upstream)
+int session_start(struct upstream *upstream, size_t host)
 {
 	struct session *session = calloc(1, sizeof(*session));
 
@@ -611,6 +623,7 @@ int session_start(struct upstream *upstream)
 		return -ENOMEM;
 	session->upstream = upstream;
 	session->generation = upstream->generation;
+	session->host = host;
 	timer_init(&session->timer, upstream->relay->loop, on_timeout, session);
 	buf_init(&session->room, ROOM_MAX);
 	list_append(&upstream->sessions, &session->member);

@@ -169,7 +169,7 @@ static void serve(struct upstream *upstream)
 	while (upstream->connecting < upstream->waiting_count &&
 	        upstream->session_count < upstream->settings->connections &&
 	        upstream_choose_host(upstream, 0) < upstream->host_count)
-		if (session_start(upstream) < 0)
+		if (session_start(upstream, 0) < 0)
 			break;
 	if (upstream->waiting_count > 0 && upstream->session_count == 0) {
 		upstream->down = true;

@@ -2,7 +2,14 @@
 /* Parts of `relay` that can be tried without a spool and without a network. */
 #include "tests/unit/unit.h"
 
+#include <errno.h>
+#include <netdb.h>
+#include <semaphore.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include "gateway/base/clock.h"
+#include "gateway/net/listener.h"
 #include "gateway/relay/inner.h"
 
 /* How long the host rests from now on, in seconds. */
@@ -100,11 +107,128 @@ static void a_reload_that_fails_changes_nothing(void **state)
 	loop_free(relay.loop);
 }
 
+/* ---- hosts whose names are looked up ---- */
+
+#define PATIENCE_MS 10000
+
+static struct loop *loop;
+static sem_t name_server;
+static int connection = -1;
+
+int __real_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
+        struct addrinfo **ret_found);
+int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
+        struct addrinfo **ret_found);
+
+/* The linker puts it in front: a name server that says nothing until it is told to. */
+int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
+        struct addrinfo **ret_found)
+{
+	if (strcmp(name, "slow.example") != 0)
+		return __real_getaddrinfo(name, port, hints, ret_found);
+	sem_wait(&name_server);
+	return EAI_AGAIN;
+}
+
+static void on_connection(void *arg, int fd, const struct addr *peer)
+{
+	(void)arg;
+	(void)peer;
+	assert_int_equal(connection, -1);
+	connection = fd;
+	loop_stop(loop);
+}
+
+static struct listener *listen_here(uint16_t *ret_port)
+{
+	struct addr addr = {
+	        .u.in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)},
+	        .len = sizeof(addr.u.in),
+	};
+	struct listener *listener;
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+
+	assert_int_equal(bind(fd, &addr.u.sa, addr.len), 0);
+	assert_int_equal(listen(fd, 8), 0);
+	assert_int_equal(getsockname(fd, &addr.u.sa, &addr.len), 0);
+	assert_int_equal(listener_new(loop, fd, on_connection, NULL, &listener), 0);
+	*ret_port = addr_port(&addr);
+	return listener;
+}
+
+static void out_of_patience(void *arg)
+{
+	(void)arg;
+	loop_stop(loop);
+}
+
+static void end_when_no_session_is_left(void *arg)
+{
+	struct upstream *upstream = ((struct delivery *)arg)->upstream;
+
+	if (list_is_empty(&upstream->sessions))
+		loop_stop(loop);
+	else
+		timer_start(&upstream->probe, 1);
+}
+
+/* A name that cannot be looked up in time does not keep mail from the next host. */
+static void a_slow_name_makes_way_for_the_next_host(void **state)
+{
+	struct relay relay = {.conf = NULL};
+	struct result result = {.fate = FATE_OPEN};
+	struct attempt attempt = {.results = &result, .open = 10};
+	uint32_t recipient = 0;
+	struct delivery delivery = {.attempt = &attempt, .recipients = &recipient, .count = 1};
+	struct timer patience;
+	char upstreams[200];
+	uint16_t port;
+
+	(void)state;
+	connection = -1;
+	sem_init(&name_server, 0, 0);
+	arena_init(&attempt.arena, 4096);
+	assert_int_equal(loop_new(&loop), 0);
+	assert_int_equal(jobs_new(2, 10, &relay.jobs), 0);
+	relay.loop = loop;
+	list_init(&relay.upstreams);
+	list_init(&relay.routeless);
+	struct listener *listener = listen_here(&port);
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"slow.example:25\", \"127.0.0.1:%u\"]  tls = \"none\""
+	        "  connect_timeout = \"1s\"  connections = 1 }",
+	        port);
+	reload(&relay, upstreams, true);
+	delivery.upstream = relay_find_upstream(&relay, SLICE("isp"));
+	timer_init(&patience, loop, out_of_patience, NULL);
+	timer_start(&patience, PATIENCE_MS);
+	upstream_deliver(delivery.upstream, &delivery);
+	loop_run(loop);
+	assert_true(connection >= 0);
+	assert_int_equal(result.fate, FATE_OPEN);
+
+	relay.stopping = true;
+	upstream_shut(delivery.upstream);
+	sem_post(&name_server);
+	timer_init(&delivery.upstream->probe, loop, end_when_no_session_is_left, &delivery);
+	timer_start(&delivery.upstream->probe, 0);
+	loop_run(loop);
+	timer_stop(&patience);
+	close(connection);
+	listener_free(listener);
+	jobs_free(relay.jobs);
+	upstream_free(delivery.upstream);
+	conf_unref(relay.conf);
+	loop_free(loop);
+	arena_reset(&attempt.arena);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(what_fails_at_once_fails_once),
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
+	        cmocka_unit_test(a_slow_name_makes_way_for_the_next_host),
 	};
 
 	log_init("test", (enum log_level)(LOG_ALARM + 1));
