@@ -42,7 +42,9 @@ struct control;
 struct relay {
 	const struct conf *conf;
 	struct loop *loop;
-	struct jobs *jobs;
+	struct jobs *jobs; /* disk, signatures, SASL */
+	struct jobs
+	        *names; /* looks up hosts; apart, because a name server may be silent for long */
 	struct spool_out *spool;
 	struct keys *keys;
 	struct control *control;
@@ -287,9 +289,9 @@ const char *session_host(const struct session *session);
 /* The transaction is over, the connection lives. */
 void session_idle(struct session *session);
 void session_deadline(struct session *session, uint64_t ms);
-/* Runs `run` on a worker, then `done`; -EAGAIN when the workers are swamped. */
-int session_job(
-        struct session *session, void (*run)(struct job *), void (*done)(struct job *)) must_check;
+/* Runs `run` on one of these workers, then `done`; -EAGAIN when they are swamped. */
+int session_job(struct session *session, struct jobs *jobs, void (*run)(struct job *),
+        void (*done)(struct job *)) must_check;
 /* In `done`: whether the session has ended meanwhile; then it is freed. */
 bool session_job_orphaned(struct session *session);
 /* Frees it when nothing can call it any more. */

@@ -13,6 +13,7 @@
 #include "gateway/relay/sasl_client.h"
 
 #define WORKERS       4
+#define NAME_WORKERS  4
 #define JOBS_MAX      8192
 #define WINDOW_MIN    16
 #define WINDOW_MAX    600
@@ -185,6 +186,8 @@ static int start(struct relay *relay, const struct relay_settings *settings, str
 	if (r == 0)
 		r = jobs_new(WORKERS, JOBS_MAX, &relay->jobs);
 	if (r == 0)
+		r = jobs_new(NAME_WORKERS, JOBS_MAX, &relay->names);
+	if (r == 0)
 		r = keys_new(&keys, &relay->keys, why);
 	if (r == 0)
 		r = configure(
@@ -304,6 +307,7 @@ void relay_free(struct relay *relay)
 		upstream_free(list_entry(link, struct upstream, link));
 	keys_free(relay->keys);
 	jobs_free(relay->jobs);
+	jobs_free(relay->names);
 	loop_defer_cancel(&relay->dispatch);
 	scheduler_done(&relay->scheduler);
 	if (relay->conf != NULL)

@@ -287,7 +287,7 @@ static void start_login(struct session *session)
 	session->username = strdup(settings->username);
 	session->password = strdup(session->upstream->password);
 	if (session->username == NULL || session->password == NULL ||
-	        session_job(session, login, have_login) < 0)
+	        session_job(session, session->upstream->relay->jobs, login, have_login) < 0)
 		trouble(session, "too much to do");
 }
 
@@ -593,16 +593,17 @@ static void try_host(struct session *session)
 		return;
 	}
 	session->lookup.addr_count = 0;
-	if (session_job(session, resolve, resolved) < 0)
+	if (session_job(session, upstream->relay->names, resolve, resolved) < 0)
 		session_end(session, "too much to do");
 }
 
-int session_job(struct session *session, void (*run)(struct job *), void (*done)(struct job *))
+int session_job(struct session *session, struct jobs *jobs, void (*run)(struct job *),
+        void (*done)(struct job *))
 {
 	struct relay *relay = session->upstream->relay;
 
 	session->job = (struct job){.loop = relay->loop, .run = run, .done = done};
-	int r = jobs_submit(relay->jobs, &session->job);
+	int r = jobs_submit(jobs, &session->job);
 	if (r < 0)
 		return r;
 	session->job_runs = true;

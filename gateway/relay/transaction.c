@@ -541,7 +541,8 @@ static void pump(struct session *session)
 		if (conn_unsent(session->conn) > UNSENT_MAX || session->job_runs)
 			return;
 		if (tx->part == 2 && attempt->message.stored.body_in_file) {
-			if (session_job(session, read_piece, have_piece) < 0)
+			if (session_job(session, relay_of(session)->jobs, read_piece, have_piece) <
+			        0)
 				session_end(session, "too much to do");
 			return;
 		}

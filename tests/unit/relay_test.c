@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <netdb.h>
 #include <semaphore.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -162,9 +163,53 @@ static void out_of_patience(void *arg)
 	loop_stop(loop);
 }
 
-static void end_when_no_session_is_left(void *arg)
+#define DELIVERIES_MAX 20
+
+/* An upstream with mail that waits for it: as much of `relay` as that takes. */
+struct bench {
+	struct relay relay;
+	struct upstream *upstream;
+	struct attempt attempt; /* with so many deliveries that it does not end here */
+	struct result results[DELIVERIES_MAX];
+	uint32_t recipients[DELIVERIES_MAX];
+	struct delivery deliveries[DELIVERIES_MAX];
+	struct timer patience;
+};
+
+static struct bench *set_up(const char *upstreams, unsigned deliveries)
 {
-	struct upstream *upstream = ((struct delivery *)arg)->upstream;
+	struct bench *bench = calloc(1, sizeof(*bench));
+
+	assert_non_null(bench);
+	sem_init(&name_server, 0, 0);
+	bench->relay.loop = loop;
+	assert_int_equal(jobs_new(2, 100, &bench->relay.jobs), 0);
+	assert_int_equal(jobs_new(2, 100, &bench->relay.names), 0);
+	list_init(&bench->relay.upstreams);
+	list_init(&bench->relay.routeless);
+	reload(&bench->relay, upstreams, true);
+	bench->upstream = relay_find_upstream(&bench->relay, SLICE("isp"));
+	arena_init(&bench->attempt.arena, 65536);
+	bench->attempt.results = bench->results;
+	bench->attempt.open = deliveries + 1;
+	timer_init(&bench->patience, loop, out_of_patience, NULL);
+	timer_start(&bench->patience, PATIENCE_MS);
+	for (unsigned i = 0; i < deliveries; i++) {
+		bench->recipients[i] = i;
+		bench->deliveries[i] = (struct delivery){
+		        .attempt = &bench->attempt,
+		        .upstream = bench->upstream,
+		        .recipients = &bench->recipients[i],
+		        .count = 1,
+		};
+		upstream_deliver(bench->upstream, &bench->deliveries[i]);
+	}
+	return bench;
+}
+
+static void end_without_sessions(void *arg)
+{
+	struct upstream *upstream = arg;
 
 	if (list_is_empty(&upstream->sessions))
 		loop_stop(loop);
@@ -172,55 +217,79 @@ static void end_when_no_session_is_left(void *arg)
 		timer_start(&upstream->probe, 1);
 }
 
+static void tear_down(struct bench *bench)
+{
+	bench->relay.stopping = true;
+	upstream_shut(bench->upstream);
+	for (unsigned i = 0; i < DELIVERIES_MAX; i++)
+		sem_post(&name_server);
+	timer_init(&bench->upstream->probe, loop, end_without_sessions, bench->upstream);
+	timer_start(&bench->upstream->probe, 0);
+	loop_run(loop);
+	timer_stop(&bench->patience);
+	jobs_free(bench->relay.jobs);
+	jobs_free(bench->relay.names);
+	upstream_free(bench->upstream);
+	conf_unref(bench->relay.conf);
+	arena_reset(&bench->attempt.arena);
+	free(bench);
+}
+
 /* A name that cannot be looked up in time does not keep mail from the next host. */
 static void a_slow_name_makes_way_for_the_next_host(void **state)
 {
-	struct relay relay = {.conf = NULL};
-	struct result result = {.fate = FATE_OPEN};
-	struct attempt attempt = {.results = &result, .open = 10};
-	uint32_t recipient = 0;
-	struct delivery delivery = {.attempt = &attempt, .recipients = &recipient, .count = 1};
-	struct timer patience;
 	char upstreams[200];
 	uint16_t port;
 
 	(void)state;
-	connection = -1;
-	sem_init(&name_server, 0, 0);
-	arena_init(&attempt.arena, 4096);
 	assert_int_equal(loop_new(&loop), 0);
-	assert_int_equal(jobs_new(2, 10, &relay.jobs), 0);
-	relay.loop = loop;
-	list_init(&relay.upstreams);
-	list_init(&relay.routeless);
 	struct listener *listener = listen_here(&port);
 	snprintf(upstreams, sizeof(upstreams),
 	        "isp = { hosts = [\"slow.example:25\", \"127.0.0.1:%u\"]  tls = \"none\""
-	        "  connect_timeout = \"1s\"  connections = 1 }",
+	        "  connect_timeout = \"1s\" }",
 	        port);
-	reload(&relay, upstreams, true);
-	delivery.upstream = relay_find_upstream(&relay, SLICE("isp"));
-	timer_init(&patience, loop, out_of_patience, NULL);
-	timer_start(&patience, PATIENCE_MS);
-	upstream_deliver(delivery.upstream, &delivery);
+	struct bench *bench = set_up(upstreams, 1);
 	loop_run(loop);
 	assert_true(connection >= 0);
-	assert_int_equal(result.fate, FATE_OPEN);
-
-	relay.stopping = true;
-	upstream_shut(delivery.upstream);
-	sem_post(&name_server);
-	timer_init(&delivery.upstream->probe, loop, end_when_no_session_is_left, &delivery);
-	timer_start(&delivery.upstream->probe, 0);
-	loop_run(loop);
-	timer_stop(&patience);
+	assert_int_equal(bench->results[0].fate, FATE_OPEN);
+	tear_down(bench);
 	close(connection);
 	listener_free(listener);
-	jobs_free(relay.jobs);
-	upstream_free(delivery.upstream);
-	conf_unref(relay.conf);
 	loop_free(loop);
-	arena_reset(&attempt.arena);
+}
+
+static _Atomic bool work_done;
+
+static void work(struct job *job)
+{
+	(void)job;
+	work_done = true;
+}
+
+static void worked(struct job *job)
+{
+	loop_stop(job->loop);
+}
+
+/* However many sessions wait for a silent name server, messages are read and signed. */
+static void slow_names_hold_up_no_other_work(void **state)
+{
+	struct job job = {.run = work, .done = worked};
+
+	(void)state;
+	assert_int_equal(loop_new(&loop), 0);
+	struct bench *bench = set_up("isp = { hosts = [\"slow.example:25\"]  tls = \"none\" }", 8);
+	while (bench->relay.busy < 8) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
+	work_done = false;
+	job.loop = loop;
+	assert_int_equal(jobs_submit(bench->relay.jobs, &job), 0);
+	loop_run(loop);
+	assert_true(work_done);
+	tear_down(bench);
+	loop_free(loop);
 }
 
 int main(void)
@@ -229,6 +298,7 @@ int main(void)
 	        cmocka_unit_test(what_fails_at_once_fails_once),
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
 	        cmocka_unit_test(a_slow_name_makes_way_for_the_next_host),
+	        cmocka_unit_test(slow_names_hold_up_no_other_work),
 	};
 
 	log_init("test", (enum log_level)(LOG_ALARM + 1));
