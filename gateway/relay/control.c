@@ -31,7 +31,7 @@ struct control {
 struct client {
 	struct list link;
 	struct relay *relay;
-	struct control *control; /* NULL once that is gone */
+	struct control *control; /* NULL once this has gone: it may go too */
 	struct conn *conn;
 	struct timer timer;
 	unsigned uid;
@@ -40,7 +40,7 @@ struct client {
 	size_t id_count, id_at;
 	/* show: read by a job */
 	struct job job;
-	bool job_runs, gone;
+	bool job_runs;
 	struct message_id id;
 	struct spool_entry copy; /* of the entry, which may be settled and freed meanwhile */
 	struct spool_message message;
@@ -49,16 +49,15 @@ struct client {
 
 static void client_free(struct client *client)
 {
-	list_remove(&client->link);
-	timer_stop(&client->timer);
-	if (client->conn != NULL)
-		conn_free(TAKE(client->conn));
-	if (client->job_runs) {
-		client->gone = true; /* its job frees it */
-		return;
-	}
-	if (client->control != NULL)
+	if (client->control != NULL) {
+		list_remove(&client->link);
 		client->control->count--;
+		client->control = NULL;
+	}
+	timer_stop(&client->timer);
+	conn_free(TAKE(client->conn));
+	if (client->job_runs)
+		return; /* its job frees it */
 	free(client->ids);
 	free(client);
 }
@@ -238,7 +237,7 @@ static void loaded(struct job *job)
 
 	client->job_runs = false;
 	client->relay->busy--;
-	if (client->gone) {
+	if (client->control == NULL) {
 		client_free(client);
 	} else {
 		const struct spool_entry *entry = find(client->control, &client->id);
@@ -483,10 +482,7 @@ void control_free(struct control *control)
 	if (control == NULL)
 		return;
 	listener_free(control->listener);
-	list_for_each_safe (at, &control->clients) {
-		struct client *client = list_entry(at, struct client, link);
-		client->control = NULL;
-		client_free(client);
-	}
+	list_for_each_safe (at, &control->clients)
+		client_free(list_entry(at, struct client, link));
 	free(control);
 }

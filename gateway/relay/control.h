@@ -4,7 +4,7 @@
  * the first is "ok" or "error TEXT", then the connection closes.
  *
  *     count                    a number
- *     list                     a line of logfmt a message, oldest in no order
+ *     list                     a line of logfmt a message, in no order
  *     show ID                  everything about one
  *     retry ID|all             makes waiting messages due now
  *     delete ID                forgets one, without a bounce
