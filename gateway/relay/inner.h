@@ -288,7 +288,8 @@ void session_end(struct session *session, const char *text);
 const char *session_host(const struct session *session);
 /* The transaction is over, the connection lives. */
 void session_idle(struct session *session);
-void session_deadline(struct session *session, uint64_t ms);
+/* The only way to another state, or to wait anew in the same one; see states[] in session.c. */
+void session_enter(struct session *session, enum session_state to);
 /* Runs `run` on one of these workers, then `done`; -EAGAIN when they are swamped. */
 int session_job(struct session *session, struct jobs *jobs, void (*run)(struct job *),
         void (*done)(struct job *)) must_check;

@@ -23,6 +23,52 @@
 
 static void try_host(struct session *session);
 
+/* ---- states ---- */
+
+#define S(state) (1U << SESSION_##state)
+
+/* Before it is ready: on to the next host, or the end. */
+#define NOT_YET (S(RESOLVING) | S(CLOSED))
+
+static const struct {
+	unsigned successors;
+	size_t timeout;   /* offset in struct conf_upstream */
+	const char *name; /* what is waited for */
+} states[] = {
+#define T(field) offsetof(struct conf_upstream, field)
+        [SESSION_RESOLVING] = {NOT_YET | S(CONNECTING), T(connect_timeout), "name"},
+        [SESSION_CONNECTING] = {NOT_YET | S(CONNECTING) | S(GREETING) | S(TLS), T(connect_timeout),
+                "connection"},
+        [SESSION_GREETING] = {NOT_YET | S(EHLO), T(greeting_timeout), "greeting"},
+        [SESSION_EHLO] = {NOT_YET | S(STARTTLS) | S(AUTH) | S(IDLE), T(command_timeout), "EHLO"},
+        [SESSION_STARTTLS] = {NOT_YET | S(TLS), T(command_timeout), "STARTTLS"},
+        [SESSION_TLS] = {NOT_YET | S(GREETING) | S(EHLO), T(connect_timeout), "TLS"},
+        [SESSION_AUTH] = {NOT_YET | S(AUTH) | S(IDLE), T(command_timeout), "AUTH"},
+        [SESSION_IDLE] = {S(ENVELOPE) | S(CLOSED), T(idle_timeout), "work"},
+        [SESSION_ENVELOPE] = {S(ENVELOPE) | S(BODY) | S(RSET) | S(IDLE) | S(CLOSED),
+                T(command_timeout), "MAIL, RCPT or DATA"},
+        [SESSION_BODY] = {S(BODY) | S(DOT) | S(CLOSED), T(command_timeout), "room for the message"},
+        [SESSION_DOT] = {S(ENVELOPE) | S(IDLE) | S(CLOSED), T(data_timeout), "final dot"},
+        [SESSION_RSET] = {S(IDLE) | S(CLOSED), T(command_timeout), "RSET"},
+        [SESSION_CLOSED] = {0, 0, "closed"},
+#undef T
+};
+
+void session_enter(struct session *session, enum session_state to)
+{
+	const struct conf_upstream *settings = session->upstream->settings;
+	uint64_t timeout;
+
+	assert_bug((states[session->state].successors & 1U << to) != 0);
+	session->state = to;
+	if (to == SESSION_CLOSED) {
+		timer_stop(&session->timer);
+		return;
+	}
+	memcpy(&timeout, (const char *)settings + states[to].timeout, sizeof(timeout));
+	timer_start(&session->timer, timeout);
+}
+
 /* ---- ending ---- */
 
 static void wipe_login(struct session *session)
@@ -72,8 +118,7 @@ void session_end(struct session *session, const char *text)
 	if (text != session->trouble)
 		snprintf(session->trouble, sizeof(session->trouble), "%s", text);
 	session->tx.in_doubt = session->state == SESSION_DOT;
-	session->state = SESSION_CLOSED;
-	timer_stop(&session->timer);
+	session_enter(session, SESSION_CLOSED);
 	loop_defer_cancel(&session->later);
 	list_remove(&session->link);
 	conn_free(TAKE(session->conn));
@@ -152,16 +197,15 @@ static void trouble_reply(struct session *session, const char *what)
 static void on_timeout(void *arg)
 {
 	struct session *session = arg;
+	char text[100];
 
-	if (session->state == SESSION_IDLE)
+	if (session->state == SESSION_IDLE) {
 		session_quit(session);
-	else
-		trouble(session, "the upstream did not answer in time");
-}
-
-void session_deadline(struct session *session, uint64_t ms)
-{
-	timer_start(&session->timer, ms);
+		return;
+	}
+	snprintf(text, sizeof(text), "the upstream did not answer in time (%s)",
+	        states[session->state].name);
+	trouble(session, text);
 }
 
 /*
@@ -179,27 +223,25 @@ static bool is_outdated(struct session *session)
 
 /* ---- greeting, EHLO, STARTTLS, AUTH ---- */
 
-static void say(struct session *session, enum session_state state, const char *verb,
-        const char *argument, uint64_t wait_ms)
+static void say(
+        struct session *session, enum session_state state, const char *verb, const char *argument)
 {
 	char line[600];
 
 	int len = snprintf(
 	        line, sizeof(line), "%s%s%s\r\n", verb, argument[0] != '\0' ? " " : "", argument);
-	session->state = state;
+	session_enter(session, state);
 	session->reply_lines = 0;
 	session->owed++;
 	peer_reply_start(&session->reply);
 	conn_write(session->conn, slice_of(line, (size_t)len));
-	session_deadline(session, wait_ms);
 }
 
 static void say_ehlo(struct session *session)
 {
 	/* Nothing that was said before TLS counts after it. */
 	session->ehlo = (struct ehlo){0};
-	say(session, SESSION_EHLO, "EHLO", session->upstream->relay->conf->hostname,
-	        session->upstream->settings->command_timeout);
+	say(session, SESSION_EHLO, "EHLO", session->upstream->relay->conf->hostname);
 }
 
 void session_idle(struct session *session)
@@ -211,7 +253,7 @@ void session_idle(struct session *session)
 		upstream_session_ready(upstream, session->generation == upstream->generation
 		                                         ? &upstream->hosts[session->host]
 		                                         : NULL);
-	session->state = SESSION_IDLE;
+	session_enter(session, SESSION_IDLE);
 	if (session->generation != upstream->generation || session->mark_failed ||
 	        session->transactions >= TRANSACTIONS_MAX || upstream->relay->stopping) {
 		session_quit(session);
@@ -222,7 +264,6 @@ void session_idle(struct session *session)
 		session_give(session, delivery);
 		return;
 	}
-	session_deadline(session, upstream->settings->idle_timeout);
 	list_prepend(&upstream->idle, &session->link);
 }
 
@@ -262,12 +303,11 @@ static void have_login(struct job *job)
 		trouble(session, "the login could not be made");
 		return;
 	}
-	session->state = SESSION_AUTH;
+	session_enter(session, SESSION_AUTH);
 	session->owed++;
 	peer_reply_start(&session->reply);
 	conn_write(session->conn, buf_slice(&session->room));
 	buf_wipe(&session->room);
-	session_deadline(session, session->upstream->settings->command_timeout);
 }
 
 static void start_login(struct session *session)
@@ -283,7 +323,7 @@ static void start_login(struct session *session)
 		trouble(session, "the upstream does not offer AUTH PLAIN");
 		return;
 	}
-	session->state = SESSION_AUTH;
+	session_enter(session, SESSION_AUTH);
 	session->username = strdup(settings->username);
 	session->password = strdup(session->upstream->password);
 	if (session->username == NULL || session->password == NULL ||
@@ -301,7 +341,7 @@ static void after_ehlo(struct session *session)
 	}
 	bool wanted = settings->tls != CONF_TLS_NONE && !session->secure;
 	if (wanted && session->ehlo.starttls)
-		say(session, SESSION_STARTTLS, "STARTTLS", "", settings->command_timeout);
+		say(session, SESSION_STARTTLS, "STARTTLS", "");
 	else if (wanted && settings->tls != CONF_TLS_OPPORTUNISTIC)
 		trouble(session, "the upstream does not offer STARTTLS");
 	else if (settings->username[0] != '\0')
@@ -312,8 +352,7 @@ static void after_ehlo(struct session *session)
 
 static void start_tls(struct session *session)
 {
-	session->state = SESSION_TLS;
-	session_deadline(session, session->upstream->settings->connect_timeout);
+	session_enter(session, SESSION_TLS);
 	conn_start_tls_client(session->conn, session->upstream->tls, session_host(session));
 }
 
@@ -441,12 +480,10 @@ static void on_secure(void *arg)
 	session->secure = true;
 	peer_reply_start(&session->reply);
 	session->reply_lines = 0;
-	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT) {
-		session->state = SESSION_GREETING;
-		session_deadline(session, session->upstream->settings->greeting_timeout);
-	} else {
+	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT)
+		session_enter(session, SESSION_GREETING);
+	else
 		say_ehlo(session);
-	}
 }
 
 static void on_drained(void *arg)
@@ -464,12 +501,10 @@ static void on_connected(void *arg)
 	if (is_outdated(session))
 		return;
 	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT &&
-	        session->upstream->tls != NULL) {
+	        session->upstream->tls != NULL)
 		start_tls(session);
-		return;
-	}
-	session->state = SESSION_GREETING;
-	session_deadline(session, session->upstream->settings->greeting_timeout);
+	else
+		session_enter(session, SESSION_GREETING);
 }
 
 /* ---- hosts and addresses ---- */
@@ -507,11 +542,10 @@ static void connect_next(struct session *session)
 	        .on_closed = on_closed,
 	};
 
-	session->state = SESSION_CONNECTING;
+	session_enter(session, SESSION_CONNECTING);
 	session->secure = false;
 	session->owed = 1; /* the greeting */
 	peer_reply_start(&session->reply);
-	session_deadline(session, session->upstream->settings->connect_timeout);
 	int r = conn_connect(session->upstream->relay->loop, &session->lookup.addrs[session->addr],
 	        OUTPUT_MAX, &events, session, &session->conn);
 	if (r < 0)
@@ -582,12 +616,11 @@ static void try_host(struct session *session)
 	session->lookup = *host;
 	session->lookup.name = strdup(host->name);
 	session->addr = 0;
-	session->state = SESSION_RESOLVING;
+	session_enter(session, SESSION_RESOLVING);
 	if (session->lookup.name == NULL) {
 		session_end(session, "out of memory");
 		return;
 	}
-	session_deadline(session, upstream->settings->connect_timeout);
 	if (host->resolved_ms != 0 && host->resolved_ms + RESOLVE_KEEP_MS > clock_mono_ms()) {
 		connect_next(session);
 		return;

@@ -76,8 +76,7 @@ void transaction_lost(struct session *session)
 static void reset(struct session *session)
 {
 	give_back(session);
-	session->state = SESSION_RSET;
-	session_deadline(session, session->upstream->settings->command_timeout);
+	session_enter(session, SESSION_RSET);
 	conn_write(session->conn, SLICE("RSET\r\n"));
 	session->owed++;
 }
@@ -205,15 +204,14 @@ static void send_dot(struct session *session)
 		return;
 	}
 	conn_write(session->conn, session->tx.at_line_start ? SLICE(".\r\n") : SLICE("\r\n.\r\n"));
-	session->state = SESSION_DOT;
+	session_enter(session, SESSION_DOT);
 	session->owed++;
-	session_deadline(session, session->upstream->settings->data_timeout);
 }
 
 static void on_data_reply(struct session *session)
 {
 	if (session->reply.code == 354) {
-		session->state = SESSION_BODY;
+		session_enter(session, SESSION_BODY);
 		session->tx.at_line_start = true;
 		if (session->tx.accepted > 0)
 			pump(session);
@@ -306,7 +304,6 @@ static void on_dot_reply(struct session *session)
 		spool_mark_free(TAKE(session->tx.mark));
 		refuse_all(session, FATE_ACCEPTED);
 	}
-	session->state = SESSION_ENVELOPE;
 	if (again) {
 		spool_message_done(&session->content);
 		transaction_start(session, delivery);
@@ -413,7 +410,7 @@ static void send_more(struct session *session)
 		append_data(session, &commands);
 	conn_write(session->conn, buf_slice(&commands));
 	buf_done(&commands);
-	session_deadline(session, session->upstream->settings->command_timeout);
+	session_enter(session, SESSION_ENVELOPE);
 }
 
 /* What the upstream can never take is refused here, in the words of its own reply. */
@@ -442,7 +439,7 @@ void transaction_start(struct session *session, struct delivery *delivery)
 	session->delivery = delivery;
 	session->tx = (struct transaction){.at_line_start = true};
 	session->content.body_fd = -1;
-	session->state = SESSION_ENVELOPE;
+	session_enter(session, SESSION_ENVELOPE);
 	for (uint32_t i = 0; i < delivery->count; i++)
 		if (delivery->attempt->results[delivery->recipients[i]].fate == FATE_OPEN)
 			delivery->recipients[count++] = delivery->recipients[i];
@@ -536,7 +533,8 @@ static void pump(struct session *session)
 	struct transaction *tx = &session->tx;
 	const struct attempt *attempt = session->delivery->attempt;
 
-	session_deadline(session, session->upstream->settings->command_timeout);
+	/* As long as something leaves it is not late. */
+	session_enter(session, SESSION_BODY);
 	while (tx->part < 3) {
 		if (conn_unsent(session->conn) > UNSENT_MAX || session->job_runs)
 			return;
