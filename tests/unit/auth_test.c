@@ -5,9 +5,11 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "auth/identity.h"
+#include "auth/queue.h"
 #include "auth/verifier.h"
 #include "gateway/base/clock.h"
 
@@ -149,6 +151,112 @@ static void an_account_travels_whole(void **state)
 	buf_done(&datagram);
 }
 
+static void put(struct queue *queue, struct link *link, enum auth_type type, uint32_t number)
+{
+	const struct auth_message message = {.type = type, .number = number};
+	struct buf datagram;
+
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
+	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
+	buf_done(&datagram);
+}
+
+/* What that lane gets are requests of these numbers. */
+static void expect(struct queue *queue, enum lane_kind kind, const char *numbers)
+{
+	struct request *batch[LIMITS_BATCH_MAX];
+	unsigned count = queue_take(queue, kind, batch);
+
+	assert_int_equal(count, strlen(numbers));
+	for (unsigned i = 0; i < count; i++) {
+		assert_int_equal(batch[i]->message.number, numbers[i] - '0');
+		request_free(batch[i]);
+	}
+}
+
+static struct link *new_link(int *ret_other)
+{
+	struct link *link;
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+	assert_int_equal(link_new(fds[0], &link), 0);
+	*ret_other = fds[1];
+	return link;
+}
+
+static void charges_go_before_logins(void **state)
+{
+	struct queue *queue;
+	int other;
+	struct link *link = new_link(&other);
+
+	(void)state;
+	assert_int_equal(queue_new(1, &queue), 0);
+	assert_int_equal(queue_join(queue), LANE_OF_ANYTHING);
+	put(queue, link, AUTH_LOGIN_STEP, 1);
+	put(queue, link, AUTH_ADMIT, 2);
+	put(queue, link, AUTH_SETTLE, 3);
+	put(queue, link, AUTH_ADMIT, 4);
+	expect(queue, LANE_OF_ANYTHING, "24");
+	expect(queue, LANE_OF_ANYTHING, "3");
+	expect(queue, LANE_OF_ANYTHING, "1");
+	put(queue, link, AUTH_ADMIT, 5); /* gets no answer */
+	queue_end(queue);
+	expect(queue, LANE_OF_ANYTHING, "");
+	queue_free(queue);
+	assert_int_equal(link->queued, 0);
+	link_unref(link);
+	close(other);
+}
+
+static void one_lane_charges_until_it_is_stuck(void **state)
+{
+	struct queue *queue;
+	int other;
+	struct link *link = new_link(&other);
+
+	(void)state;
+	assert_int_equal(queue_new(2, &queue), 0);
+	assert_int_equal(queue_join(queue), LANE_OF_CHARGES);
+	assert_int_equal(queue_join(queue), LANE_OF_ANYTHING);
+	put(queue, link, AUTH_ADMIT, 1);
+	put(queue, link, AUTH_LOGIN_STEP, 2);
+	expect(queue, LANE_OF_ANYTHING, "2");
+	expect(queue, LANE_OF_CHARGES, "1");
+	/* It asks the database now, and does not come back. */
+	put(queue, link, AUTH_ADMIT, 3);
+	put(queue, link, AUTH_LOGIN_STEP, 4);
+	put(queue, link, AUTH_ADMIT, 5);
+	expect(queue, LANE_OF_ANYTHING, "4");
+	expect(queue, LANE_OF_ANYTHING, "35");
+	queue_end(queue);
+	queue_free(queue);
+	link_unref(link);
+	close(other);
+}
+
+static void a_link_has_so_many_requests(void **state)
+{
+	struct queue *queue;
+	int other;
+	struct link *link = new_link(&other), *second;
+
+	(void)state;
+	assert_int_equal(queue_new(1, &queue), 0);
+	for (unsigned i = 0; i < QUEUE_MAX; i++)
+		put(queue, link, AUTH_LOGIN_STEP, i);
+	assert_int_equal(queue_put(queue, link, SLICE("")), -ENOBUFS);
+	assert_int_equal(link_new(dup(other), &second), 0);
+	put(queue, second, AUTH_LOGIN_STEP, 1);
+	queue_end(queue);
+	queue_free(queue);
+	link_unref(link);
+	link_unref(second);
+	close(other);
+}
+
 int main(void)
 {
 	void *shift = open_clock();
@@ -158,6 +266,9 @@ int main(void)
 	        cmocka_unit_test(a_verifier_fits_its_password),
 	        cmocka_unit_test(an_identity_is_small),
 	        cmocka_unit_test(an_account_travels_whole),
+	        cmocka_unit_test(charges_go_before_logins),
+	        cmocka_unit_test(one_lane_charges_until_it_is_stuck),
+	        cmocka_unit_test(a_link_has_so_many_requests),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,285 @@
+/* SPDX-License-Identifier: ISC */
+/* Logins and their steps; see login.h. */
+#include "auth/login.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/board.h"
+#include "gateway/base/clock.h"
+#include "gateway/base/list.h"
+#include "gateway/base/log.h"
+#include "gateway/base/map.h"
+
+#define WAIT_MS 60000 /* for a client's next word */
+
+struct login {
+	struct {
+		struct link *link;
+		uint32_t number;
+		uint32_t zero;
+	} key;
+	struct list age; /* in the table */
+	struct conversation *conversation;
+	struct log_ctx log;
+	uint64_t until_ms;
+};
+
+struct logins {
+	struct logins_settings settings;
+	pthread_mutex_t lock; /* of all that follows */
+	struct map waiting;
+	struct list by_age;
+};
+
+int logins_new(const struct logins_settings *settings, struct logins **ret_logins)
+{
+	struct logins *logins = calloc(1, sizeof(*logins));
+
+	if (logins == NULL)
+		return -ENOMEM;
+	logins->settings = *settings;
+	pthread_mutex_init(&logins->lock, NULL);
+	map_init(&logins->waiting);
+	list_init(&logins->by_age);
+	*ret_logins = logins;
+	return 0;
+}
+
+static void login_free(struct login *login)
+{
+	conversation_free(login->conversation);
+	link_unref(login->key.link);
+	free(login);
+}
+
+void logins_free(struct logins *logins)
+{
+	struct list *link;
+
+	if (logins == NULL)
+		return;
+	while ((link = list_pop(&logins->by_age)) != NULL)
+		login_free(list_entry(link, struct login, age));
+	map_done(&logins->waiting);
+	pthread_mutex_destroy(&logins->lock);
+	free(logins);
+}
+
+/* ---- the table ---- */
+
+static struct slice login_key(const struct login *login)
+{
+	return slice_of(&login->key, sizeof(login->key));
+}
+
+/* The lock is held. */
+static void drop(struct logins *logins, struct login *login)
+{
+	list_remove(&login->age);
+	(void)map_remove(&logins->waiting, login_key(login));
+	login_free(login);
+}
+
+/* Ends logins whose clients went silent. The lock is held. */
+static void drop_old(struct logins *logins)
+{
+	uint64_t now = clock_mono_ms();
+
+	while (!list_is_empty(&logins->by_age)) {
+		struct login *oldest = list_entry(logins->by_age.next, struct login, age);
+		if (oldest->until_ms > now)
+			break;
+		drop(logins, oldest);
+	}
+}
+
+/* Lets a login wait for its client: nobody may touch it after that. 0, -ENOBUFS or -ENOMEM. */
+static int let_wait(struct logins *logins, struct login *login)
+{
+	pthread_mutex_lock(&logins->lock);
+	drop_old(logins);
+	login->until_ms = clock_mono_ms() + WAIT_MS;
+	int r = logins->waiting.count < logins->settings.waiting_max
+	                ? map_put(&logins->waiting, login_key(login), login)
+	                : -ENOBUFS;
+	if (r == 0)
+		list_append(&logins->by_age, &login->age);
+	pthread_mutex_unlock(&logins->lock);
+	return r;
+}
+
+/* Takes a login out of the table, or NULL: nobody else has it then. */
+static struct login *take(struct logins *logins, struct link *link, uint32_t number)
+{
+	struct login wanted = {.key = {.link = link, .number = number}};
+
+	pthread_mutex_lock(&logins->lock);
+	struct login *login = map_remove(&logins->waiting, login_key(&wanted));
+	if (login != NULL)
+		list_remove(&login->age);
+	pthread_mutex_unlock(&logins->lock);
+	return login;
+}
+
+void logins_cancel(struct logins *logins, struct link *link, uint32_t number)
+{
+	struct login *login = take(logins, link, number);
+
+	if (login != NULL)
+		login_free(login);
+}
+
+/* ---- steps ---- */
+
+static void log_ctx_of(const struct auth_message *message, struct log_ctx *log)
+{
+	log_ctx_init(log);
+	log_ctx_add(log, "sid", message->session);
+	log_ctx_add(log, "ip", message->client_address);
+	log_ctx_add(log, "mechanism", message->mechanism);
+}
+
+static void log_login(const struct login *login, enum event event)
+{
+	const struct conversation *conversation = login->conversation;
+
+	if (event == EV_LOGIN_ACCEPTED)
+		LOG(&login->log, event, "account=%s", LOG_VALUE(conversation_login(conversation)));
+	else
+		LOG(&login->log, event, "account=%s reason=%s",
+		        LOG_VALUE(conversation_login(conversation)),
+		        conversation_reason(conversation));
+}
+
+/* Answers a step, and lets the login wait if more steps follow. */
+static void finish_step(struct logins *logins, struct login *login, enum sasl_verdict verdict,
+        struct buf *challenge)
+{
+	struct link *link = link_ref(login->key.link);
+	struct auth_message message = {.type = AUTH_MORE, .number = login->key.number};
+	struct identity *identity = conversation_identity(login->conversation);
+	const struct why *away = conversation_away(login->conversation);
+
+	/* Steps without a look-up say nothing of the database. */
+	if (away != NULL || identity != NULL)
+		outage_note(logins->settings.outage, away);
+	switch (verdict) {
+	case SASL_VERDICT_MORE:
+		message.data = buf_slice(challenge);
+		if (let_wait(logins, login) == 0)
+			login = NULL;
+		else
+			message.type = AUTH_UNAVAILABLE;
+		break;
+	case SASL_VERDICT_DONE:
+		message.type = AUTH_DONE;
+		log_login(login, EV_LOGIN_ACCEPTED);
+		counter_add(CT_LOGINS_ACCEPTED, 1);
+		break;
+	case SASL_VERDICT_REFUSED:
+		message.type = AUTH_REFUSED;
+		log_login(login, EV_LOGIN_REFUSED);
+		counter_add(CT_LOGINS_REFUSED, 1);
+		break;
+	case SASL_VERDICT_MALFORMED:
+		message.type = AUTH_MALFORMED;
+		log_login(login, EV_LOGIN_REFUSED);
+		break;
+	case SASL_VERDICT_UNAVAILABLE:
+		message.type = AUTH_UNAVAILABLE;
+		break;
+	}
+	link_answer(link, &message, message.type == AUTH_DONE ? &identity->account : NULL);
+	if (verdict == SASL_VERDICT_DONE)
+		conversation_note_used(login->conversation);
+	if (login != NULL)
+		login_free(login);
+	link_unref(link);
+}
+
+void logins_start(
+        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+{
+	struct login *login = calloc(1, sizeof(*login));
+	struct buf challenge;
+
+	int r = login == NULL ? -ENOMEM
+	                      : conversation_new(logins->settings.sasl, message->mechanism,
+	                                &login->conversation);
+	if (r < 0) {
+		free(login);
+		link_answer_type(
+		        link, message->number, r == -EBADMSG ? AUTH_MALFORMED : AUTH_UNAVAILABLE);
+		return;
+	}
+	login->key.link = link_ref(link);
+	login->key.number = message->number;
+	log_ctx_of(message, &login->log);
+	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
+	enum sasl_verdict verdict = conversation_start(
+	        login->conversation, db, message->has_initial, message->data, &challenge);
+	finish_step(logins, login, verdict, &challenge);
+	buf_done(&challenge);
+}
+
+void logins_step(
+        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+{
+	struct login *login = take(logins, link, message->number);
+	struct buf challenge;
+
+	if (login == NULL) {
+		link_answer_type(link, message->number, AUTH_UNAVAILABLE);
+		return;
+	}
+	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
+	enum sasl_verdict verdict =
+	        conversation_step(login->conversation, db, message->data, &challenge);
+	finish_step(logins, login, verdict, &challenge);
+	buf_done(&challenge);
+}
+
+/* ---- without a lane ---- */
+
+static bool answer_from_memory(struct logins *logins, struct link *link,
+        const struct auth_message *message, struct slice authzid, struct slice login,
+        struct slice password)
+{
+	char normal[LOGIN_MAX + 1], wanted[LOGIN_MAX + 1];
+
+	if (sasl_normal_login(login, normal) < 0)
+		return false;
+	if (authzid.len > 0 &&
+	        (sasl_normal_login(authzid, wanted) < 0 || strcmp(normal, wanted) != 0))
+		return false;
+	struct identity *identity =
+	        identity_recall(logins->settings.store, slice_str(normal), password);
+	if (identity == NULL)
+		return false;
+	const struct auth_message done = {.type = AUTH_DONE, .number = message->number};
+	struct log_ctx log;
+	link_answer(link, &done, &identity->account);
+	log_ctx_of(message, &log);
+	LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
+	        LOG_VALUE(identity->account.login));
+	counter_add(CT_LOGINS_ACCEPTED, 1);
+	identity_unref(identity);
+	return true;
+}
+
+bool logins_answer_at_once(
+        struct logins *logins, struct link *link, const struct auth_message *message)
+{
+	struct slice authzid, login, password;
+
+	if (!message->has_initial || !slice_equal_nocase(message->mechanism, SLICE("PLAIN")))
+		return false;
+	if (sasl_split_plain(message->data, &authzid, &login, &password) == 0)
+		return answer_from_memory(logins, link, message, authzid, login, password);
+	/* The library would take some of these for a wrong password. */
+	link_answer_type(link, message->number, AUTH_MALFORMED);
+	return true;
+}

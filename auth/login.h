@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Logins: what the intake can answer at once, their steps on a lane, and the table of those
+ * that wait for their client's next word. Nobody has a login but the table or one lane.
+ */
+#pragma once
+
+#include "auth/link.h"
+#include "auth/outage.h"
+#include "auth/sasl.h"
+
+struct logins;
+
+struct logins_settings {
+	struct sasl *sasl;
+	struct identity_store *store;
+	struct outage *outage;
+	size_t waiting_max; /* logins that wait for their clients */
+};
+
+/* The settings' objects outlive it. 0 or -ENOMEM. */
+int logins_new(const struct logins_settings *settings, struct logins **ret_logins) must_check;
+
+/* No lane is there any more. NULL is fine. */
+void logins_free(struct logins *logins);
+
+/*
+ * Answers a LOGIN_START that needs no lane: a malformed one, and PLAIN with a password that
+ * was right a moment ago (no query, no PBKDF2). Whether it did. Any thread; microseconds.
+ */
+bool logins_answer_at_once(
+        struct logins *logins, struct link *link, const struct auth_message *message);
+
+/* LOGIN_START and LOGIN_STEP, with their answers. On a lane, whose connection `db` is. */
+void logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
+        struct db *db);
+void logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
+        struct db *db);
+
+/* The client has gone: a login that waits for it ends. Any thread. */
+void logins_cancel(struct logins *logins, struct link *link, uint32_t number);

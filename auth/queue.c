@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: ISC */
+/* What waits for a lane; see queue.h. */
+#include "auth/queue.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <time.h>
+
+#include "gateway/base/clock.h"
+
+#define CHARGER_STUCK_MS 20
+
+struct queue {
+	unsigned lanes;
+	pthread_mutex_t lock; /* of all that follows */
+	struct list charges, logins;
+	pthread_cond_t wakeup, charger_wakeup;
+	bool has_charger, charger_waits;
+	bool watched;               /* a lane waits to see whether the charger is stuck */
+	uint64_t charging_since_ms; /* 0: the charger is not with the database */
+	bool ending;
+};
+
+int queue_new(unsigned lanes, struct queue **ret_queue)
+{
+	struct queue *queue = calloc(1, sizeof(*queue));
+
+	if (queue == NULL)
+		return -ENOMEM;
+	queue->lanes = lanes;
+	pthread_mutex_init(&queue->lock, NULL);
+	pthread_cond_init(&queue->wakeup, NULL);
+	pthread_cond_init(&queue->charger_wakeup, NULL);
+	list_init(&queue->charges);
+	list_init(&queue->logins);
+	*ret_queue = queue;
+	return 0;
+}
+
+void request_free(struct request *request)
+{
+	atomic_fetch_sub(&request->link->queued, 1);
+	link_unref(request->link);
+	buf_wipe(&request->datagram);
+	free(request);
+}
+
+void queue_free(struct queue *queue)
+{
+	struct list *link;
+
+	if (queue == NULL)
+		return;
+	while ((link = list_pop(&queue->charges)) != NULL ||
+	        (link = list_pop(&queue->logins)) != NULL)
+		request_free(list_entry(link, struct request, link_in_queue));
+	pthread_cond_destroy(&queue->wakeup);
+	pthread_cond_destroy(&queue->charger_wakeup);
+	pthread_mutex_destroy(&queue->lock);
+	free(queue);
+}
+
+static int request_new(struct link *link, struct slice datagram, struct request **ret_request)
+{
+	struct request *request = calloc(1, sizeof(*request));
+	struct auth_account_room unused;
+
+	if (request == NULL)
+		return -ENOMEM;
+	buf_init(&request->datagram, PROTOCOL_DATAGRAM_MAX);
+	if (buf_append_slice(&request->datagram, datagram) < 0 ||
+	        protocol_decode(buf_slice(&request->datagram), &request->message, &unused) < 0) {
+		buf_wipe(&request->datagram);
+		free(request);
+		return -ENOMEM;
+	}
+	request->link = link_ref(link);
+	atomic_fetch_add(&link->queued, 1);
+	*ret_request = request;
+	return 0;
+}
+
+int queue_put(struct queue *queue, struct link *link, struct slice datagram)
+{
+	struct request *request;
+
+	if (atomic_load(&link->queued) >= QUEUE_MAX)
+		return -ENOBUFS;
+	int r = request_new(link, datagram, &request);
+	if (r < 0)
+		return r;
+	enum auth_type type = request->message.type;
+	bool is_charge = type == AUTH_ADMIT || type == AUTH_SETTLE;
+	pthread_mutex_lock(&queue->lock);
+	list_append(is_charge ? &queue->charges : &queue->logins, &request->link_in_queue);
+	if (is_charge && queue->charger_waits) {
+		queue->charger_waits = false;
+		pthread_cond_signal(&queue->charger_wakeup);
+	} else if (!is_charge || !queue->watched) {
+		pthread_cond_signal(&queue->wakeup);
+	}
+	pthread_mutex_unlock(&queue->lock);
+	return 0;
+}
+
+enum lane_kind queue_join(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	bool first = !queue->has_charger && queue->lanes > 1;
+	queue->has_charger |= first;
+	pthread_mutex_unlock(&queue->lock);
+	return first ? LANE_OF_CHARGES : LANE_OF_ANYTHING;
+}
+
+/* The first charge with all others of its kind. The lock is held. */
+static unsigned take_charges(struct queue *queue, struct request *ret_batch[LIMITS_BATCH_MAX])
+{
+	enum auth_type type =
+	        list_entry(queue->charges.next, struct request, link_in_queue)->message.type;
+	unsigned count = 0;
+
+	list_for_each_safe (at, &queue->charges) {
+		struct request *request = list_entry(at, struct request, link_in_queue);
+		if (count == LIMITS_BATCH_MAX)
+			break;
+		if (request->message.type != type)
+			continue;
+		list_remove(at);
+		ret_batch[count++] = request;
+	}
+	return count;
+}
+
+/* Whether a lane of anything may take charges: only when nobody else does. */
+static bool charges_are_free(const struct queue *queue)
+{
+	return !queue->has_charger ||
+	       (queue->charging_since_ms != 0 &&
+	               clock_mono_ms() - queue->charging_since_ms > CHARGER_STUCK_MS);
+}
+
+/* The list that a lane should serve now, or NULL. The lock is held. */
+static struct list *find_work(struct queue *queue, enum lane_kind kind)
+{
+	bool charger = kind == LANE_OF_CHARGES;
+
+	if (!list_is_empty(&queue->charges) && (charger || charges_are_free(queue)))
+		return &queue->charges;
+	return charger || list_is_empty(&queue->logins) ? NULL : &queue->logins;
+}
+
+/* The lock is held. */
+static void wait_for_work(struct queue *queue, enum lane_kind kind)
+{
+	struct timespec until;
+
+	if (kind == LANE_OF_CHARGES) {
+		queue->charger_waits = true;
+		pthread_cond_wait(&queue->charger_wakeup, &queue->lock);
+		return;
+	}
+	if (list_is_empty(&queue->charges) || queue->watched) {
+		pthread_cond_wait(&queue->wakeup, &queue->lock);
+		return;
+	}
+	/* One lane looks whether the charger comes back for these. */
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_nsec += CHARGER_STUCK_MS * 1000000L;
+	until.tv_sec += until.tv_nsec / 1000000000L;
+	until.tv_nsec %= 1000000000L;
+	queue->watched = true;
+	pthread_cond_clockwait(&queue->wakeup, &queue->lock, CLOCK_MONOTONIC, &until);
+	queue->watched = false;
+}
+
+unsigned queue_take(
+        struct queue *queue, enum lane_kind kind, struct request *ret_batch[LIMITS_BATCH_MAX])
+{
+	struct list *work;
+	unsigned count = 0;
+
+	pthread_mutex_lock(&queue->lock);
+	if (kind == LANE_OF_CHARGES)
+		queue->charging_since_ms = 0;
+	while ((work = find_work(queue, kind)) == NULL && !queue->ending)
+		wait_for_work(queue, kind);
+	if (queue->ending) {
+		count = 0;
+	} else if (work == &queue->charges) {
+		count = take_charges(queue, ret_batch);
+		if (kind == LANE_OF_CHARGES)
+			queue->charging_since_ms = clock_mono_ms();
+	} else {
+		ret_batch[count++] = list_entry(list_pop(work), struct request, link_in_queue);
+	}
+	pthread_mutex_unlock(&queue->lock);
+	return count;
+}
+
+void queue_end(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	queue->ending = true;
+	pthread_cond_broadcast(&queue->wakeup);
+	pthread_cond_broadcast(&queue->charger_wakeup);
+	pthread_mutex_unlock(&queue->lock);
+}

@@ -1,0 +1,49 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * What waits for a lane. Charges go first, and of several lanes one takes nothing else: a
+ * flood of logins, each a PBKDF2 long, does not hold up messages. While that lane asks the
+ * database the next charges gather, and go in one question. When it is stuck, as by one
+ * account's locked row, the other lanes take charges too. Any thread.
+ */
+#pragma once
+
+#include "auth/limits.h"
+#include "auth/link.h"
+#include "gateway/base/list.h"
+
+#define QUEUE_MAX 4096 /* requests of each link */
+
+struct request {
+	struct list link_in_queue; /* private */
+	struct link *link;
+	struct buf datagram;
+	struct auth_message message; /* points into the datagram */
+};
+
+void request_free(struct request *request);
+
+struct queue;
+
+/* For so many lanes. 0 or -ENOMEM. */
+int queue_new(unsigned lanes, struct queue **ret_queue) must_check;
+
+/* After queue_end(), when no lane is there any more; what waits gets no answer. NULL is fine. */
+void queue_free(struct queue *queue);
+
+/* Copies a datagram that was well formed. 0; -ENOBUFS: the link has too many; -ENOMEM. */
+int queue_put(struct queue *queue, struct link *link, struct slice datagram) must_check;
+
+enum lane_kind { LANE_OF_CHARGES, LANE_OF_ANYTHING };
+
+/* A lane begins: what it is to take. */
+enum lane_kind queue_join(struct queue *queue);
+
+/*
+ * Waits for work of a lane: charges, all ADMIT or all SETTLE, or one step of a login. Their
+ * number; the caller frees them. 0 at the end.
+ */
+unsigned queue_take(struct queue *queue, enum lane_kind kind,
+        struct request *ret_batch[LIMITS_BATCH_MAX]) must_check;
+
+/* Ends the waiting of all lanes. */
+void queue_end(struct queue *queue);
