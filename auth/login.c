@@ -83,28 +83,31 @@ static void drop(struct logins *logins, struct login *login)
 	login_free(login);
 }
 
-/* Ends logins whose clients went silent. The lock is held. */
-static void drop_old(struct logins *logins)
+/* Ends logins whose clients went silent, and one if there are too many. The lock is held. */
+static void make_room(struct logins *logins)
 {
 	uint64_t now = clock_mono_ms();
+	bool full = logins->waiting.count >= logins->settings.waiting_max;
 
 	while (!list_is_empty(&logins->by_age)) {
 		struct login *oldest = list_entry(logins->by_age.next, struct login, age);
-		if (oldest->until_ms > now)
+		if (!full && oldest->until_ms > now)
 			break;
 		drop(logins, oldest);
+		full = false;
 	}
 }
 
-/* Lets a login wait for its client: nobody may touch it after that. 0, -ENOBUFS or -ENOMEM. */
+/* Lets a login wait for its client: nobody may touch it after that. 0 or -ENOMEM. */
 static int let_wait(struct logins *logins, struct login *login)
 {
 	pthread_mutex_lock(&logins->lock);
-	drop_old(logins);
+	make_room(logins);
+	struct login *old = map_get(&logins->waiting, login_key(login));
+	if (old != NULL)
+		drop(logins, old);
 	login->until_ms = clock_mono_ms() + WAIT_MS;
-	int r = logins->waiting.count < logins->settings.waiting_max
-	                ? map_put(&logins->waiting, login_key(login), login)
-	                : -ENOBUFS;
+	int r = map_put(&logins->waiting, login_key(login), login);
 	if (r == 0)
 		list_append(&logins->by_age, &login->age);
 	pthread_mutex_unlock(&logins->lock);

@@ -15,7 +15,7 @@ struct logins_settings {
 	struct sasl *sasl;
 	struct identity_store *store;
 	struct outage *outage;
-	size_t waiting_max; /* logins that wait for their clients */
+	size_t waiting_max; /* logins that wait for their clients; beyond it the oldest one ends */
 };
 
 /* The settings' objects outlive it. 0 or -ENOMEM. */

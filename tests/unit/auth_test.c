@@ -8,7 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "auth/identity.h"
+#include "auth/login.h"
 #include "auth/queue.h"
 #include "auth/verifier.h"
 #include "gateway/base/clock.h"
@@ -257,6 +257,54 @@ static void a_link_has_so_many_requests(void **state)
 	close(other);
 }
 
+/* The type of the answer that has come. */
+static enum auth_type hear(int fd)
+{
+	struct auth_account_room unused;
+	struct auth_message answer;
+	char room[PROTOCOL_DATAGRAM_MAX];
+	struct slice datagram;
+
+	assert_int_equal(protocol_receive(fd, room, &datagram), 1);
+	assert_int_equal(protocol_decode(datagram, &answer, &unused), 0);
+	return answer.type;
+}
+
+/* Clients that begin logins and go before `auth` has answered must not keep others out. */
+static void the_oldest_login_makes_room(void **state)
+{
+	struct auth_message message = {
+	        .type = AUTH_LOGIN_START, .mechanism = SLICE("LOGIN"), .data = SLICE("")};
+	struct logins_settings settings = {.outage = &(struct outage){0}, .waiting_max = 3};
+	struct logins *logins;
+	struct why why;
+	int other;
+	struct link *link = new_link(&other);
+
+	(void)state;
+	assert_int_equal(identity_store_new(&settings.store), 0);
+	assert_int_equal(sasl_start("h.example", settings.store, &settings.sasl, &why), 0);
+	assert_int_equal(logins_new(&settings, &logins), 0);
+	for (message.number = 1; message.number <= 5; message.number++) {
+		logins_start(logins, link, &message, NULL);
+		assert_int_equal(hear(other), AUTH_MORE);
+	}
+	message.type = AUTH_LOGIN_STEP;
+	message.data = SLICE("alice");
+	for (message.number = 1; message.number <= 5; message.number++) {
+		logins_step(logins, link, &message, NULL);
+		assert_int_equal(hear(other), message.number <= 2 ? AUTH_UNAVAILABLE : AUTH_MORE);
+	}
+	logins_cancel(logins, link, 3);
+	logins_step(logins, link, &(struct auth_message){.number = 3, .data = SLICE("x")}, NULL);
+	assert_int_equal(hear(other), AUTH_UNAVAILABLE);
+	logins_free(logins);
+	sasl_stop(settings.sasl);
+	identity_store_free(settings.store);
+	link_unref(link);
+	close(other);
+}
+
 int main(void)
 {
 	void *shift = open_clock();
@@ -269,6 +317,7 @@ int main(void)
 	        cmocka_unit_test(charges_go_before_logins),
 	        cmocka_unit_test(one_lane_charges_until_it_is_stuck),
 	        cmocka_unit_test(a_link_has_so_many_requests),
+	        cmocka_unit_test(the_oldest_login_makes_room),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
