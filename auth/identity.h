@@ -6,15 +6,15 @@
  */
 #pragma once
 
-#include "auth/protocol.h"
 #include <stdatomic.h>
 
+#include "auth/protocol.h"
 #include "db/db.h"
 #include "gateway/base/arena.h"
 
 #define IDENTITY_VERIFIERS_MAX 32 /* the schema lets an account have no more */
 
-/* Shared by reference; never changes. */
+/* Shared by reference between threads; never changes. */
 struct identity {
 	_Atomic unsigned refs;
 	struct arena arena;
@@ -33,9 +33,9 @@ int identity_store_new(struct identity_store **ret_store) must_check;
 void identity_store_free(struct identity_store *store);
 
 /*
- * What the database has on a login (lower-case), by the calling thread's connection.
- * A reference also for unknown ones. -ENOTCONN, -ETIMEDOUT with the reason when it
- * cannot tell now.
+ * What the database has on a login (lower-case), by the calling thread's connection,
+ * which blocks. A reference also for unknown ones. -ENOTCONN, -ETIMEDOUT with the
+ * reason when it cannot tell now; -ENOMEM, -EBADMSG.
  */
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
         struct identity **ret_identity, struct why *why) must_check;

@@ -100,10 +100,9 @@ static int admit(struct db *db, struct admission *admissions, unsigned count, st
 	int r = all_there(params, ARRAY_LEN(params)) ? 0 : -ENOMEM;
 	if (r == 0)
 		r = db_exec_often(db,
-		        "select ord, verdict, charged_at, measure, per_text, used, amount, "
-		        "extract(epoch from next_at)::bigint, bytes_counted from postern.admit($1, "
-		        "$2, $3, "
-		        "$4)",
+		        "select ord, verdict, charged_at, measure, per_text, used, amount,"
+		        " extract(epoch from next_at)::bigint, bytes_counted"
+		        " from postern.admit($1, $2, $3, $4)",
 		        4, params, &result, why);
 	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
 		int64_t ord = db_int(result, row, 0);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * A connection to PostgreSQL for one thread: deadlines on everything, reconnection
- * by itself, no waiting while the server is known to be away. Values only ever
- * travel as parameters.
+ * A connection to PostgreSQL for one thread: deadlines on everything (but the
+ * look-up of its host's name, which libpq waits for), reconnection by itself, no
+ * waiting while the server is known to be away. Values only ever travel as
+ * parameters.
  */
 #pragma once
 
@@ -24,7 +25,7 @@ struct db_settings {
 	unsigned deadline_ms; /* of connecting, and of each statement; 0: 3 s */
 };
 
-/* Does not connect yet. 0, -EINVAL for a malformed conninfo with the reason, -ENOMEM. */
+/* Does not connect yet. Copies. 0, -EINVAL for a malformed conninfo with the reason, -ENOMEM. */
 int db_new(const struct db_settings *settings, struct db **ret_db, struct why *why) must_check;
 void db_free(struct db *db);
 
@@ -51,8 +52,8 @@ int db_run_script(struct db *db, const char *sql, struct why *why) must_check;
 
 /*
  * Waits for a notice on the channel, up to `timeout_ms`. 1 with its payload, 0 when
- * the time is over, -ENOTCONN (wait and call again). After a reconnection LISTEN is
- * sent first and *ret_anew is set: what changed meanwhile is unknown.
+ * the time is over, -ENOTCONN (wait and call again). On a new connection LISTEN is
+ * sent first, and 0 comes with *ret_anew set: what changed meanwhile is unknown.
  */
 int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, struct buf *ret_payload,
         bool *ret_anew) must_check;
@@ -64,6 +65,7 @@ bool db_is_there(const struct db *db);
 struct slice db_text(const PGresult *result, int row, int column);
 int64_t db_int(const PGresult *result, int row, int column);
 
-/* Splits a one-dimensional array of texts ("{a,\"b c\"}"); `each` gets every element. */
+/* Splits a one-dimensional array of texts ("{a,\"b c\"}"); `each` gets every element. 0 or
+ * -EBADMSG. */
 int db_each_element(
         struct slice array, void (*each)(void *arg, struct slice element), void *arg) must_check;

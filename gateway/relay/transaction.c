@@ -413,7 +413,7 @@ static void send_more(struct session *session)
 	session_enter(session, SESSION_ENVELOPE);
 }
 
-/* What the upstream can never take is refused here, in the words of its own reply. */
+/* What the upstream never takes, as it said itself in its reply to EHLO, fails here. */
 static bool fits(struct session *session)
 {
 	struct delivery *delivery = session->delivery;

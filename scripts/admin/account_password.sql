@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: ISC
--- Sets the password of an account; live sessions that used the old one are closed.
+-- Sets the password of an account; its live sessions are closed.
 --
 --   psql -v login=alice@example.org -f scripts/admin/account_password.sql
 --

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* What `auth` remembers, what waits for its lanes, and what travels to `submit`. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>

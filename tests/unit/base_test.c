@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* The toolbox: text, memory, numbers, dates, addresses, records, the log. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* The configuration: its defaults, its errors, and how it is handed on. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>

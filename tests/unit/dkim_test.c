@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* Body hashes and signatures, checked by GnuTLS with the published keys. */
 #include "tests/unit/unit.h"
 
 #include <gnutls/abstract.h>

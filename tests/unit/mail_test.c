@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* The grammar of SMTP and of messages, whole and in pieces of every size. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>

@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: ISC */
+/* Loops, timers, jobs and connections, over real sockets and real TLS. */
 #include "tests/unit/unit.h"
 
 #include <errno.h>
