@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: ISC
 """A gateway under test: configuration, start, log, the tool."""
+import contextlib
 import os
+import pathlib
 import signal
 import subprocess
 import threading
@@ -120,10 +122,12 @@ retry = {self.group(self.retry)}
     def children(self):
         """Pids by role."""
         found = {}
-        for line in run("ps", "-o", "pid=,args=", "--ppid", self.process.pid).stdout.decode().splitlines():
-            pid, _, name = line.strip().partition(" ")
-            if name.startswith("posternd: "):
-                found[name.removeprefix("posternd: ").split()[0]] = int(pid)
+        pid = self.process.pid
+        for child in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(OSError):  # it is gone already
+                name = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().decode().rstrip("\0")
+                if name.startswith("posternd: "):
+                    found[name.removeprefix("posternd: ")] = int(child)
         return found
 
     def make_clock(self):
@@ -148,14 +152,17 @@ retry = {self.group(self.retry)}
         self.process = None
         return status
 
+    def kill(self):
+        """kill -9 of the supervisor alone."""
+        self.process.kill()
+        self.process.wait(10)
+        self.process = None
+
     def kill_all(self):
         """kill -9 of every process at once."""
-        pids = [self.process.pid, *self.children().values()]
-        for pid in pids:
-            try:
+        for pid in (self.process.pid, *self.children().values()):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
         self.process.wait(10)
         self.process = None
 

@@ -19,6 +19,9 @@ class Message:
     tls: bool = False
     login: str = ""
     connection: int = 0
+    opened: float = 0  # when its connection was
+    taken: float = 0  # when its final dot had come
+    answered: float = 0  # when the reply to its final dot left; 0: it could not
 
     @property
     def header(self):
@@ -38,7 +41,7 @@ class Session(socketserver.StreamRequestHandler):
 
     def handle(self):
         self.upstream = self.server.upstream
-        self.tls, self.login = False, ""
+        self.tls, self.login, self.opened = False, "", time.monotonic()
         with self.upstream.lock:
             self.upstream.connections += 1
             self.number = self.upstream.connections
@@ -152,7 +155,7 @@ class Session(socketserver.StreamRequestHandler):
                 break
             lines.append(line[1:] if line.startswith(b".") else line)
         message = Message(self.sender, self.recipients, b"".join(lines), self.mail_line, self.tls, self.login,
-                          self.number)
+                          self.number, self.opened, time.monotonic())
         reply = self.upstream.choose("DOT", "") or "250 2.0.0 taken"
         if reply == "DROP":
             return False
@@ -162,7 +165,9 @@ class Session(socketserver.StreamRequestHandler):
         if reply[0] == "2":
             self.upstream.keep(message)
         self.reset()
+        answered = time.monotonic()
         self.say(reply)
+        message.answered = answered
         return True
 
 
