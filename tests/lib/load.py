@@ -34,18 +34,19 @@ class Reply:
 
 class Load:
     """
-    `clients` threads, each with a session at a time, of which it sends `messages` (a number, or None: as long
-    as it lives). A connection that ends is made anew. Sizes up to `lines` lines of 58 octets.
+    `clients` threads, each with a session at a time, over which it sends a few messages; the first `kept` of
+    them as many as they can. A connection that ends is made anew. Some messages have up to `lines` lines of
+    58 octets, most up to 100.
     """
 
-    def __init__(self, stage, clients=4, messages=lambda chance: chance.randint(1, 8), lines=20, name="load",
-                 login=("alice@example.org", "secret-1"), seed=0):
-        self.stage, self.messages, self.lines, self.name, self.login = stage, messages, lines, name, login
+    def __init__(self, stage, clients=6, kept=0, lines=9000, name="load", login=("alice@example.org", "secret-1"),
+                 seed=0):
+        self.stage, self.kept, self.lines, self.name, self.login = stage, kept, lines, name, login
         self.lock = threading.Condition()
         self.sent = {}  # by subject
         self.replies = []
         self.lost_connections = 0
-        self.acknowledged = 0
+        self.acknowledged = self.acknowledged_octets = 0
         self.ending = threading.Event()
         self.threads = [threading.Thread(target=self.client, args=(n, random.Random(f"{seed} {name} {n}")), daemon=True)
                         for n in range(clients)]
@@ -102,14 +103,13 @@ class Load:
         words = base64.b64encode("\0".join(("", *self.login)).encode()).decode()
         if not self.ask(bare, f"AUTH PLAIN {words}", "AUTH").startswith("235"):
             return False
-        count, left = 0, self.messages(chance)
-        while not self.ending.is_set() and left != 0:
+        count, most = 0, float("inf") if connection[0] < self.kept else chance.randint(1, 8)
+        while not self.ending.is_set() and count < most:
             subject = f"{self.name}-{connection[0]}-{connection[1]}-{count}"
             lines = chance.randint(0, self.lines) if chance.random() < 0.1 else chance.randint(0, min(self.lines, 100))
             if not self.message(bare, subject, Sent(lines, connection)):
                 self.ending.wait(0.02)
             count += 1
-            left = None if left is None else left - 1
         self.ask(bare, "QUIT", "QUIT")
         return True
 
@@ -126,7 +126,9 @@ class Load:
         text = self.ask(bare, f"From: <{sender}>\r\nSubject: {subject}\r\n\r\n".encode() + sent.body(subject) + b".", "DOT")
         with self.lock:
             sent.fate = "acknowledged" if text.startswith("250") else "refused"
-            self.acknowledged += sent.fate == "acknowledged"
+            if sent.fate == "acknowledged":
+                self.acknowledged += 1
+                self.acknowledged_octets += sent.lines * LINE
             self.lock.notify_all()
         return text.startswith("250")
 

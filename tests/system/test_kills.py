@@ -97,7 +97,7 @@ def test_nothing_is_lost(stage):
     gateway.upstreams["up"]["connections"] = CONNECTIONS
     gateway.stop()
     gateway.start()
-    with Load(stage, clients=6, lines=9000, name="kill", seed=SEED) as load:
+    with Load(stage, name="kill", seed=SEED) as load:
         for number in range(KILLS):
             if number % 5 == 0:
                 mood.change()
