@@ -15,7 +15,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/random.h"
 
-#define DEADLINE_MS       3000
+#define DEADLINE_MS       2000 /* clients are answered within 3 s */
 #define BACK_OFF_FIRST_MS 100
 #define BACK_OFF_MAX_MS   5000
 #define OPTIONS_MAX       64
@@ -156,13 +156,11 @@ static void back_off(struct db *db)
 	        clock_mono_ms() + db->back_off_ms / 2 + random_below(db->back_off_ms / 2 + 1);
 }
 
-static int ensure_connected(struct db *db, struct why *why)
+static int ensure_connected(struct db *db, uint64_t deadline, struct why *why)
 {
-	uint64_t now = clock_mono_ms();
-
 	if (db->conn != NULL && PQstatus(db->conn) == CONNECTION_OK)
 		return 0;
-	if (now < db->retry_at_ms) {
+	if (clock_mono_ms() < db->retry_at_ms) {
 		why_set(why, "the database is away");
 		return -ENOTCONN;
 	}
@@ -170,7 +168,7 @@ static int ensure_connected(struct db *db, struct why *why)
 	db->conn = start_connect(db);
 	if (db->conn == NULL)
 		return -ENOMEM;
-	int r = finish_connect(db, now + db->deadline_ms);
+	int r = finish_connect(db, deadline);
 	if (r < 0) {
 		why_set(why, "%s",
 		        r == -ETIMEDOUT ? "the database does not answer"
@@ -248,11 +246,12 @@ static int judge(struct db *db, PGresult *result, struct why *why)
 }
 
 /* What was sent (or not), up to its result. */
-static int receive(struct db *db, bool sent, PGresult **ret_result, struct why *why)
+static int receive(
+        struct db *db, bool sent, uint64_t deadline, PGresult **ret_result, struct why *why)
 {
 	PGresult *result;
 
-	int r = sent ? collect(db, clock_mono_ms() + db->deadline_ms, &result) : -ENOTCONN;
+	int r = sent ? collect(db, deadline, &result) : -ENOTCONN;
 	if (r < 0) {
 		why_set(why, "the database %s",
 		        r == -ETIMEDOUT ? "did not answer in time" : "closed the connection");
@@ -269,18 +268,19 @@ struct statement {
 	const char *sql;
 	unsigned param_count;
 	const char *const *params;
+	uint64_t deadline; /* of all that it takes: connecting, preparing, asking again */
 };
 
 static int exec_once(
         struct db *db, const struct statement *statement, PGresult **ret_result, struct why *why)
 {
-	int r = ensure_connected(db, why);
+	int r = ensure_connected(db, statement->deadline, why);
 
 	if (r < 0)
 		return r;
 	int sent = PQsendQueryParams(db->conn, statement->sql, (int)statement->param_count, NULL,
 	        statement->params, NULL, NULL, 0);
-	return receive(db, sent != 0, ret_result, why);
+	return receive(db, sent != 0, statement->deadline, ret_result, why);
 }
 
 /* The name of a statement on this connection: its place in `prepared`. */
@@ -297,14 +297,14 @@ static int exec_prepared_once(
 	PGresult *result;
 	size_t place = 0;
 
-	int r = ensure_connected(db, why);
+	int r = ensure_connected(db, statement->deadline, why);
 	while (r == 0 && place < db->prepared_count && db->prepared[place] != statement->sql)
 		place++;
 	if (r == 0 && place == db->prepared_count) {
 		assert_bug(place < STATEMENTS_MAX);
 		int sent = PQsendPrepare(
 		        db->conn, statement_name(place, name), statement->sql, 0, NULL);
-		r = receive(db, sent != 0, &result, why);
+		r = receive(db, sent != 0, statement->deadline, &result, why);
 		if (r == 0) {
 			PQclear(result);
 			db->prepared[db->prepared_count++] = statement->sql;
@@ -314,7 +314,7 @@ static int exec_prepared_once(
 		return r;
 	int sent = PQsendQueryPrepared(db->conn, statement_name(place, name),
 	        (int)statement->param_count, statement->params, NULL, NULL, 0);
-	return receive(db, sent != 0, ret_result, why);
+	return receive(db, sent != 0, statement->deadline, ret_result, why);
 }
 
 typedef int (*exec_fn)(
@@ -335,24 +335,33 @@ static int exec(struct db *db, exec_fn once, const struct statement *statement,
 	return r;
 }
 
+static struct statement statement_of(
+        const struct db *db, const char *sql, unsigned param_count, const char *const params[])
+{
+	return (struct statement){sql, param_count, params, clock_mono_ms() + db->deadline_ms};
+}
+
 int db_exec(struct db *db, const char *sql, unsigned param_count, const char *const params[],
         PGresult **ret_result, struct why *why)
 {
-	return exec(db, exec_once, &(struct statement){sql, param_count, params}, ret_result, why);
+	const struct statement statement = statement_of(db, sql, param_count, params);
+
+	return exec(db, exec_once, &statement, ret_result, why);
 }
 
 int db_exec_often(struct db *db, const char *sql, unsigned param_count, const char *const params[],
         PGresult **ret_result, struct why *why)
 {
-	return exec(db, exec_prepared_once, &(struct statement){sql, param_count, params},
-	        ret_result, why);
+	const struct statement statement = statement_of(db, sql, param_count, params);
+
+	return exec(db, exec_prepared_once, &statement, ret_result, why);
 }
 
 int db_run_script(struct db *db, const char *sql, struct why *why)
 {
 	PGresult *result;
 
-	int r = ensure_connected(db, why);
+	int r = ensure_connected(db, clock_mono_ms() + db->deadline_ms, why);
 	if (r < 0)
 		return r;
 	if (PQsendQuery(db->conn, sql) == 0)

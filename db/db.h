@@ -22,7 +22,7 @@ struct db_settings {
 	const char *conninfo; /* of the configuration */
 	const char *user;     /* overrides conninfo and environment; NULL: as the caller's psql */
 	const char *password; /* NULL or "": none */
-	unsigned deadline_ms; /* of connecting, and of each statement; 0: 3 s */
+	unsigned deadline_ms; /* of each statement, with connecting; 0: 2 s */
 };
 
 /* Does not connect yet. Copies. 0, -EINVAL for a malformed conninfo with the reason, -ENOMEM. */
