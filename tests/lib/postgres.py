@@ -54,9 +54,9 @@ class Cluster:
         if not (self.folder / "data/postmaster.pid").exists():
             self.start()
 
-    def stop(self):
+    def stop(self, how="fast"):
         if (self.folder / "data/postmaster.pid").exists():
-            run(*unprivileged("postgres"), self.bin / "pg_ctl", "-D", self.folder / "data", "-m", "fast", "-w",
+            run(*unprivileged("postgres"), self.bin / "pg_ctl", "-D", self.folder / "data", "-m", how, "-w",
                 "-t", "60", "stop", cwd="/")
 
     def freeze(self, frozen):

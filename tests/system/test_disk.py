@@ -119,7 +119,7 @@ def test_mail_fills_it(stage):
             began = time.monotonic()
             load.wait_acknowledged(20, AGAIN_IN)
             took = time.monotonic() - began
-        load.wait_all()
+        load.close_books()
         assert stage.gateway.children() == pids and not load.lost_connections and not load.twice()
         assert refusals(load) == {("MAIL", NO_ROOM)}, refusals(load)
     print(f"# {full} messages until it was full with {left >> 10} KiB left; accepted {took:.1f} s after there was room")
@@ -144,9 +144,9 @@ def test_others_fill_it(stage):
             disk.leave(0)
             until_refused(load)
             upstream_returns(stage)
-            eventually(lambda: not load.missing(), 30)
+            load.wait_all()
             load.wait_acknowledged(20, AGAIN_IN)  # with what delivery has freed
-        load.wait_all()
+        load.close_books()
         assert stage.gateway.children() == pids and not load.lost_connections and not load.twice()
         assert refusals(load) <= {("MAIL", NO_ROOM), ("DOT", NO_ROOM)}, refusals(load)
         refused = sum(reply.verb == "DOT" for reply in load.not_successes())
@@ -166,11 +166,11 @@ def test_it_starts_when_it_is_full(stage):
         bare = session(stage)
         assert bare.ask("MAIL FROM:<alice@example.org>") == NO_ROOM
         upstream_returns(stage)
-        eventually(lambda: not load.missing(), 30)
+        load.wait_all()
         disk.give_back()
         eventually(lambda: bare.ask("MAIL FROM:<alice@example.org>").startswith("250"), AGAIN_IN)
         bare.close()
-        load.wait_all()
+        load.close_books()
         assert not load.twice()
 
 
