@@ -1,72 +1,110 @@
 # SPDX-License-Identifier: ISC
-"""No process dies of an allocation that fails, nothing is refused for good, nothing is lost."""
-import smtplib
-import ssl
+"""What a large message costs in memory: nothing that grows with it."""
+import hashlib
+import pathlib
+import re
+import threading
 
 from client import connect, message
-from environment import eventually
-from memory import FailingMemory
+from test_refusals import session
 
-ACCOUNTS = 400
-
-
-def make_accounts(stage):
-    """Many, so that each login is the first of its account, and asks the database."""
-    stage.cluster.sql(f"""
-        create temporary table one as
-            select verifier from postern.credential where account =
-                (select id from postern.account where login = 'alice@example.org') limit 1;
-        select postern.account_create('m' || n || '@example.org', verifier) from one, generate_series(1, {ACCOUNTS}) n""")
+KIB = 1 << 10
+MIB = 1 << 20
+LINE = b"0123456789" * 99 + b"01234\r\n"  # 997 octets
 
 
-def send(stage, number):
-    """A login and a message; its subject when it was accepted."""
-    login, subject = f"m{number}@example.org", f"memory {number}"
-    try:
-        client = connect(stage, login, "secret-1")
-        client.sendmail(login, ["bob@example.net"], message(subject, sender=login))
-        client.quit()
-        return subject
-    except smtplib.SMTPRecipientsRefused as refused:
-        assert all(code < 500 for code, _ in refused.recipients.values()), refused
-    except smtplib.SMTPResponseException as refused:
-        assert refused.smtp_code < 500, refused
-    except (smtplib.SMTPServerDisconnected, ssl.SSLError, OSError):
-        pass
-    return None
+def memory(pids):
+    """
+    Octets that belong to these processes alone or are shared among them: anonymous and shared memory, each page
+    once. Exact: the kernel walks the page tables for it.
+    """
+    total = 0
+    for pid in pids:
+        rollup = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+        total += sum(int(kib) * KIB for kib in re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB", rollup, re.M))
+    return total
 
 
-def subjects(stage):
-    with stage.upstream.lock:
-        return [m.subject for m in stage.upstream.messages]
+class Peak(threading.Thread):
+    """
+    How much more they have had at most since it was made, seen in two ways: samples of memory(), which may miss a
+    moment, and the kernel's own high-water marks, which miss nothing, and count pages of files too.
+    """
+
+    def __init__(self, pids):
+        super().__init__(daemon=True)
+        self.pids, self.before, self.most, self.samples = pids, memory(pids), 0, 0
+        for pid in pids:
+            pathlib.Path(f"/proc/{pid}/clear_refs").write_text("5")  # the mark back to what there is now
+        self.mark = self.high_water()
+        self.ending = threading.Event()
+
+    def high_water(self):
+        return sum(int(re.search(r"^VmHWM:\s+(\d+) kB", pathlib.Path(f"/proc/{pid}/status").read_text(), re.M)[1]) * KIB
+                   for pid in self.pids)
+
+    def run(self):
+        while not self.ending.wait(0.003):
+            self.most = max(self.most, memory(self.pids) - self.before)
+            self.samples += 1
+
+    def end(self):
+        self.ending.set()
+        self.join(10)
+        return self.most, self.high_water() - self.mark
 
 
-def test_each_allocation_fails_in_turn(stage):
-    gateway = stage.gateway
+def send_large(stage, subject, lines):
+    """Over a bare connection, in pieces; the hash of its body."""
+    bare = session(stage)
+    for line, code in (("MAIL FROM:<alice@example.org>", "250"), ("RCPT TO:<bob@example.net>", "250"), ("DATA", "354")):
+        assert bare.ask(line).startswith(code)
+    bare.send(f"From: <alice@example.org>\r\nSubject: {subject}\r\n\r\n".encode())
+    for at in range(0, lines, 1000):
+        bare.send(LINE * min(1000, lines - at))
+    assert bare.ask(b".").startswith("250")
+    bare.close()
+
+
+def costs(stage, count, octets):
+    """How much more memory it takes than when all is quiet, while so many messages of that size pass at once."""
+    gateway, upstream = stage.gateway, stage.upstream
+    offers, upstream.offers = upstream.offers, ("PIPELINING", "SIZE 200000000", "8BITMIME", "ENHANCEDSTATUSCODES")
+    gateway.submission = {"message_size": "128M"}
     gateway.stop()
-    make_accounts(stage)
-    memory = FailingMemory(stage.folder)
-    gateway.environment = memory.environment
     gateway.start()
-    eventually(lambda: len(gateway.children()) == 3)
-    children = gateway.children()
-    number, accepted = 0, []
-    for role in ("auth", "submit", "relay"):
-        failing = 0
-        asked = 1
-        while failing <= asked:
-            number, failing = number + 1, failing + 1
-            memory.fail(children[role], failing)
-            subject = send(stage, number)
-            if subject:
-                accepted.append(subject)
-                eventually(lambda: subject in subjects(stage), 20)
-            asked = memory.stop()
-            assert gateway.children() == children, f"allocation {failing} of {role}"
-        print(f"# {role}: {failing - 1} allocations failed")
-        assert failing > 5
-    gateway.wait_queue(0)
-    came = subjects(stage)
-    assert set(came) >= set(accepted)
-    twice = {s for s in came if came.count(s) > 1}
-    assert not twice, twice
+    try:
+        client = connect(stage)
+        client.sendmail("alice@example.org", ["bob@example.net"], message("small"))
+        client.quit()
+        upstream.take()
+        gateway.wait_queue(0)
+        pids = [gateway.process.pid, *gateway.children().values()]
+        peak, lines = Peak(pids), octets // len(LINE) + 1
+        peak.start()
+        threads = [threading.Thread(target=send_large, args=(stage, f"large {n}", lines)) for n in range(count)]
+        for thread in threads:
+            thread.start()
+        messages = upstream.wait(count, 120)
+        for thread in threads:
+            thread.join(60)
+        gateway.wait_queue(0)
+        sampled, marked = peak.end()
+        whole = hashlib.sha256(LINE * lines).digest()
+        assert sorted(m.subject for m in messages) == [f"large {n}" for n in range(count)]
+        assert all(hashlib.sha256(m.body).digest() == whole for m in messages)
+        print(f"# {count} of {octets} octets: {peak.before / MIB:.1f} MiB before, then {sampled / MIB:.2f} MiB more in"
+              f" {peak.samples} samples, {marked / MIB:.2f} MiB by the kernel's marks", flush=True)
+        return max(sampled, marked)
+    finally:
+        upstream.offers = offers
+        with upstream.lock:
+            upstream.messages.clear()
+
+
+def test_one_of_100_MiB(stage):
+    assert costs(stage, 1, 100 * MIB) < 2 * MIB
+
+
+def test_eight_of_10_MB_at_once(stage):
+    assert costs(stage, 8, 10_000_000) < 16 * MIB
