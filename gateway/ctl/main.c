@@ -38,7 +38,7 @@ static void usage(FILE *to)
 	            "\n");
 	for (size_t i = 0; i < ARRAY_LEN(groups); i++)
 		fputs(groups[i].usage, to);
-	fputs("\nExit status: 0 done, 1 refused or not found, 2 wrong usage.\n", to);
+	fputs("\nExit status: 0 done, 1 refused, not found or not written, 2 wrong usage.\n", to);
 }
 
 int ctl_usage(const char *group)
@@ -73,7 +73,7 @@ static int run(struct ctl *ctl, int argc, char **argv)
 	return CTL_USAGE;
 }
 
-int main(int argc, char **argv)
+static int obey(int argc, char **argv)
 {
 	static const struct option options[] = {
 	        {"json", no_argument, NULL, 'j'},
@@ -109,4 +109,15 @@ int main(int argc, char **argv)
 		return CTL_USAGE;
 	}
 	return run(&ctl, argc - optind, argv + optind);
+}
+
+int main(int argc, char **argv)
+{
+	int status = obey(argc, argv);
+
+	if (fflush(stdout) != 0 || ferror(stdout) != 0) {
+		fputs("postern: the answer cannot be written\n", stderr);
+		return CTL_REFUSED;
+	}
+	return status;
 }

@@ -49,6 +49,13 @@ def test_versions_and_usage(stage):
     assert stage.gateway.tool("nonsense", check=False).returncode == 2
 
 
+def test_an_answer_that_cannot_be_written_is_no_success(stage):
+    for words in (["--version"], ["--help"], ["-c", stage.gateway.conf, "status"]):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([BUILD / "postern", *words], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1 and "cannot be written" in done.stderr, (words, done)
+
+
 def test_the_check_of_the_configuration(stage):
     good = stage.gateway.conf.read_text()
     assert posternd("-c", stage.gateway.conf, "-t").returncode == 0
