@@ -241,7 +241,7 @@ struct session {
 	enum session_state state;
 	struct conn *conn;
 	struct timer timer;
-	struct defer later; /* the first step, or freeing it */
+	struct defer later; /* going to a host, or freeing it */
 	size_t host, addr;  /* that it uses */
 	struct job job;     /* names, the login, a piece of a body */
 	bool job_runs, finished;

@@ -21,8 +21,6 @@
 #define ROOM_MAX         65536
 #define TRANSACTIONS_MAX 1000 /* on one connection: upstreams restart too */
 
-static void try_host(struct session *session);
-
 /* ---- states ---- */
 
 #define S(state) (1U << SESSION_##state)
@@ -165,10 +163,13 @@ static void host_failed(struct session *session)
 	if (session->generation == session->upstream->generation)
 		upstream_host_failed(session->upstream, session->host, session->trouble);
 	session->host++;
-	if (session->job_runs)
+	if (session->job_runs) {
 		make_way(session);
-	else
-		try_host(session);
+		return;
+	}
+	/* Not from here: the next one may fail at once as well. */
+	session_enter(session, SESSION_RESOLVING);
+	loop_defer(session->upstream->relay->loop, &session->later);
 }
 
 const char *session_host(const struct session *session)
@@ -644,7 +645,7 @@ int session_job(struct session *session, struct jobs *jobs, void (*run)(struct j
 	return 0;
 }
 
-static void first_step(struct defer *later)
+static void host_step(struct defer *later)
 {
 	try_host(container_of(later, struct session, later));
 }
@@ -663,7 +664,7 @@ int session_start(struct upstream *upstream, size_t host)
 	list_append(&upstream->sessions, &session->member);
 	upstream->session_count++;
 	upstream->connecting++;
-	session->later.run = first_step;
+	session->later.run = host_step;
 	loop_defer(upstream->relay->loop, &session->later);
 	return 0;
 }
