@@ -62,7 +62,9 @@ static inline struct list *list_pop(struct list *list)
 
 	if (link == list)
 		return NULL;
-	list_remove(link);
+	list->next = link->next;
+	list->next->prev = list;
+	link->prev = link->next = NULL;
 	return link;
 }
 

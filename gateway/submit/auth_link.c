@@ -66,9 +66,10 @@ static void tell_failed(struct defer *defer)
 {
 	struct auth_link *link = container_of(defer, struct auth_link, tell_failed);
 	const struct auth_message unavailable = {.type = AUTH_UNAVAILABLE};
+	struct list *at;
 
-	while (!list_is_empty(&link->failed))
-		finish(list_entry(link->failed.next, struct auth_call, failed), &unavailable, NULL);
+	while ((at = list_pop(&link->failed)) != NULL)
+		finish(list_entry(at, struct auth_call, failed), &unavailable, NULL);
 }
 
 static void fail(struct auth_call *call)
@@ -78,12 +79,19 @@ static void fail(struct auth_call *call)
 	loop_defer(call->link->loop, &call->link->tell_failed);
 }
 
-static void queued_free(struct auth_link *link, struct queued *queued)
+static void queued_free(struct queued *queued)
 {
-	list_remove(&queued->link);
-	link->queue_len--;
 	buf_wipe(&queued->datagram);
 	free(queued);
+}
+
+/* The queue is not empty. */
+static void drop_first(struct auth_link *link)
+{
+	struct list *first = list_pop(&link->queue);
+
+	link->queue_len--;
+	queued_free(list_entry(first, struct queued, link));
 }
 
 /* The link is gone: so is every answer. */
@@ -99,7 +107,7 @@ static void disconnect(struct auth_link *link)
 	close(link->fd);
 	link->fd = -1;
 	while (!list_is_empty(&link->queue))
-		queued_free(link, list_entry(link->queue.next, struct queued, link));
+		drop_first(link);
 	while ((call = map_next(&link->calls, &position)) != NULL)
 		fail(call);
 }
@@ -111,12 +119,12 @@ static int enqueue(struct auth_link *link, struct slice datagram)
 	if (queued == NULL)
 		return -ENOBUFS;
 	buf_init(&queued->datagram, PROTOCOL_DATAGRAM_MAX);
-	list_append(&link->queue, &queued->link);
-	link->queue_len++;
 	if (buf_append_slice(&queued->datagram, datagram) < 0) {
-		queued_free(link, queued);
+		queued_free(queued);
 		return -ENOMEM;
 	}
+	list_append(&link->queue, &queued->link);
+	link->queue_len++;
 	watch_set(link->watch, WATCH_READ | WATCH_WRITE);
 	return 0;
 }
@@ -143,7 +151,7 @@ static void send_queued(struct auth_link *link)
 		int r = protocol_send(link->fd, buf_slice(&first->datagram));
 		if (r == -EAGAIN)
 			return;
-		queued_free(link, first);
+		drop_first(link);
 		if (r < 0)
 			return; /* the end of the link shows as readable */
 	}
