@@ -78,32 +78,34 @@ static bool board_is_ours(const struct board *board)
 	return board->magic == MAGIC && board->counters == COUNTER_COUNT;
 }
 
-static int map_board(int fd, int protection, struct board **ret_board)
+/* NULL with errno when it cannot be mapped or is another program's. */
+static struct board *map_board(int fd, int protection)
 {
 	struct stat st;
 
 	if (fstat(fd, &st) < 0)
-		return -errno;
-	if ((size_t)st.st_size != sizeof(struct board))
-		return -EPROTO;
+		return NULL;
+	if ((size_t)st.st_size != sizeof(struct board)) {
+		errno = EPROTO;
+		return NULL;
+	}
 	struct board *board = mmap(NULL, sizeof(*board), protection, MAP_SHARED, fd, 0);
 	if (board == MAP_FAILED)
-		return -errno;
+		return NULL;
 	if (!board_is_ours(board)) {
 		munmap(board, sizeof(*board));
-		return -EPROTO;
+		errno = EPROTO;
+		return NULL;
 	}
-	*ret_board = board;
-	return 0;
+	return board;
 }
 
 int board_attach(int fd, enum board_process process, struct why *why)
 {
-	struct board *board;
+	struct board *board = map_board(fd, PROT_READ | PROT_WRITE);
 
-	int r = map_board(fd, PROT_READ | PROT_WRITE, &board);
-	if (r < 0)
-		return why_errno(why, r, "cannot map the board of counters");
+	if (board == NULL)
+		return why_errno(why, errno, "cannot map the board of counters");
 	process_slots = board->slots[process];
 	return 0;
 }
@@ -119,14 +121,13 @@ void counter_add(enum counter counter, uint64_t amount)
 
 int board_read(const char *path, uint64_t *ret_values)
 {
-	struct board *board;
 	_cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC);
 
 	if (fd < 0)
 		return -errno;
-	int r = map_board(fd, PROT_READ, &board);
-	if (r < 0)
-		return r;
+	struct board *board = map_board(fd, PROT_READ);
+	if (board == NULL)
+		return -errno;
 	memset(ret_values, 0, COUNTER_COUNT * sizeof(*ret_values));
 	for (unsigned p = 0; p < BOARD_PROCESSES; p++) {
 		for (unsigned s = 0; s < SLOTS_PER_PROCESS; s++) {
