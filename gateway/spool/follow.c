@@ -137,7 +137,7 @@ static int take_record(struct follow *follow, const struct record_header *record
 		quarantine(follow, record->offset, record->offset + record_size(record));
 		return 0;
 	}
-	if (r < 0)
+	if (r != 0)
 		return r;
 	list_append(&follow->found, &entry->link);
 	return 1;

@@ -119,18 +119,18 @@ static void remove_unfinished(struct spool_in *in)
 static int find_committed_end(
         struct spool_in *in, struct segment *newest, bool trust_watermark, uint64_t *ret_end)
 {
-	uint32_t number = UINT32_MAX;
+	uint32_t number;
 	uint64_t offset;
 
-	if (trust_watermark)
-		watermark_read(&in->watermark, &number, &offset);
+	if (!trust_watermark)
+		return segment_find_end(newest, ret_end);
+	watermark_read(&in->watermark, &number, &offset);
 	/* Above it: the watermark's own segment was damaged, and this one is sealed. */
-	if (number <= newest->header.number) {
-		/* Below it: begun and never published, nothing in it was acknowledged. */
-		*ret_end = number == newest->header.number ? offset : SEGMENT_HEADER_SIZE;
-		return 0;
-	}
-	return segment_find_end(newest, ret_end);
+	if (number > newest->header.number)
+		return segment_find_end(newest, ret_end);
+	/* Below it: begun and never published, nothing in it was acknowledged. */
+	*ret_end = number == newest->header.number ? offset : SEGMENT_HEADER_SIZE;
+	return 0;
 }
 
 static void discard(struct spool_in *in, uint32_t number)

@@ -234,7 +234,7 @@ static int replay_one(struct spool_out *out, uint32_t number, uint32_t newest_in
 	if (r == 0)
 		r = replay_segment(out, &segment, end, &has_marks);
 	segment_close(&segment);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	journal->previous = number;
 	journal->previous_end = end;

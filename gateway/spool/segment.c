@@ -98,7 +98,7 @@ static int header_from_record(struct segment *segment, uint32_t number)
 	        segment->ops, segment->fd, octets, sizeof(octets), SEGMENT_HEADER_SIZE);
 	if (r == 0)
 		r = record_header_nonce(octets, SEGMENT_HEADER_SIZE, &nonce);
-	if (r < 0)
+	if (r != 0)
 		return r == -ENODATA ? -EBADMSG : r;
 	segment->header = (struct segment_header){.number = number, .nonce = nonce};
 	segment->header_damaged = true;
@@ -266,7 +266,7 @@ int segment_next(
 {
 	bool limited = limit != SEGMENT_NO_LIMIT;
 	uint64_t end = MIN_OF(limit, segment->size);
-	uint64_t next;
+	uint64_t next = end;
 
 	if (*offset < SEGMENT_HEADER_SIZE)
 		*offset = SEGMENT_HEADER_SIZE;
@@ -289,7 +289,7 @@ int segment_next(
 	if (r < 0)
 		return r;
 	if (r == 1 || limited) {
-		*offset = r == 1 ? next : end;
+		*offset = next;
 		return SEGMENT_DAMAGED;
 	}
 	return SEGMENT_END;
