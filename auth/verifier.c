@@ -11,28 +11,24 @@
 #define PREFIX         SLICE("SCRAM-SHA-256$")
 #define ITERATIONS_MAX 1000000
 
-/* Decodes base64 of at most `max` octets. */
-static int decode(struct slice text, uint8_t *ret_octets, size_t max, size_t *ret_len)
+/* Decodes base64 of at most `max` octets; how many they are, or -EBADMSG. */
+static int decode(struct slice text, uint8_t *ret_octets, size_t max)
 {
 	struct buf octets;
 
 	buf_init(&octets, 256);
-	int r = base64_decode(text, &octets);
-	if (r == 0 && buf_len(&octets) > max)
-		r = -EBADMSG;
-	if (r == 0) {
+	bool fits = base64_decode(text, &octets) == 0 && buf_len(&octets) <= max;
+	int len = (int)buf_len(&octets);
+	if (fits)
 		memcpy(ret_octets, buf_slice(&octets).ptr, buf_len(&octets));
-		*ret_len = buf_len(&octets);
-	}
 	buf_wipe(&octets);
-	return r < 0 ? -EBADMSG : 0;
+	return fits ? len : -EBADMSG;
 }
 
 int verifier_parse(struct slice text, struct verifier *ret_verifier)
 {
 	struct verifier verifier;
 	uint64_t iterations;
-	size_t len;
 
 	if (!slice_starts_with(text, PREFIX))
 		return -EBADMSG;
@@ -40,12 +36,14 @@ int verifier_parse(struct slice text, struct verifier *ret_verifier)
 	struct slice count = slice_until(&rest, ':');
 	struct slice salt = slice_until(&rest, '$');
 	struct slice stored = slice_until(&rest, ':');
-	if (slice_to_u64(count, &iterations) < 0 || iterations == 0 ||
-	        iterations > ITERATIONS_MAX || salt.len == 0 ||
-	        decode(salt, verifier.salt, sizeof(verifier.salt), &verifier.salt_len) < 0 ||
-	        decode(stored, verifier.stored_key, sizeof(verifier.stored_key), &len) < 0 ||
-	        len != VERIFIER_KEY_SIZE)
+	if (slice_to_u64(count, &iterations) < 0 || iterations == 0 || iterations > ITERATIONS_MAX)
 		return -EBADMSG;
+	int salt_len = decode(salt, verifier.salt, sizeof(verifier.salt));
+	if (salt_len <= 0)
+		return -EBADMSG;
+	if (decode(stored, verifier.stored_key, sizeof(verifier.stored_key)) != VERIFIER_KEY_SIZE)
+		return -EBADMSG;
+	verifier.salt_len = (size_t)salt_len;
 	verifier.iterations = (unsigned)iterations;
 	*ret_verifier = verifier;
 	return 0;
