@@ -96,7 +96,7 @@ int child_main(enum child_kind kind)
 	sigaddset(&stops, SIGTERM);
 	sigaddset(&stops, SIGHUP);
 	sigaddset(&stops, SIGPIPE);
-	sigprocmask(SIG_BLOCK, &stops, NULL);
+	pthread_sigmask(SIG_BLOCK, &stops, NULL);
 	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
 	fcntl(LINK_FD, F_SETFD, FD_CLOEXEC);

@@ -35,7 +35,7 @@ int link_send(int link, enum link_type type, struct slice body, const int *fds, 
 	if (fd_count > 0) {
 		message.msg_control = control.room;
 		message.msg_controllen = CMSG_SPACE(fd_count * sizeof(int));
-		struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+		struct cmsghdr *header = &control.header;
 		header->cmsg_level = SOL_SOCKET;
 		header->cmsg_type = SCM_RIGHTS;
 		header->cmsg_len = CMSG_LEN(fd_count * sizeof(int));

@@ -207,7 +207,7 @@ noreturn_ static void become(
 
 	snprintf(name, sizeof(name), "posternd: %s", child_name(child->kind));
 	sigemptyset(&none);
-	sigprocmask(SIG_SETMASK, &none, NULL);
+	pthread_sigmask(SIG_SETMASK, &none, NULL);
 	/* The number that the child expects, without close-on-exec. */
 	if (link == LINK_FD)
 		fcntl(link, F_SETFD, 0);
@@ -571,7 +571,7 @@ static int open_signals(struct supervisor *supervisor, struct why *why)
 	sigaddset(&set, SIGINT);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGPIPE);
-	sigprocmask(SIG_BLOCK, &set, NULL);
+	pthread_sigmask(SIG_BLOCK, &set, NULL);
 	sigdelset(&set, SIGPIPE);
 	supervisor->signals = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC);
 	return supervisor->signals < 0 ? why_errno(why, errno, "signalfd") : 0;
@@ -595,12 +595,11 @@ static int prepare(struct supervisor *supervisor, struct why *why)
 	supervisor->loops = loops != 0 ? loops : cores > 0 ? (unsigned)cores : 1;
 	supervisor->loops = MIN_OF(supervisor->loops, (unsigned)LOOPS_MAX);
 	/* Opened before /proc/self could mean anything else. */
-	int opened = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+	_cleanup_(closep) int opened = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	/* Not where a child's link goes: it is needed after that is in place. */
 	int exe = opened < 0 ? -1 : fcntl(opened, F_DUPFD_CLOEXEC, LINK_FD + 1);
 	if (exe < 0)
 		return why_errno(why, errno, "cannot open /proc/self/exe");
-	close(opened);
 	snprintf(supervisor->exe, sizeof(supervisor->exe), "/proc/self/fd/%d", exe);
 	raise_limits();
 	int r = lock_runtime(supervisor, why);
