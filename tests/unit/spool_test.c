@@ -224,6 +224,7 @@ static int set_up(void **state)
 {
 	struct bench *bench = calloc(1, sizeof(*bench));
 
+	assert_non_null(bench);
 	snprintf(bench->path, sizeof(bench->path), "/tmp/pn-unit-XXXXXX");
 	assert_non_null(mkdtemp(bench->path));
 	bench->ops = file_system;
