@@ -18,7 +18,7 @@
 #include "gateway/base/random.h"
 
 #define ARENA_MAX      (256U << 10)
-#define REMEMBER_MS    (10U * 60 * 1000)
+#define REMEMBER_MS    (10UL * 60 * 1000)
 #define REMEMBERED_MAX 100000
 #define SWEEP_MS       60000      /* between two looks for what is over, when it is full */
 #define NOBODY         UINT64_MAX /* no account's number */

@@ -302,7 +302,7 @@ static int verify_file(void *context, const char *file, sasl_verify_type_t type)
 
 static void *mutex_new(void)
 {
-	pthread_mutex_t *mutex = malloc(sizeof(*mutex));
+	pthread_mutex_t *mutex = malloc(sizeof(pthread_mutex_t));
 
 	if (mutex != NULL)
 		pthread_mutex_init(mutex, NULL);

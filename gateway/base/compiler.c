@@ -17,7 +17,7 @@ void freep(void *pointer_to_pointer)
 	free(*(void **)pointer_to_pointer);
 }
 
-void closep(int *fd)
+void closep(const int *fd)
 {
 	if (*fd >= 0)
 		close(*fd);

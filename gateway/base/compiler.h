@@ -54,4 +54,4 @@ noreturn_ void bug_abort(const char *condition, const char *file, int line);
 void freep(void *pointer_to_pointer);
 
 /* For _cleanup_: closes the descriptor that the variable holds, unless it is negative. */
-void closep(int *fd);
+void closep(const int *fd);

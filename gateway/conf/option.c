@@ -87,14 +87,14 @@ static uint64_t unit_factor(enum option_type type, struct slice unit)
 	        {OPTION_COUNT, "", 1},
 	        {OPTION_SIZE, "", 1},
 	        {OPTION_SIZE, "K", 1024},
-	        {OPTION_SIZE, "M", 1024 * 1024},
-	        {OPTION_SIZE, "G", 1024 * 1024 * 1024},
+	        {OPTION_SIZE, "M", 1024UL * 1024},
+	        {OPTION_SIZE, "G", 1024UL * 1024 * 1024},
 	        {OPTION_TIME, "", 1000},
 	        {OPTION_TIME, "ms", 1},
 	        {OPTION_TIME, "s", 1000},
-	        {OPTION_TIME, "m", 60 * 1000},
-	        {OPTION_TIME, "h", 3600 * 1000},
-	        {OPTION_TIME, "d", 24 * 3600 * 1000},
+	        {OPTION_TIME, "m", 60UL * 1000},
+	        {OPTION_TIME, "h", 3600UL * 1000},
+	        {OPTION_TIME, "d", 24UL * 3600 * 1000},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(units); i++) {

@@ -15,7 +15,7 @@
 #define SIGNATURES_MAX 65536
 #define CANNOT_SIGN    "cannot sign for the sender's domain"
 /* RFC 6376 8.15: a signature that ends limits replay; longer than any retry. */
-#define SIGNATURE_LIFE_S (7 * 24 * 3600)
+#define SIGNATURE_LIFE_S (7L * 24 * 3600)
 
 /* ---- on a worker ---- */
 
@@ -317,12 +317,11 @@ static void prepared(struct job *job)
 	        &attempt->arena, attempt->task->entry->recipients * sizeof(*attempt->results));
 	if (attempt->results == NULL) {
 		fail(attempt, "out of memory");
-	} else if (attempt->envelope.from_domain.len == 0) {
-		hand_over(attempt); /* a bounce of ours */
-	} else if (attempt->keyset != NULL && attempt->keyset->count == 0) {
-		without_key(attempt);
-	} else if (attempt->keyset != NULL) {
+	} else if (attempt->envelope.from_domain.len == 0 || /* a bounce of ours */
+	           (attempt->keyset != NULL && attempt->keyset->count > 0)) {
 		hand_over(attempt);
+	} else if (attempt->keyset != NULL) {
+		without_key(attempt);
 	} else {
 		attempt->key_wait.done = have_keys;
 		if (keys_ask(relay->keys, attempt->envelope.from_domain, &attempt->key_wait) < 0)

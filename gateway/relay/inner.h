@@ -202,7 +202,7 @@ size_t upstream_choose_host(const struct upstream *upstream, size_t from);
 /* From its sessions: one has logged in (`host` NULL: at one of older settings); a host did not
  * serve; one has ended (current: of these settings). */
 void upstream_session_ready(struct upstream *upstream, struct host *host);
-void upstream_host_failed(struct upstream *upstream, size_t host, const char *text);
+void upstream_host_failed(struct upstream *upstream, size_t index, const char *text);
 void upstream_session_ended(
         struct upstream *upstream, bool was_connecting, bool is_current, const char *text);
 

@@ -50,18 +50,18 @@ void segment_header_encode(
         const struct segment_header *header, uint8_t ret_octets[SEGMENT_HEADER_SIZE]);
 /* 0; -EBADMSG; -ENOTSUP for a whole header of another version. */
 int segment_header_decode(
-        const uint8_t octets[SEGMENT_HEADER_SIZE], struct segment_header *ret_header) must_check;
+        const uint8_t bytes[SEGMENT_HEADER_SIZE], struct segment_header *ret_header) must_check;
 
 void record_header_encode(
         const struct record_header *header, uint8_t ret_octets[RECORD_HEADER_SIZE]);
 
 /* 0, or -EBADMSG when it is not a record of that segment at that offset. */
-int record_header_decode(const uint8_t octets[RECORD_HEADER_SIZE], uint64_t nonce, uint64_t offset,
+int record_header_decode(const uint8_t bytes[RECORD_HEADER_SIZE], uint64_t nonce, uint64_t offset,
         struct record_header *ret_header) must_check;
 
 /* The nonce in a whole record header at that offset, whatever it is; 0 or -EBADMSG. */
 int record_header_nonce(
-        const uint8_t octets[RECORD_HEADER_SIZE], uint64_t offset, uint64_t *ret_nonce) must_check;
+        const uint8_t bytes[RECORD_HEADER_SIZE], uint64_t offset, uint64_t *ret_nonce) must_check;
 
 /* Octets of the whole record, padding included. */
 uint64_t record_size(const struct record_header *header);

@@ -11,7 +11,7 @@
 #include "gateway/base/encode.h"
 #include "gateway/submit/commands.h"
 
-#define RESPONSE_MAX 12288
+#define RESPONSE_MAX 12288UL
 
 static void on_answer(
         void *arg, const struct auth_message *answer, const struct auth_account *account);

@@ -52,10 +52,10 @@ enum reply auth_act(struct session *session, struct slice args);
 void auth_response(struct session *session, struct slice line);
 
 /* cmd_mail.c */
-enum reply mail_check(struct session *session, struct slice args);
-enum reply mail_act(struct session *session, struct slice args);
-enum reply rcpt_check(struct session *session, struct slice args);
-enum reply rcpt_act(struct session *session, struct slice args);
+enum reply mail_check(struct session *session, struct slice text);
+enum reply mail_act(struct session *session, struct slice text);
+enum reply rcpt_check(struct session *session, struct slice text);
+enum reply rcpt_act(struct session *session, struct slice text);
 
 /* cmd_data.c */
 enum reply data_check(struct session *session, struct slice args);

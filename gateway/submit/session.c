@@ -49,7 +49,7 @@ static const struct {
 };
 
 static const char *const closing_names[] = {
-#define CLOSING(id, name) [CLOSING_##id] = name,
+#define CLOSING(id, name) [CLOSING_##id] = (name),
 #include "gateway/submit/closing.def"
 #undef CLOSING
 };

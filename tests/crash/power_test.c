@@ -279,8 +279,10 @@ static void marks_left_to_the_kernel_in_two_segments(void **state)
 #define POWER_CUT(name, matches, names_, octets_, lock_)                                           \
 	static void name(void **state)                                                             \
 	{                                                                                          \
-		const struct cut cut = {                                                           \
-		        .kind = CUT_POWER, .names = names_, .octets = octets_, .lock = lock_};     \
+		const struct cut cut = {.kind = CUT_POWER,                                         \
+		        .names = (names_),                                                         \
+		        .octets = (octets_),                                                       \
+		        .lock = (lock_)};                                                          \
 		(void)state;                                                                       \
 		look_at_crashes(matches, cut);                                                     \
 	}

@@ -75,7 +75,7 @@ static struct slice body_of(uint32_t number)
 {
 	size_t len = number < NUMBER_BOUNCE ? plan_of(number)->body_len : 60;
 
-	return slice_of(pattern + number * 13, len);
+	return slice_of(pattern + 13UL * number, len);
 }
 
 static struct message_id id_of(uint32_t number)
