@@ -70,9 +70,11 @@ static inline struct list *list_pop(struct list *list)
 
 #define list_entry(link, type, member) container_of(link, type, member)
 
+/* `at` names a variable of the loop. NOLINTBEGIN(bugprone-macro-parentheses) */
 #define list_for_each(at, head) for (struct list *at = (head)->next; at != (head); at = at->next)
 
 /* The current link may be removed in the body. */
 #define list_for_each_safe(at, head)                                                               \
 	for (struct list *at = (head)->next, *at##_next = at->next; at != (head);                  \
 	        at = at##_next, at##_next = at->next)
+/* NOLINTEND(bugprone-macro-parentheses) */

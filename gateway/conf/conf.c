@@ -529,6 +529,7 @@ static int load_from(const char *path, const char *text, const char *name, struc
 	config_t tree;
 
 	if (loaded == NULL || folder == NULL) {
+		/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): it does not know _cleanup_ */
 		free(loaded);
 		return -ENOMEM;
 	}

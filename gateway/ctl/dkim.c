@@ -106,6 +106,7 @@ static int parse(int argc, char **argv, struct request *request)
 
 	*request = (struct request){.wanted = {true, true}};
 	optind = 1;
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
 	while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
 		if (option == 's') {
 			request->selector = optarg;

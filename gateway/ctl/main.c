@@ -85,6 +85,7 @@ static int obey(int argc, char **argv)
 	int option;
 
 	/* "+": what follows the verb belongs to it. */
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
 	while ((option = getopt_long(argc, argv, "+c:h", options, NULL)) >= 0) {
 		switch (option) {
 		case 'c':

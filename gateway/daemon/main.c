@@ -75,6 +75,7 @@ int main(int argc, char **argv)
 	int kind = argc > 0 ? child_kind_of(argv[0]) : -1;
 	if (kind >= 0)
 		return child_main((enum child_kind)kind);
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
 	while ((choice = getopt_long(argc, argv, "c:t", options, NULL)) != -1) {
 		switch (choice) {
 		case 'c':

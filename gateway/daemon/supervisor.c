@@ -122,6 +122,7 @@ static int find_users(struct supervisor *supervisor, struct why *why)
 		child->user = users[i];
 		if (!supervisor->separate_users)
 			continue;
+		/* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
 		const struct passwd *user = getpwnam(users[i]);
 		if (user == NULL) {
 			why_set(why, "there is no user %s; run scripts/users", users[i]);
@@ -169,6 +170,7 @@ static int make_spool(const struct supervisor *supervisor, struct why *why)
 static int make_runtime(struct supervisor *supervisor, struct why *why)
 {
 	char path[4200];
+	/* NOLINTNEXTLINE(concurrency-mt-unsafe): one thread */
 	const struct group *group = supervisor->separate_users ? getgrnam("postern") : NULL;
 
 	snprintf(path, sizeof(path), "%s/control", supervisor->conf->runtime);

@@ -416,6 +416,7 @@ int spool_tx_write(struct spool_tx *tx, struct slice octets)
 	atomic_fetch_sub(&tx->in->space, (int64_t)octets.len);
 	tx->size += octets.len;
 	tx->error = buf_append_slice(&tx->body, octets);
+	/* NOLINTNEXTLINE(bugprone-branch-clone): the two sizes need not be the same */
 	bool full = buf_len(&tx->body) >= (tx->sum != NULL ? SPILL_STEP : INLINE_MAX);
 	if (tx->error == 0 && full && !tx->working)
 		tx->error = start_step(tx);

@@ -258,6 +258,7 @@ static int find_next(struct segment *segment, uint64_t bad, uint64_t from, uint6
 			}
 		}
 	}
+	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): it does not know _cleanup_ */
 	return 0;
 }
 
