@@ -41,13 +41,9 @@ comment on column postern.rate_state.pers_us is 'Interval of each window, micros
 comment on column postern.rate_state.slots is 'Slot of each window in which the last charge fell.';
 comment on column postern.rate_state.counts is '13 counters for each window.';
 
--- plpgsql here and below, where SQL would do: it keeps its plans, and this runs for each message.
+-- SQL without settings of its own: it becomes a part of the expression that calls it.
 create function postern.now_us() returns bigint
-language plpgsql volatile set search_path = postern, pg_temp as $$
-begin
-    return extract(epoch from clock_timestamp()) * 1000000;
-end
-$$;
+language sql volatile as $$ select (extract(epoch from clock_timestamp()) * 1000000)::bigint $$;
 comment on function postern.now_us is 'The clock of the windows, microseconds since 1970.';
 
 create function postern.per_text(per_us bigint) returns text
@@ -65,20 +61,21 @@ language sql immutable set search_path = postern, pg_temp as $$
 $$;
 comment on function postern.per_text is 'An interval as refusals name it: hour, 15 minutes.';
 
-create function postern.limits_of(p_account bigint, p_plan text, out measures text[], out pers_us bigint[], out amounts bigint[])
-language plpgsql stable security definer set search_path = postern, pg_temp as $$
-begin
-    select array_agg(x.measure), array_agg(x.per_us), array_agg(x.amount) into measures, pers_us, amounts
-    from (
-        select l.measure, (extract(epoch from l.per) * 1000000)::bigint as per_us, l.amount
-        from postern.rate_limit l
-        where l.account = p_account or (l.plan = p_plan and not exists (select from postern.rate_limit o
-            where o.account = p_account and o.measure = l.measure and o.per = l.per))
-        order by 1, 2
+-- A limit of the account takes the place of its plan's of the same measure and interval.
+create view postern.limits_in_force as
+    select acc.id as account, acc.state, acc.state_reason, x.measures, x.pers_us, x.amounts
+    from postern.account acc, lateral (
+        select array_agg(y.measure) as measures, array_agg(y.per_us) as pers_us, array_agg(y.amount) as amounts
+        from (
+            select l.measure, (extract(epoch from l.per) * 1000000)::bigint as per_us, l.amount
+            from postern.rate_limit l
+            where (l.plan is null and l.account = acc.id)
+                or (l.plan = acc.plan and not exists (select from postern.rate_limit o
+                    where o.plan is null and o.account = acc.id and o.measure = l.measure and o.per = l.per))
+            order by 1, 2
+        ) y
     ) x;
-end
-$$;
-comment on function postern.limits_of is 'The limits in force for an account of a plan, side by side, in order of measure and interval; null: none.';
+comment on view postern.limits_in_force is 'Accounts with their limits, side by side, in order of measure and interval; null: none.';
 
 -- The state brought to time t for these limits: new windows empty, slots gone by cleared.
 create function postern.rate_state_at(s postern.rate_state, t bigint, measures text[], pers bigint[]) returns postern.rate_state
@@ -127,12 +124,14 @@ comment on function postern.rate_state_at is 'A rate state brought to a time.';
 create function postern.admit(p_accounts bigint[], p_messages integer[], p_recipients integer[], p_bytes bigint[])
 returns table (ord integer, verdict text, charged_at bigint, state_reason text, measure text, per_text text,
     used bigint, amount bigint, next_at timestamptz, bytes_counted boolean)
-language plpgsql security definer set search_path = postern, pg_temp as $$
+language plpgsql security definer set search_path = postern, pg_temp
+    -- Planned once, and by the indexes: batches are small, the tables are not.
+    set plan_cache_mode = force_generic_plan set enable_hashjoin = off set enable_mergejoin = off as $$
 declare
     e record;
-    a record;
+    held postern.rate_state[];
     s postern.rate_state;
-    l record;
+    written postern.rate_state[];
     charge bigint;
     w bigint[];
     sum_now bigint;
@@ -142,99 +141,108 @@ declare
     t bigint;
     set_back boolean;
     same boolean;
-    amounts bigint[];
-    all_measures text[];
-    all_pers bigint[];
 begin
     -- A database crash may forget the last second's charges; ALTER FUNCTION ... SET has no effect at commit.
     perform set_config('synchronous_commit', 'off', true);
     -- A row that somebody holds must not take the others of the batch along to their deadline.
     perform set_config('lock_timeout', '500', true);
-    -- In order of account: parallel batches never wait for each other in a circle.
-    for e in select x.account, x.messages, x.recipients, x.bytes, x.n
+    -- A few statements for the whole batch: most of what one costs is its start. In order of account: parallel
+    -- batches never wait for each other in a circle.
+    held := array(select rs from postern.rate_state rs where rs.account = any(p_accounts) order by rs.account for update);
+    for e in select x.account, x.messages, x.recipients, x.bytes, x.n, l.state, l.state_reason, l.measures, l.pers_us, l.amounts, h as used_before
             from unnest(p_accounts, p_messages, p_recipients, p_bytes) with ordinality as x(account, messages, recipients, bytes, n)
+            left join postern.limits_in_force l on l.account = x.account
+            left join unnest(held) h on h.account = x.account
             order by x.account, x.n loop
         ord := e.n;
         verdict := 'ok'; charged_at := 0; state_reason := null; measure := null; per_text := null; used := null; amount := null; next_at := null;
         bytes_counted := false;
-        select acc.state, acc.state_reason, acc.plan into a from postern.account acc where acc.id = e.account;
-        if a.state is distinct from 'active' then
-            verdict := coalesce(a.state, 'gone');
-            state_reason := a.state_reason;
+        if e.state is distinct from 'active' then
+            verdict := coalesce(e.state, 'gone');
+            state_reason := e.state_reason;
             return next;
             continue;
         end if;
-        l := postern.limits_of(e.account, a.plan);
-        all_measures := l.measures; all_pers := l.pers_us; amounts := l.amounts;
-        bytes_counted := coalesce('bytes' = any(all_measures), false);
+        bytes_counted := coalesce('bytes' = any(e.measures), false);
         -- Nothing was counted, so there is nothing to give back: no slot is that of time 0.
-        if all_measures is null then
+        if e.measures is null then
             return next;
             continue;
         end if;
-        select * into s from postern.rate_state rs where rs.account = e.account for update;
-        if not found then
+        -- The entries of an account follow each other: the next goes on from what the last one left.
+        if s.account is distinct from e.account then
+            s := e.used_before;
+        end if;
+        -- The first charge of all. Out of the order; should that make a circle, lock_timeout ends it.
+        if s.account is null then
             insert into postern.rate_state (account, last_us) values (e.account, 0) on conflict do nothing;
             select * into s from postern.rate_state rs where rs.account = e.account for update;
         end if;
         t := postern.now_us();
         -- Up to a slot of the shortest window ahead: time stands still. More: the clock was set back.
-        if s.last_us > t and s.last_us <= t + (select min(p) from unnest(all_pers) p) / 12 then
-            t := s.last_us;
+        if s.last_us > t then
+            if s.last_us <= t + (select min(p) from unnest(e.pers_us) p) / 12 then
+                t := s.last_us;
+            end if;
         end if;
         set_back := s.last_us > t;
         -- Most often nothing has changed since the last charge but the time within a slot.
-        same := not set_back and s.measures = all_measures and s.pers_us = all_pers;
-        for i in 1 .. array_length(all_pers, 1) loop
-            same := same and s.slots[i] = 12 * t / all_pers[i];
+        same := not set_back and s.measures = e.measures and s.pers_us = e.pers_us;
+        for i in 1 .. array_length(e.pers_us, 1) loop
+            same := same and s.slots[i] = 12 * t / e.pers_us[i];
         end loop;
         if same then
             s.last_us := t;
         else
-            s := postern.rate_state_at(s, t, all_measures, all_pers);
+            s := postern.rate_state_at(s, t, e.measures, e.pers_us);
         end if;
 
         -- All windows are tested, then all are written.
-        for i in 1 .. array_length(all_measures, 1) loop
-            charge := case all_measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
+        for i in 1 .. array_length(e.measures, 1) loop
+            charge := case e.measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
             w := s.counts[(i - 1) * 13 + 1 : i * 13];
-            sum_now := (select sum(c) from unnest(w) c);
-            continue when charge = 0 or sum_now + charge <= amounts[i];
+            sum_now := w[1] + w[2] + w[3] + w[4] + w[5] + w[6] + w[7] + w[8] + w[9] + w[10] + w[11] + w[12] + w[13];
+            continue when charge = 0 or sum_now + charge <= e.amounts[i];
             ends := null;
             used_now := sum_now;
             -- The oldest counters leave first; a counter of slot q leaves when slot q + 13 begins.
             for k in 0 .. 12 loop
-                exit when charge > amounts[i];
+                exit when charge > e.amounts[i];
                 q := s.slots[i] - 12 + k;
                 sum_now := sum_now - w[((q % 13 + 13) % 13)::integer + 1];
-                if sum_now + charge <= amounts[i] then
-                    ends := to_timestamp(ceil((q + 13) * all_pers[i] / 12.0 / 1000000));
+                if sum_now + charge <= e.amounts[i] then
+                    ends := to_timestamp(ceil((q + 13) * e.pers_us[i] / 12.0 / 1000000));
                     exit;
                 end if;
             end loop;
             -- The answer names the limit that ends last; one that never ends is the last.
             continue when verdict = 'never' or ends <= next_at;
             verdict := case when ends is null then 'never' else 'limit' end;
-            measure := all_measures[i];
-            per_text := postern.per_text(all_pers[i]);
+            measure := e.measures[i];
+            per_text := postern.per_text(e.pers_us[i]);
             used := used_now;
-            amount := amounts[i];
+            amount := e.amounts[i];
             next_at := ends;
         end loop;
         if verdict = 'ok' then
-            for i in 1 .. array_length(all_measures, 1) loop
-                charge := case all_measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
+            for i in 1 .. array_length(e.measures, 1) loop
+                charge := case e.measures[i] when 'messages' then e.messages when 'recipients' then e.recipients else e.bytes end;
                 s.counts[(i - 1) * 13 + (s.slots[i] % 13)::integer + 1] := s.counts[(i - 1) * 13 + (s.slots[i] % 13)::integer + 1] + charge;
             end loop;
             charged_at := t;
         end if;
         -- New dates are kept whatever the verdict, or the counters would never grow older.
         if verdict = 'ok' or set_back then
-            update postern.rate_state rs set last_us = s.last_us, measures = s.measures, pers_us = s.pers_us, slots = s.slots, counts = s.counts
-                where rs.account = e.account;
+            if written[cardinality(written)].account = e.account then
+                written[cardinality(written)] := s;
+            else
+                written := written || s;
+            end if;
         end if;
         return next;
     end loop;
+    update postern.rate_state rs set last_us = x.last_us, measures = x.measures, pers_us = x.pers_us, slots = x.slots, counts = x.counts
+        from unnest(written) x where rs.account = x.account;
 end
 $$;
 comment on function postern.admit is 'For auth: charges messages to accounts, each entry whole or not at all. never: more than can ever pass; limit: not before next_at.';
@@ -318,8 +326,7 @@ declare
     ps bigint[];
     ams bigint[];
 begin
-    select x.measures, x.pers_us, x.amounts into ms, ps, ams
-        from postern.account acc, lateral postern.limits_of(acc.id, acc.plan) x where acc.id = a;
+    select l.measures, l.pers_us, l.amounts into ms, ps, ams from postern.limits_in_force l where l.account = a;
     select * into s from postern.rate_state rs where rs.account = a;
     s := postern.rate_state_at(s, greatest(postern.now_us(), 0), ms, ps);
     for i in 1 .. coalesce(array_length(ms, 1), 0) loop
