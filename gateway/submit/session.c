@@ -240,7 +240,7 @@ static size_t line_max(const struct session *session, struct slice input)
 static bool take_line(struct session *session)
 {
 	struct slice input = conn_input(session->conn);
-	char line[LINE_MAX_AUTH];
+	uninitialized_ char line[LINE_MAX_AUTH];
 	ptrdiff_t end = slice_find(input, '\n');
 	size_t max = line_max(session, input);
 
