@@ -8,7 +8,7 @@
 #define printf_like(f, a) __attribute__((format(printf, f, a)))
 #define noreturn_         __attribute__((noreturn))
 /* A large local variable that is written before it is read: not zeroed, as all others are. */
-#define uninitialized_    __attribute__((uninitialized))
+#define uninitialized_ __attribute__((uninitialized))
 
 /* Calls `fn(&variable)` when the variable goes out of scope. */
 #define _cleanup_(fn) __attribute__((cleanup(fn)))

@@ -52,6 +52,7 @@ struct conn {
 	char *host;
 	size_t record_pending; /* octets of the output that GnuTLS holds half-sent */
 
+	bool readable; /* the socket announced something, and has not been read empty since */
 	bool paused, kicked, told_drained, told_closed, freed;
 	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
@@ -131,6 +132,12 @@ static void die_tls(struct conn *conn, int code)
 		die(conn, CONN_END_TLS, "TLS: %s", gnutls_strerror(code));
 }
 
+/* GnuTLS may hold octets that the socket will not announce again. */
+static bool has_pending(const struct conn *conn)
+{
+	return conn->state == STATE_SECURE && gnutls_record_check_pending(conn->session) > 0;
+}
+
 /* Takes what the socket has into the window. Returns octets, 0 for nothing now. */
 static size_t receive(struct conn *conn)
 {
@@ -140,6 +147,8 @@ static size_t receive(struct conn *conn)
 	size_t want = buf_room(&conn->input);
 	if (want == 0 || conn->peer_closed)
 		return 0;
+	if (!conn->readable && !has_pending(conn))
+		return 0;
 	if (buf_reserve(&conn->input, want, &room) < 0) {
 		die(conn, CONN_END_ERROR, "out of memory");
 		return 0;
@@ -148,6 +157,8 @@ static size_t receive(struct conn *conn)
 		do
 			got = gnutls_record_recv(conn->session, room, want);
 		while (got == GNUTLS_E_INTERRUPTED);
+		/* One that is not full is most often the last for now; the loop tells if not. */
+		conn->readable = conn->readable && got >= TLS_RECORD;
 		if (got == GNUTLS_E_AGAIN)
 			return 0;
 		if (got < 0) {
@@ -158,6 +169,7 @@ static size_t receive(struct conn *conn)
 		do
 			got = recv(conn->fd, room, want, 0);
 		while (got < 0 && errno == EINTR);
+		conn->readable = got >= (ssize_t)want;
 		if (got < 0) {
 			if (errno != EAGAIN)
 				die_errno(conn, errno);
@@ -358,8 +370,10 @@ static void set_watch(struct conn *conn)
 	case STATE_TLS_WAITS:
 		if (buf_len(&conn->output) > 0)
 			events |= WATCH_WRITE;
-		if (conn->bye_sent || (conn->state != STATE_TLS_WAITS && !conn->closing &&
-		                              !conn->paused && buf_room(&conn->input) > 0))
+		/* Most pauses are over before the peer says more: then the watch stays as it is. */
+		if (conn->bye_sent ||
+		        (conn->state != STATE_TLS_WAITS && !conn->closing &&
+		                !(conn->paused && conn->readable) && buf_room(&conn->input) > 0))
 			events |= WATCH_READ;
 		break;
 	case STATE_HANDSHAKE:
@@ -408,10 +422,8 @@ static void advance(struct conn *conn)
 	tell_end(conn);
 	if (!conn->freed && conn->state != STATE_DEAD) {
 		set_watch(conn);
-		/* GnuTLS may hold octets that the socket will not announce again. */
-		if (conn->state == STATE_SECURE && !conn->paused && !conn->closing &&
-		        buf_room(&conn->input) > 0 &&
-		        gnutls_record_check_pending(conn->session) > 0)
+		if (!conn->paused && !conn->closing && buf_room(&conn->input) > 0 &&
+		        has_pending(conn))
 			loop_defer(conn->loop, &conn->turn_end);
 	}
 	leave(conn);
@@ -421,7 +433,7 @@ static void on_ready(void *arg, unsigned events)
 {
 	struct conn *conn = arg;
 
-	(void)events;
+	conn->readable |= (events & WATCH_READ) != 0;
 	enter(conn);
 	if (conn->state == STATE_CONNECTING)
 		finish_connect(conn);

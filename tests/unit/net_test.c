@@ -579,6 +579,39 @@ static void a_pause_holds_input_and_end_back(void **state)
 	peer_done(&b);
 }
 
+static void stop_now(void *arg)
+{
+	loop_stop(arg);
+}
+
+/* The loop goes on announcing what a paused connection leaves unread; it must not turn for that. */
+static void a_pause_costs_nothing(void **state)
+{
+	struct timespec before, after;
+	struct timer end;
+	struct peer a, b;
+
+	(void)state;
+	connect_peers(&a, &b);
+	conn_pause(a.conn);
+	run_some_turns();
+	conn_write(b.conn, SLICE("hello"));
+	run_some_turns();
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &before);
+	timer_init(&end, loop, stop_now, loop);
+	timer_start(&end, 200);
+	loop_run(loop);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &after);
+	assert_true(
+	        (after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 <
+	        20);
+	conn_resume(a.conn);
+	run_some_turns();
+	assert_slice_equal(buf_slice(&a.got), "hello");
+	peer_done(&a);
+	peer_done(&b);
+}
+
 static void who_does_not_read_is_left(void **state)
 {
 	static char octets[65536];
@@ -832,6 +865,7 @@ int main(void)
 	        TEST(what_lingers_ends_with_the_loop),
 	        TEST(half_a_close_leaves_the_other_half),
 	        TEST(a_pause_holds_input_and_end_back),
+	        TEST(a_pause_costs_nothing),
 	        TEST(who_does_not_read_is_left),
 	        TEST(a_talker_leaves_the_others_their_turn),
 	        TEST(noise_is_no_handshake),
