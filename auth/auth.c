@@ -167,7 +167,7 @@ static void drop_link(struct auth *auth, struct link *link)
 
 static void read_link(struct auth *auth, struct link *link)
 {
-	char room[PROTOCOL_DATAGRAM_MAX];
+	uninitialized_ char room[PROTOCOL_DATAGRAM_MAX];
 	struct slice datagram;
 
 	for (unsigned i = 0; i < 64; i++) {
