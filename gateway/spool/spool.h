@@ -213,11 +213,11 @@ ssize_t spool_message_read(struct spool_message *message, void *room, size_t len
 typedef void (*spool_marked_fn)(void *arg, int result);
 
 /*
- * Settles recipients (`results` in the order of their numbers): at once in the entry, and
- * by a mark. `on_marked` (or NULL) runs on the loop when the mark has been written;
- * -errno: it could not be, and nothing may depend on it. An entry with no recipient left
- * is freed after its last mark; do not touch it after that callback (nor after the call,
- * without one). 0, -ENOMEM or -ENOBUFS, and then nothing has happened.
+ * Settles recipients: at once in the entry, and by a mark. `on_marked` (or NULL) runs on
+ * the loop when the mark has been written; -errno: it could not be, and nothing may depend
+ * on it. An entry with no recipient left is freed after its last mark; do not touch it
+ * after that callback (nor after the call, without one). 0, -ENOMEM or -ENOBUFS, and then
+ * nothing has happened.
  */
 int spool_settle(struct spool_out *out, struct spool_entry *entry,
         const struct stored_result *results, uint32_t count, spool_marked_fn on_marked,
