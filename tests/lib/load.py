@@ -209,11 +209,16 @@ class Load:
             self.collect()
 
     def close_books(self):
-        """At the end: all that was acknowledged has come, nothing is left, and nothing has come that was refused."""
+        """
+        At the end: all that was acknowledged has come, nothing is left, nothing has come that was refused, and nobody
+        was told that something is wrong for good.
+        """
         self.stop()
         self.wait_all()
         self.stage.gateway.wait_queue(0)
         self.collect()
+        for_good = [reply for reply in self.not_successes() if reply.text[0] == "5"]
+        assert not for_good, for_good
         came = [subject for subject, sent in self.sent.items() if sent.fate == "refused" and sent.copies]
         assert not came, f"refused, and came: {came}"
         unanswered = [sent.connection for sent in self.sent.values() if sent.fate == "in doubt"]
