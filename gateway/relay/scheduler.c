@@ -34,6 +34,29 @@ static struct slice account_key(const uint64_t *account)
 	return slice_of(account, sizeof(*account));
 }
 
+static struct task *task_at(struct list *link)
+{
+	return list_entry(link, struct task, link);
+}
+
+/*
+ * The oldest message first: one that found all connections busy, or waited for its next
+ * attempt, is not overtaken without end by those that came after it. Most are the newest.
+ */
+static void line_up(struct account_queue *queue, struct task *task)
+{
+	int64_t accepted_us = task->entry->accepted_us;
+	struct list *before = &queue->tasks;
+
+	if (queue->count > 0 && task_at(queue->tasks.prev)->entry->accepted_us > accepted_us) {
+		before = queue->tasks.next;
+		while (task_at(before)->entry->accepted_us <= accepted_us)
+			before = before->next;
+	}
+	list_append(before, &task->link);
+	queue->count++;
+}
+
 int scheduler_add(struct scheduler *scheduler, struct task *task)
 {
 	uint64_t account = task->entry->account;
@@ -51,8 +74,7 @@ int scheduler_add(struct scheduler *scheduler, struct task *task)
 		}
 		list_append(&scheduler->ring, &queue->ring);
 	}
-	list_append(&queue->tasks, &task->link);
-	queue->count++;
+	line_up(queue, task);
 	return 0;
 }
 

@@ -43,7 +43,10 @@ struct task {
 	char *last;            /* what the last attempt came to, printable; or NULL */
 };
 
-/* The order in which ready tasks take their turn: one of each account after the other. */
+/*
+ * The order in which ready tasks take their turn: one of each account after the other, the
+ * oldest message first.
+ */
 struct scheduler {
 	struct map accounts;
 	struct list ring; /* accounts with ready tasks */

@@ -39,6 +39,31 @@ static void what_fails_at_once_fails_once(void **state)
 	}
 }
 
+static void the_oldest_of_each_account_goes_first(void **state)
+{
+	static const struct {
+		uint64_t account;
+		int64_t accepted_us;
+	} facts[] = {{1, 50}, {1, 20}, {1, 60}, {1, 20}, {2, 70}, {1, 10}, {2, 30}, {1, 55}};
+	static const size_t turns[] = {5, 6, 1, 4, 3, 0, 7, 2};
+	static struct spool_entry entries[ARRAY_LEN(facts)];
+	static struct task tasks[ARRAY_LEN(facts)];
+	struct scheduler scheduler;
+
+	(void)state;
+	scheduler_init(&scheduler);
+	for (size_t i = 0; i < ARRAY_LEN(facts); i++) {
+		entries[i].account = facts[i].account;
+		entries[i].accepted_us = facts[i].accepted_us;
+		tasks[i].entry = &entries[i];
+		assert_int_equal(scheduler_add(&scheduler, &tasks[i]), 0);
+	}
+	for (size_t i = 0; i < ARRAY_LEN(turns); i++)
+		assert_ptr_equal(scheduler_take(&scheduler), &tasks[turns[i]]);
+	assert_null(scheduler_take(&scheduler));
+	scheduler_done(&scheduler);
+}
+
 static const struct conf *parse(const char *upstreams)
 {
 	const struct conf *conf;
@@ -296,6 +321,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(what_fails_at_once_fails_once),
+	        cmocka_unit_test(the_oldest_of_each_account_goes_first),
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
 	        cmocka_unit_test(a_slow_name_makes_way_for_the_next_host),
 	        cmocka_unit_test(slow_names_hold_up_no_other_work),
