@@ -192,7 +192,8 @@ unsigned queue_take(
 		if (kind == LANE_OF_CHARGES)
 			queue->charging_since_ms = clock_mono_ms();
 	} else {
-		ret_batch[count++] = list_entry(list_pop(work), struct request, link_in_queue);
+		ret_batch[count++] =
+		        list_entry(list_pop(&queue->logins), struct request, link_in_queue);
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return count;

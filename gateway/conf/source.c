@@ -16,7 +16,7 @@
 
 #define FILE_MAX  (4U << 20)
 #define FILES_MAX 64 /* also of those that include each other */
-#define PATH_SIZE 4096
+#define PATH_SIZE 4096UL
 
 /* What the files of one configuration share. */
 struct source {
