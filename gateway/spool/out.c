@@ -38,12 +38,20 @@ struct spool_mark {
 
 /* ---- replay ---- */
 
+struct replaying {
+	struct early_marks *marks;
+	int error;
+};
+
 static void replay_result(void *arg, struct stored_result result)
 {
-	struct early_marks *marks = arg;
+	struct replaying *replaying = arg;
 
-	if (marks != NULL && result.recipient < RESULTS_MAX)
-		(void)!settled_set(&marks->settled, result.recipient);
+	if (result.recipient >= RESULTS_MAX)
+		return;
+	int r = settled_set(&replaying->marks->settled, result.recipient);
+	if (r < 0)
+		replaying->error = r;
 }
 
 /* Of a result, or of a bounce: one that settles nobody is a notice of delay. */
@@ -55,13 +63,13 @@ static int replay_results(struct spool_out *out, struct slice octets)
 	unpack_raw(&unpack, id.bytes, ID_SIZE);
 	if (unpack.error != 0)
 		return -EBADMSG;
-	struct early_marks *marks = index_early_marks(&out->index, &id);
-	if (marks == NULL)
+	struct replaying replaying = {.marks = index_early_marks(&out->index, &id)};
+	if (replaying.marks == NULL)
 		return -ENOMEM;
-	int r = results_unpack(octets, &id, replay_result, marks);
+	int r = results_unpack(octets, &id, replay_result, &replaying);
 	if (r == 0)
-		marks->delay_told = true;
-	return r < 0 ? r : 0;
+		replaying.marks->delay_told = true;
+	return r < 0 ? r : replaying.error;
 }
 
 static int replay_deferral(struct spool_out *out, struct slice octets)
