@@ -89,6 +89,21 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 	return 0;
 }
 
+static struct session *pop_idle(struct upstream *upstream)
+{
+	struct list *link = list_pop(&upstream->idle);
+
+	return link == NULL ? NULL : list_entry(link, struct session, link);
+}
+
+static void quit_idle(struct upstream *upstream)
+{
+	struct session *session;
+
+	while ((session = pop_idle(upstream)) != NULL)
+		session_quit(session);
+}
+
 void upstream_renew(struct upstream *upstream, struct upstream *fresh)
 {
 	upstream->generation++;
@@ -105,6 +120,8 @@ void upstream_renew(struct upstream *upstream, struct upstream *fresh)
 	fresh->host_count = 0;
 	upstream->removed = false;
 	upstream_free(fresh);
+	/* Or the next mail would go to the old host, or without the new TLS. */
+	quit_idle(upstream);
 }
 
 void upstream_free(struct upstream *upstream)
@@ -148,13 +165,6 @@ static void hold_waiting(struct upstream *upstream, bool frozen)
 
 	while ((delivery = pop_waiting(upstream)) != NULL)
 		attempt_delivery_held(delivery, frozen);
-}
-
-static struct session *pop_idle(struct upstream *upstream)
-{
-	struct list *link = list_pop(&upstream->idle);
-
-	return link == NULL ? NULL : list_entry(link, struct session, link);
 }
 
 /* Sessions for what waits, as far as they are allowed and can be had. */
@@ -286,14 +296,6 @@ void upstream_resume(struct upstream *upstream)
 		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
 	upstream->stopped = false;
 	task_wake_some(&upstream->held, SIZE_MAX);
-}
-
-static void quit_idle(struct upstream *upstream)
-{
-	struct session *session;
-
-	while ((session = pop_idle(upstream)) != NULL)
-		session_quit(session);
 }
 
 void upstream_remove(struct upstream *upstream)

@@ -447,6 +447,26 @@ def test_a_reload_sends_the_new_password_to_the_new_host_only(stage):
     new.stop()
 
 
+def test_a_reload_leaves_no_connection_to_the_old_host(stage):
+    """One that waited for work takes no more."""
+    old, new = Upstream(free_port()).start(), Upstream(free_port()).start()
+    configured(stage, hosts=[f"127.0.0.1:{old.port}"], tls="none")
+    send(stage, "before it")
+    old.take()
+    stage.gateway.wait_queue(0)
+    assert old.open, "the connection was not kept"
+    stage.gateway.upstreams["up"]["hosts"] = [f"127.0.0.1:{new.port}"]
+    stage.gateway.write_conf()
+    stage.gateway.process.send_signal(signal.SIGHUP)
+    stage.gateway.wait_event("reloaded", child="relay")
+    send(stage, "after it")
+    assert new.take().subject == "after it"
+    stage.gateway.wait_queue(0)
+    assert not old.messages
+    old.stop()
+    new.stop()
+
+
 def test_upstream_without_verified_tls_gets_nothing(stage):
     certificate, key = stage.authority.issue("other", "DNS:other.test")
     for upstream in (Upstream(free_port()).start(), Upstream(free_port(), certificate, key).start()):
