@@ -15,7 +15,7 @@
 #include "gateway/base/random.h"
 #include "gateway/submit/commands.h"
 
-/* Replies that may wait for a client that does not read. */
+/* Replies that may wait for a client that does not read; beyond half of it no command is run. */
 #define OUTPUT_MAX    65536
 #define LINE_MAX_SMTP 4096  /* RFC 5321 4.5.3.1.4 asks for 512 */
 #define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
@@ -283,6 +283,12 @@ static void on_data(void *arg)
 		}
 		if (!takes_lines(session))
 			return;
+		/* RFC 2920 lets a client say all it has at once, as long as it reads meanwhile. */
+		session->replies_wait = conn_unsent(session->conn) > OUTPUT_MAX / 2;
+		if (session->replies_wait) {
+			conn_pause(session->conn);
+			return;
+		}
 		if (between_messages(session) && session->account_changed) {
 			session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
 			return;
@@ -294,6 +300,16 @@ static void on_data(void *arg)
 		if (!take_line(session))
 			return;
 	}
+}
+
+static void on_drained(void *arg)
+{
+	struct session *session = arg;
+
+	if (!session->replies_wait)
+		return;
+	session->replies_wait = false;
+	conn_resume(session->conn);
 }
 
 static void on_secure(void *arg)
@@ -320,6 +336,7 @@ static void on_closed(void *arg, enum conn_end end, const char *text)
 
 static const struct conn_events conn_events = {
         .on_data = on_data,
+        .on_drained = on_drained,
         .on_secure = on_secure,
         .on_closed = on_closed,
 };

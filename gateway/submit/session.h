@@ -95,6 +95,7 @@ struct session {
 	struct slice helo;
 	bool esmtp;           /* EHLO, not HELO */
 	bool skipping_line;   /* too long: the rest is thrown away */
+	bool replies_wait;    /* so many that no command is run until they have left */
 	bool account_changed; /* the account was changed: no next transaction */
 
 	struct account *account; /* NULL before the login */

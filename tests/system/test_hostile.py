@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import subprocess
+import threading
 
 from client import MESSAGE, Bare, connect, message, trust_all
 from dkim_check import perl_dkim
@@ -159,6 +160,21 @@ def test_replies_injected_behind_starttls(stage):
     assert not any(c.startswith("MAIL") for c in liar.commands), liar.commands
     stage.gateway.tool("queue", "delete", stage.gateway.tool("queue", "list").split("qid=")[1].split()[0])
     liar.stop()
+
+
+def test_a_client_says_all_at_once_and_reads(stage):
+    """More replies than may wait: it gets them all, in order."""
+    for commands in (["NOOP"] * 20000 + ["HELP"],
+                     ["HELP"] * 3000 + ["NOOP"],
+                     ["MAIL FROM:<alice@example.org>"] + ["RCPT TO:<b@c>"] * 6000 + ["HELP"]):
+        bare = session(stage)
+        sender = threading.Thread(target=bare.send, args=("".join(f"{c}\r\n" for c in commands),), daemon=True)
+        sender.start()
+        replies = [bare.reply() for _ in commands]
+        sender.join(20)
+        assert all(replies), (commands[1], replies.index(""))
+        assert replies[-1] == bare.ask(commands[-1]), (commands[1], replies[-1])
+        bare.close()
 
 
 def test_many_recipients_and_big_messages_together(stage):
