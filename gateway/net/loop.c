@@ -17,7 +17,7 @@ struct loop {
 	uv_idle_t no_wait; /* runs while work is left for the end of the next turn */
 	uv_timer_t clock;
 	struct list deferred;
-	struct timer_heap timers;
+	struct heap timers;
 
 	_Atomic bool stopping;
 	pthread_mutex_t lock; /* of the two fields below */
@@ -170,7 +170,7 @@ void loop_defer_cancel(struct defer *defer)
 	list_remove(&defer->link);
 }
 
-struct timer_heap *loop_timers(struct loop *loop)
+struct heap *loop_timers(struct loop *loop)
 {
 	return &loop->timers;
 }

@@ -69,6 +69,6 @@ void watch_set(struct watch *watch, unsigned events);
 void watch_free(struct watch *watch);
 
 /* Timers; see timer.h. */
-struct timer_heap;
-struct timer_heap *loop_timers(struct loop *loop);
+struct heap;
+struct heap *loop_timers(struct loop *loop);
 void loop_wake_in(struct loop *loop, uint64_t ms);

@@ -10,7 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "gateway/base/compiler.h"
+#include "gateway/base/heap.h"
 
 struct loop;
 
@@ -18,10 +18,8 @@ struct timer {
 	struct loop *loop; /* all private */
 	void (*fn)(void *arg);
 	void *arg;
-	uint64_t due_ms;
+	struct heap_node due; /* at a monotonic ms */
 	bool running;
-	/* In the heap: `before` is the sibling before it, or for the first child its parent. */
-	struct timer *child, *next, *before;
 };
 
 /* A zeroed struct timer may be stopped without having been initialised. */
@@ -33,8 +31,5 @@ void timer_stop(struct timer *timer);
 bool timer_is_running(const struct timer *timer);
 
 /* For loop.c. */
-struct timer_heap {
-	struct timer *first; /* the one that is due first; NULL: none runs */
-};
 void timer_run_due(struct loop *loop);
 void timer_run_all(struct loop *loop); /* as if all were due */

@@ -11,6 +11,7 @@
 #include "gateway/base/buf.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
+#include "gateway/base/heap.h"
 #include "gateway/base/id.h"
 #include "gateway/base/log.h"
 #include "gateway/base/map.h"
@@ -200,6 +201,51 @@ static void maps_find_what_was_put(void **state)
 	map_done(&map);
 }
 
+/* No key is smaller than its parent's; how many there are. */
+static unsigned assert_is_heap(const struct heap_node *node)
+{
+	const struct heap_node *before = node;
+	unsigned count = 1;
+
+	for (const struct heap_node *child = node->child; child != NULL; child = child->next) {
+		assert_ptr_equal(child->before, before);
+		assert_true(child->key >= node->key);
+		count += assert_is_heap(child);
+		before = child;
+	}
+	return count;
+}
+
+static void heaps_have_the_smallest_first(void **state)
+{
+	enum { NODES = 500 };
+	static struct heap_node nodes[NODES];
+	static bool inside[NODES];
+	struct heap heap = {0};
+	unsigned seed = 1, count = 0;
+	uint64_t last = 0;
+
+	(void)state;
+	for (unsigned i = 0; i < 20 * NODES; i++) {
+		unsigned which = (unsigned)rand_r(&seed) % NODES;
+		if (inside[which])
+			heap_remove(&heap, &nodes[which]);
+		else
+			heap_add(&heap, &nodes[which], (uint64_t)(rand_r(&seed) % 50));
+		count += inside[which] ? -1U : 1;
+		inside[which] = !inside[which];
+		if (i % 100 == 0 && count > 0)
+			assert_int_equal(assert_is_heap(heap.first), count);
+	}
+	assert_true(count > 0);
+	for (; heap.first != NULL; count--) {
+		assert_true(heap.first->key >= last);
+		last = heap.first->key;
+		heap_remove(&heap, heap.first);
+	}
+	assert_int_equal(count, 0);
+}
+
 static void records_keep_their_first_error(void **state)
 {
 	struct buf out;
@@ -247,6 +293,7 @@ int main(void)
 	        cmocka_unit_test(files_fill_buffers_to_their_maximum),
 	        cmocka_unit_test(ids_read_back),
 	        cmocka_unit_test(maps_find_what_was_put),
+	        cmocka_unit_test(heaps_have_the_smallest_first),
 	        cmocka_unit_test(records_keep_their_first_error),
 	        cmocka_unit_test(log_values_cannot_forge_lines),
 	};
