@@ -10,8 +10,7 @@
 struct account_queue {
 	uint64_t account;
 	struct list ring; /* in scheduler.ring */
-	struct list tasks;
-	size_t count;
+	struct heap tasks;
 };
 
 void scheduler_init(struct scheduler *scheduler)
@@ -34,29 +33,6 @@ static struct slice account_key(const uint64_t *account)
 	return slice_of(account, sizeof(*account));
 }
 
-static struct task *task_at(struct list *link)
-{
-	return list_entry(link, struct task, link);
-}
-
-/*
- * The oldest message first: one that found all connections busy, or waited for its next
- * attempt, is not overtaken without end by those that came after it. Most are the newest.
- */
-static void line_up(struct account_queue *queue, struct task *task)
-{
-	int64_t accepted_us = task->entry->accepted_us;
-	struct list *before = &queue->tasks;
-
-	if (queue->count > 0 && task_at(queue->tasks.prev)->entry->accepted_us > accepted_us) {
-		before = queue->tasks.next;
-		while (task_at(before)->entry->accepted_us <= accepted_us)
-			before = before->next;
-	}
-	list_append(before, &task->link);
-	queue->count++;
-}
-
 int scheduler_add(struct scheduler *scheduler, struct task *task)
 {
 	uint64_t account = task->entry->account;
@@ -67,22 +43,25 @@ int scheduler_add(struct scheduler *scheduler, struct task *task)
 		if (queue == NULL)
 			return -ENOMEM;
 		queue->account = account;
-		list_init(&queue->tasks);
 		if (map_put(&scheduler->accounts, account_key(&queue->account), queue) < 0) {
 			free(queue);
 			return -ENOMEM;
 		}
 		list_append(&scheduler->ring, &queue->ring);
 	}
-	line_up(queue, task);
+	/*
+	 * One that found all connections busy, or waited for its next attempt, is not overtaken
+	 * without end by those that came after it.
+	 */
+	heap_add(&queue->tasks, &task->turn, (uint64_t)task->entry->accepted_us);
 	return 0;
 }
 
 static void leave(struct scheduler *scheduler, struct account_queue *queue, struct task *task)
 {
-	list_remove(&task->link);
+	heap_remove(&queue->tasks, &task->turn);
 	list_remove(&queue->ring);
-	if (--queue->count > 0) {
+	if (queue->tasks.first != NULL) {
 		list_append(&scheduler->ring, &queue->ring);
 		return;
 	}
@@ -95,7 +74,7 @@ struct task *scheduler_take(struct scheduler *scheduler)
 	if (list_is_empty(&scheduler->ring))
 		return NULL;
 	struct account_queue *queue = list_entry(scheduler->ring.next, struct account_queue, ring);
-	struct task *task = list_entry(queue->tasks.next, struct task, link);
+	struct task *task = heap_entry(queue->tasks.first, struct task, turn);
 	leave(scheduler, queue, task);
 	return task;
 }

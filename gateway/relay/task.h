@@ -32,8 +32,8 @@ enum task_state {
 #define TASK_LAST_MAX 300
 
 struct task {
-	struct list
-	        link; /* ready: in its account's queue; waiting: maybe in a list of held tasks */
+	struct heap_node turn; /* ready: among its account's */
+	struct list link;      /* waiting: maybe in a list of held tasks */
 	struct relay *relay;
 	struct spool_entry *entry;
 	struct timer timer; /* of the next attempt */
