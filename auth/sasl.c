@@ -339,7 +339,7 @@ int sasl_start(
 	long cores = sysconf(_SC_NPROCESSORS_ONLN);
 
 	if (sasl == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "Cyrus SASL");
 	sasl->store = store;
 	strncpy(sasl->hostname, hostname, sizeof(sasl->hostname) - 1);
 	sem_init(&sasl->hashing, 0, cores > 0 ? (unsigned)cores : 1);

@@ -40,7 +40,7 @@ int db_new(const struct db_settings *settings, struct db **ret_db, struct why *w
 	char *error = NULL;
 
 	if (db == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "database");
 	db->deadline_ms = settings->deadline_ms != 0 ? settings->deadline_ms : DEADLINE_MS;
 	db->options = PQconninfoParse(settings->conninfo, &error);
 	if (settings->user != NULL)
@@ -167,7 +167,7 @@ static int ensure_connected(struct db *db, uint64_t deadline, struct why *why)
 	drop(db);
 	db->conn = start_connect(db);
 	if (db->conn == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "database");
 	int r = finish_connect(db, deadline);
 	if (r < 0) {
 		why_set(why, "%s",

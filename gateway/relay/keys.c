@@ -266,6 +266,7 @@ int keys_new(const struct keys_settings *settings, struct keys **ret_keys, struc
 {
 	struct keys *keys = calloc(1, sizeof(*keys));
 
+	why_set(why, "no memory or no thread to ask for keys");
 	if (keys == NULL)
 		return -ENOMEM;
 	keys->loop = settings->loop;

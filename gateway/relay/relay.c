@@ -140,7 +140,6 @@ static int configure(struct relay *relay, const struct conf *conf, const struct 
 int relay_reload(struct relay *relay, const struct conf *conf, const struct slice *passwords,
         size_t password_count, struct why *why)
 {
-	why_set(why, "out of memory");
 	int r = configure(relay, conf, passwords, password_count, why);
 	if (r < 0)
 		return r;
@@ -209,6 +208,7 @@ int relay_new(const struct relay_settings *settings, struct relay **ret_relay, s
 {
 	struct relay *relay = calloc(1, sizeof(*relay));
 
+	why_set(why, "out of memory");
 	if (relay == NULL)
 		return -ENOMEM;
 	relay->loop = settings->main_loop;
@@ -217,7 +217,6 @@ int relay_new(const struct relay_settings *settings, struct relay **ret_relay, s
 	scheduler_init(&relay->scheduler);
 	list_init(&relay->upstreams);
 	list_init(&relay->routeless);
-	why_set(why, "out of memory");
 	int r = start(relay, settings, why);
 	if (r < 0) {
 		relay_free(relay);

@@ -96,7 +96,8 @@ static int converse(sasl_conn_t *conn, struct buf *ret_response, struct why *why
 		why_set(why, "Cyrus SASL: %s", sasl_errstring(r, NULL, NULL));
 		return -EIO;
 	}
-	return buf_append(ret_response, response, len);
+	r = buf_append(ret_response, response, len);
+	return r < 0 ? why_errno(why, r, "Cyrus SASL") : 0;
 }
 
 int sasl_client_plain(const char *host, const char *username, const char *password,
@@ -114,7 +115,7 @@ int sasl_client_plain(const char *host, const char *username, const char *passwo
 
 	login.secret = calloc(1, sizeof(*login.secret) + len);
 	if (login.secret == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "Cyrus SASL");
 	login.secret->len = len;
 	memcpy(login.secret->data, password, len);
 	int r = sasl_client_new("smtp", host, NULL, NULL, callbacks, 0, &conn);

@@ -67,6 +67,7 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 {
 	struct upstream *upstream = calloc(1, sizeof(*upstream));
 
+	why_set(why, "upstream %s: out of memory", settings->name);
 	if (upstream == NULL)
 		return -ENOMEM;
 	upstream->relay = relay;

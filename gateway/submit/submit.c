@@ -376,7 +376,7 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 	unsigned loops = MIN_OF(settings->loops, (unsigned)LOOPS_MAX);
 
 	if (submit == NULL)
-		return -ENOMEM;
+		return why_errno(why, ENOMEM, "submit");
 	submit->main_loop = settings->main_loop;
 	submit->wake_fd = settings->wake_fd;
 	submit->conf = conf_ref(settings->conf);
