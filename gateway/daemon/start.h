@@ -10,9 +10,8 @@
 #include "gateway/conf/conf.h"
 #include "gateway/daemon/link.h"
 
-#define START_SECRETS_MAX                                                                          \
-	(1 + CONF_UPSTREAMS_MAX)      /* of `relay`: the database's, the upstreams'                \
-	                               */
+/* Of `relay`, which has most: the database's password and the upstreams'. */
+#define START_SECRETS_MAX  (1 + CONF_UPSTREAMS_MAX)
 #define START_SECRETS_SIZE (1U << 20) /* octets of them, packed */
 
 /* The secrets of one process, in an order that its glue knows; wiped when done. */

@@ -8,8 +8,7 @@
 
 struct listener;
 
-/* The descriptor (non-blocking, close-on-exec) passes to the callee, which leaves the listener be.
- */
+/* The descriptor (non-blocking, close-on-exec) passes to the callee, which frees no listener. */
 typedef void (*listener_fn)(void *arg, int fd, const struct addr *peer);
 
 /*

@@ -31,7 +31,7 @@ struct control {
 struct client {
 	struct list link;
 	struct relay *relay;
-	struct control *control; /* NULL once this has gone: it may go too */
+	struct control *control; /* NULL once the client has gone and its job has not */
 	struct conn *conn;
 	struct timer timer;
 	unsigned uid;

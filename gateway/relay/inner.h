@@ -42,9 +42,8 @@ struct control;
 struct relay {
 	const struct conf *conf;
 	struct loop *loop;
-	struct jobs *jobs; /* disk, signatures, SASL */
-	struct jobs
-	        *names; /* looks up hosts; apart, because a name server may be silent for long */
+	struct jobs *jobs;  /* disk, signatures, SASL */
+	struct jobs *names; /* looks up hosts; apart: a name server may be silent for long */
 	struct spool_out *spool;
 	struct keys *keys;
 	struct control *control;

@@ -84,8 +84,7 @@ struct stored_message {
 	struct slice header;   /* the final header block, empty line included */
 };
 
-/* -ENOBUFS in `pack` for parts that are too long to be read back: the envelope, 2 MiB; the header,
- * 1 MiB. */
+/* -ENOBUFS in `pack` for parts that are too long to be read back: 2 MiB, the header 1 MiB. */
 void stored_message_pack(const struct stored_message *message, struct pack *pack);
 /* Slices point into the octets. 0 or -EBADMSG. */
 int stored_message_unpack(struct slice octets, struct stored_message *ret_message) must_check;

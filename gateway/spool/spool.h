@@ -225,8 +225,8 @@ int spool_settle(struct spool_out *out, struct spool_entry *entry,
 
 /*
  * The same in two steps: first all that can fail, so that what is to be recorded may then
- * happen: 0 or -ENOMEM. It is written, or freed unused (NULL is fine); one at a time for a
- * recipient. The entry must live until then.
+ * happen: 0, -ENOMEM or -ENOBUFS. It is written, or freed unused (NULL is fine); one at a time for
+ * a recipient. The entry must live until then.
  */
 struct spool_mark;
 int spool_mark_new(struct spool_out *out, struct spool_entry *entry,
