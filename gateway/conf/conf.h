@@ -70,6 +70,7 @@ struct conf_upstream {
 	uint64_t idle_timeout; /* a kept connection without work is closed */
 };
 
+#define CONF_LOOPS_MAX     64  /* as many as the option `threads` allows */
 #define CONF_UPSTREAMS_MAX 256 /* `relay` is handed a password for each */
 
 struct conf_retry {

@@ -30,7 +30,6 @@
 #include "gateway/daemon/listen.h"
 #include "gateway/daemon/secrets_file.h"
 
-#define LOOPS_MAX     64 /* of the option `threads` too */
 #define REST_FIRST_MS 100
 #define REST_MAX_MS   10000
 #define SETTLED_MS    60000 /* a child that lived so long starts its rests anew */
@@ -280,8 +279,8 @@ static int spawn(struct supervisor *supervisor, struct child *child, struct why 
 }
 
 /* Fresh pairs between `submit` and `auth`: one end each, for every loop. */
-static int make_pairs(
-        const struct supervisor *supervisor, int ret_mine[LOOPS_MAX], int ret_theirs[LOOPS_MAX])
+static int make_pairs(const struct supervisor *supervisor, int ret_mine[CONF_LOOPS_MAX],
+        int ret_theirs[CONF_LOOPS_MAX])
 {
 	for (unsigned i = 0; i < supervisor->loops; i++) {
 		int pair[2];
@@ -314,7 +313,7 @@ static struct child *sibling_of(struct supervisor *supervisor, const struct chil
 static int start_child(struct supervisor *supervisor, struct child *child, struct why *why)
 {
 	struct child *sibling = sibling_of(supervisor, child);
-	int mine[LOOPS_MAX], theirs[LOOPS_MAX];
+	int mine[CONF_LOOPS_MAX], theirs[CONF_LOOPS_MAX];
 	unsigned pairs = sibling != NULL ? supervisor->loops : 0;
 
 	int r = spawn(supervisor, child, why);
@@ -595,7 +594,7 @@ static int prepare(struct supervisor *supervisor, struct why *why)
 	unsigned loops = (unsigned)supervisor->conf->submission.threads;
 
 	supervisor->loops = loops != 0 ? loops : cores > 0 ? (unsigned)cores : 1;
-	supervisor->loops = MIN_OF(supervisor->loops, (unsigned)LOOPS_MAX);
+	supervisor->loops = MIN_OF(supervisor->loops, (unsigned)CONF_LOOPS_MAX);
 	/* Opened before /proc/self could mean anything else. */
 	_cleanup_(closep) int opened = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 	/* Not where a child's link goes: it is needed after that is in place. */

@@ -18,7 +18,6 @@
 #include "gateway/net/listener.h"
 #include "gateway/submit/session.h"
 
-#define LOOPS_MAX     64
 #define LISTENERS_MAX 64
 #define DRAIN_MS      5000
 
@@ -53,7 +52,7 @@ struct submit {
 	struct loop *main_loop;
 	struct spool_in *spool;
 	int wake_fd;
-	struct server servers[LOOPS_MAX];
+	struct server servers[CONF_LOOPS_MAX];
 	unsigned server_count, next_server;
 	struct listening listeners[LISTENERS_MAX];
 	size_t listener_count;
@@ -373,7 +372,7 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 {
 	struct submit *submit = calloc(1, sizeof(*submit));
 	struct tls_server *tls = NULL;
-	unsigned loops = MIN_OF(settings->loops, (unsigned)LOOPS_MAX);
+	unsigned loops = MIN_OF(settings->loops, (unsigned)CONF_LOOPS_MAX);
 
 	if (submit == NULL)
 		return why_errno(why, ENOMEM, "submit");
@@ -439,7 +438,7 @@ static void run_reload(struct post *post)
 int submit_reload(struct submit *submit, const struct conf *conf, struct slice certificate,
         struct slice key, struct why *why)
 {
-	struct order *orders[LOOPS_MAX];
+	struct order *orders[CONF_LOOPS_MAX];
 	struct tls_server *tls;
 	unsigned made = 0;
 
