@@ -62,6 +62,7 @@ static inline struct list *list_pop(struct list *list)
 
 	if (link == list)
 		return NULL;
+	/* Not list_remove(): analysers would take `list->next` for unchanged. */
 	list->next = link->next;
 	list->next->prev = list;
 	link->prev = link->next = NULL;
