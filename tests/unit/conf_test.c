@@ -10,11 +10,14 @@
 
 #include "gateway/conf/conf.h"
 
-#define SMALLEST                                                                                   \
+#define WITHOUT_UPSTREAM                                                                           \
 	"hostname = \"h.example\"\n"                                                               \
 	"database = \"dbname=postern\"\n"                                                          \
 	"listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"                         \
-	"tls = { certificate = \"/c\"  key = \"/k\" }\n"                                           \
+	"tls = { certificate = \"/c\"  key = \"/k\" }\n"
+
+#define SMALLEST                                                                                   \
+	WITHOUT_UPSTREAM                                                                           \
 	"upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"                            \
 	"route = \"isp\"\n"
 
@@ -66,14 +69,10 @@ static void all_errors_are_told_at_once(void **state)
 static void a_route_must_exist(void **state)
 {
 	struct buf errors;
-	const struct conf *conf =
-	        parse("hostname = \"h.example\"\n"
-	              "database = \"dbname=postern\"\n"
-	              "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
-	              "tls = { certificate = \"/c\"  key = \"/k\" }\n"
-	              "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
-	              "route = \"ips\"\n",
-	                &errors);
+	const struct conf *conf = parse(WITHOUT_UPSTREAM
+	        "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	        "route = \"ips\"\n",
+	        &errors);
 
 	(void)state;
 	assert_null(conf);
@@ -177,12 +176,7 @@ static void upstreams_have_a_limit(void **state)
 	for (unsigned count = CONF_UPSTREAMS_MAX; count <= CONF_UPSTREAMS_MAX + 1; count++) {
 		buf_init(&text, 1 << 20);
 		assert_int_equal(
-		        buf_append_str(&text,
-		                "hostname = \"h.example\"\n"
-		                "database = \"dbname=postern\"\n"
-		                "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
-		                "tls = { certificate = \"/c\"  key = \"/k\" }\n"
-		                "route = \"u0\"\nupstream = {\n"),
+		        buf_append_str(&text, WITHOUT_UPSTREAM "route = \"u0\"\nupstream = {\n"),
 		        0);
 		for (unsigned i = 0; i < count; i++)
 			assert_int_equal(
@@ -199,13 +193,8 @@ static void upstreams_have_a_limit(void **state)
 /* Routes that find no room beside a very long name are not left out in silence. */
 static void what_does_not_fit_is_an_error(void **state)
 {
-	static const char before[] =
-	        "hostname = \"h.example\"\n"
-	        "database = \"dbname=postern\"\n"
-	        "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
-	        "tls = { certificate = \"/c\"  key = \"/k\" }\n"
-	        "route = \"isp\"\n"
-	        "upstream = { isp = { hosts = [\"";
+	static const char before[] = WITHOUT_UPSTREAM "route = \"isp\"\n"
+	                                              "upstream = { isp = { hosts = [\"";
 	struct buf text, errors;
 	char *name;
 
