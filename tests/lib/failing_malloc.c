@@ -2,7 +2,7 @@
 /*
  * Loaded in front of the C library of a whole gateway (LD_PRELOAD): one allocation of one process
  * fails, the one that a test has chosen in a file that all of them map. Only what the program
- * itself asks for counts, not what its libraries do. tests/lib/memory.py is the other side.
+ * itself asks for counts, not what its libraries do. tests/lib/failing_malloc.py is the other side.
  */
 #include <elf.h>
 #include <fcntl.h>

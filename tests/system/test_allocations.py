@@ -5,7 +5,7 @@ import ssl
 
 from client import connect, message
 from environment import eventually
-from memory import FailingMemory
+from failing_malloc import FailingMemory
 
 ACCOUNTS = 400
 
