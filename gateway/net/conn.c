@@ -244,7 +244,7 @@ static void begin_handshake(struct conn *conn)
 	int r;
 
 	/* What came in the clear behind STARTTLS must not be taken for protected input. */
-	buf_done(&conn->input);
+	buf_wipe(&conn->input);
 	if (conn->server != NULL)
 		r = tls_server_session(conn->server, conn->fd, &conn->session);
 	else
