@@ -31,8 +31,7 @@ static const struct {
 	const char *name;
 } states[ST_COUNT] = {
 #define T(field) offsetof(struct conf_submission, field)
-        /*            may go to                                        deadline            in the
-           log */
+        /*            may go to                            deadline            in the log */
         [ST_TLS] = {S(START) | S(CLOSED), T(command_timeout), "handshake"},
         [ST_START] = {COMMAND_OK, T(command_timeout), "before EHLO"},
         [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(MAIL), T(command_timeout),
@@ -151,7 +150,7 @@ static void take_down(struct session *session, enum closing why)
 	timer_stop(&session->refusal);
 	auth_call_cancel(session->call);
 	drop_transaction(session);
-	session->state = ST_CLOSED;
+	session_move(session, ST_CLOSED);
 	uint64_t account = session->account != NULL ? session->account->facts.id : 0;
 	if (session->account != NULL) {
 		arena_reset(&session->account->arena);
