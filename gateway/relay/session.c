@@ -542,15 +542,23 @@ static void connect_next(struct session *session)
 	        .on_secure = on_secure,
 	        .on_closed = on_closed,
 	};
+	char text[120];
+	int r;
 
 	session_enter(session, SESSION_CONNECTING);
 	session->secure = false;
 	session->owed = 1; /* the greeting */
 	peer_reply_start(&session->reply);
-	int r = conn_connect(session->upstream->relay->loop, &session->lookup.addrs[session->addr],
-	        OUTPUT_MAX, &events, session, &session->conn);
-	if (r < 0)
-		trouble(session, "no socket can be made");
+	/* One to which there is no way fails at once. */
+	while ((r = conn_connect(session->upstream->relay->loop,
+	                &session->lookup.addrs[session->addr], OUTPUT_MAX, &events, session,
+	                &session->conn)) < 0 &&
+	        session->addr + 1 < session->lookup.addr_count)
+		session->addr++;
+	if (r < 0) {
+		snprintf(text, sizeof(text), "cannot connect: %s", strerrordesc_np(-r));
+		trouble(session, text);
+	}
 }
 
 static void resolve(struct job *job)

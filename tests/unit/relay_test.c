@@ -175,10 +175,24 @@ int __real_getaddrinfo(const char *name, const char *port, const struct addrinfo
 int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
         struct addrinfo **ret_found);
 
+/* An address that no socket can be connected to, before one that serves. */
+static int find_two(const char *port, const struct addrinfo *hints, struct addrinfo **ret_found)
+{
+	struct addrinfo *last;
+
+	int r = __real_getaddrinfo("255.255.255.255", port, hints, ret_found);
+	assert_int_equal(r, 0);
+	for (last = *ret_found; last->ai_next != NULL; last = last->ai_next)
+		continue;
+	return __real_getaddrinfo("127.0.0.1", port, hints, &last->ai_next);
+}
+
 /* The linker puts it in front: a name server that says nothing until it is told to. */
 int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
         struct addrinfo **ret_found)
 {
+	if (strcmp(name, "two.example") == 0)
+		return find_two(port, hints, ret_found);
 	if (strcmp(name, "slow.example") != 0)
 		return __real_getaddrinfo(name, port, hints, ret_found);
 	sem_wait(&name_server);
@@ -312,6 +326,28 @@ static void a_slow_name_makes_way_for_the_next_host(void **state)
 	loop_free(loop);
 }
 
+/* An address to which there is no way fails at once, and the next one is as good. */
+static void each_address_of_a_host_is_tried(void **state)
+{
+	char upstreams[200];
+	uint16_t port;
+
+	(void)state;
+	connection = -1;
+	assert_int_equal(loop_new(&loop), 0);
+	struct listener *listener = listen_here(&port);
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"two.example:%u\"]  tls = \"none\" }", port);
+	struct bench *bench = set_up(upstreams, 1);
+	loop_run(loop);
+	assert_true(connection >= 0);
+	assert_int_equal(bench->results[0].fate, FATE_OPEN);
+	tear_down(bench);
+	close(connection);
+	listener_free(listener);
+	loop_free(loop);
+}
+
 static _Atomic bool work_done;
 
 static void work(struct job *job)
@@ -354,6 +390,7 @@ int main(void)
 	        cmocka_unit_test(many_of_one_account_line_up_quickly),
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
 	        cmocka_unit_test(a_slow_name_makes_way_for_the_next_host),
+	        cmocka_unit_test(each_address_of_a_host_is_tried),
 	        cmocka_unit_test(slow_names_hold_up_no_other_work),
 	};
 
