@@ -123,11 +123,11 @@ static int find_committed_end(
 	uint64_t offset;
 
 	if (!trust_watermark)
-		return segment_find_end(newest, ret_end);
+		return segment_find_end(newest, ret_end, NULL);
 	watermark_read(&in->watermark, &number, &offset);
 	/* Above it: the watermark's own segment was damaged, and this one is sealed. */
 	if (number > newest->header.number)
-		return segment_find_end(newest, ret_end);
+		return segment_find_end(newest, ret_end, NULL);
 	/* Below it: begun and never published, nothing in it was acknowledged. */
 	*ret_end = number == newest->header.number ? offset : SEGMENT_HEADER_SIZE;
 	return 0;
@@ -172,7 +172,7 @@ static int recover(struct spool_in *in, bool fresh, struct journal_settings *jou
 		 */
 		if (r == 0)
 			r = segment_make_sure(in->ops, in->folder, numbers[i - 1],
-			        fresh ? 0 : journal->previous_end);
+			        fresh ? 0 : journal->previous_end, journal->previous_end);
 		if (r < 0)
 			return r;
 		journal->previous = numbers[i - 1];

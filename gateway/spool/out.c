@@ -205,21 +205,6 @@ static void discard(struct spool_out *out, uint32_t number)
 	out->settings.events->on_alarm(out->settings.arg, text);
 }
 
-/* From where on it is not known that the segment's octets are on the disk: its successor tells. */
-static uint64_t unsure_from(struct spool_out *out, uint32_t number, uint32_t successor)
-{
-	struct segment later;
-	uint64_t from = 0;
-
-	if (successor == 0 ||
-	        segment_open(out->settings.ops, out->out_folder, successor, &later) < 0)
-		return 0;
-	if (later.header.previous == number)
-		from = later.header.previous_end;
-	segment_close(&later);
-	return from;
-}
-
 /*
  * Replays one segment and notes what it may be needed for. `newest_in`: what its
  * marks are about is not known, at worst the newest segment of in/.
@@ -229,7 +214,7 @@ static int replay_one(struct spool_out *out, uint32_t number, uint32_t newest_in
 {
 	struct segment segment;
 	bool has_marks = false;
-	uint64_t end;
+	uint64_t end, committed;
 
 	int r = segment_open(out->settings.ops, out->out_folder, number, &segment);
 	if (r == -EBADMSG) {
@@ -238,7 +223,13 @@ static int replay_one(struct spool_out *out, uint32_t number, uint32_t newest_in
 	}
 	if (r < 0)
 		return r;
-	r = segment_find_end(&segment, &end);
+	r = segment_find_end(&segment, &end, &committed);
+	/*
+	 * Marks that a killed process left to the kernel count, so they must not get lost later.
+	 * They may stand before the newest segment: it repeats them, but had perhaps just begun.
+	 */
+	if (r == 0)
+		r = segment_make_sure(out->settings.ops, out->out_folder, number, committed, end);
 	if (r == 0)
 		r = replay_segment(out, &segment, end, &has_marks);
 	segment_close(&segment);
@@ -268,17 +259,8 @@ static int replay(struct spool_out *out, struct journal_settings *journal)
 	}
 	uint32_t newest_in = in_count > 0 ? in_numbers[in_count - 1] : 0;
 	for (size_t i = 0; r == 0 && i < count; i++) {
-		uint32_t successor = i + 1 < count ? numbers[i + 1] : 0;
 		journal->highest = numbers[i];
-		/*
-		 * Marks that a killed process left to the kernel count, so they must not get lost
-		 * later. They may stand before the newest segment: it repeats them, but had perhaps
-		 * just begun.
-		 */
-		r = segment_make_sure(out->settings.ops, out->out_folder, numbers[i],
-		        unsure_from(out, numbers[i], successor));
-		if (r == 0)
-			r = replay_one(out, numbers[i], newest_in, journal);
+		r = replay_one(out, numbers[i], newest_in, journal);
 	}
 	if (r == 0)
 		return index_bounces(out);

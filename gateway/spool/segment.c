@@ -169,7 +169,7 @@ int segment_discard(const struct file_ops *ops, const char *folder, uint32_t num
 	return r < 0 ? r : 1;
 }
 
-/* Writes again what stands there, up to `end` or the end of the file. */
+/* Writes again what stands there. */
 static int write_again(const struct file_ops *ops, int fd, uint64_t at, uint64_t end)
 {
 	char window[16384];
@@ -187,8 +187,8 @@ static int write_again(const struct file_ops *ops, int fd, uint64_t at, uint64_t
 	return r;
 }
 
-int segment_make_sure(
-        const struct file_ops *ops, const char *folder, uint32_t number, uint64_t from)
+int segment_make_sure(const struct file_ops *ops, const char *folder, uint32_t number,
+        uint64_t from, uint64_t end)
 {
 	char path[SEGMENT_PATH];
 	_cleanup_(closep) int fd = ops->open(segment_path(folder, number, path), O_RDWR, 0);
@@ -197,7 +197,7 @@ int segment_make_sure(
 		return fd;
 	int r = write_again(ops, fd, 0, SEGMENT_HEADER_SIZE);
 	if (r == 0)
-		r = write_again(ops, fd, MAX_OF(from, (uint64_t)SEGMENT_HEADER_SIZE), UINT64_MAX);
+		r = write_again(ops, fd, MAX_OF(from, (uint64_t)SEGMENT_HEADER_SIZE), end);
 	return r == 0 ? ops->fdatasync(fd) : r;
 }
 
@@ -338,10 +338,10 @@ static int parts_check(struct segment *segment, const struct record_header *reco
 	return r == 0 ? 1 : r == -EBADMSG ? 0 : r;
 }
 
-int segment_find_end(struct segment *segment, uint64_t *ret_end)
+int segment_find_end(struct segment *segment, uint64_t *ret_end, uint64_t *ret_committed)
 {
 	struct record_header record;
-	uint64_t offset = 0, next;
+	uint64_t offset = 0, committed = SEGMENT_HEADER_SIZE, next;
 	int r;
 
 	while ((r = segment_next(segment, &offset, SEGMENT_NO_LIMIT, &record)) == SEGMENT_RECORD ||
@@ -351,8 +351,10 @@ int segment_find_end(struct segment *segment, uint64_t *ret_end)
 		r = parts_check(segment, &record);
 		if (r < 0)
 			return r;
-		if (r == 1)
+		if (r == 1) {
+			committed = record.committed;
 			continue;
+		}
 		/* Half a record: the torn tail, unless something later was written after its
 		 * commit. */
 		r = find_next(segment, record.offset, offset, segment->size, false, &next);
@@ -366,6 +368,8 @@ int segment_find_end(struct segment *segment, uint64_t *ret_end)
 	if (r < 0)
 		return r;
 	*ret_end = offset;
+	if (ret_committed != NULL)
+		*ret_committed = committed;
 	return 0;
 }
 

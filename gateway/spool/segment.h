@@ -48,12 +48,13 @@ void segment_close(struct segment *segment);
 int segment_discard(const struct file_ops *ops, const char *folder, uint32_t number) must_check;
 
 /*
- * For its writer's next start: makes sure that its header and what stands from `from` on is
- * on stable storage. A sync that failed before leaves octets in the kernel's cache that are
- * read, but that no later sync writes; so they are written again, in their place. 0 or -errno.
+ * For its writer's next start: makes sure that its header and what stands between the two
+ * offsets is on stable storage. A sync that failed before leaves octets in the kernel's cache
+ * that are read, but that no later sync writes; so they are written again, in their place. 0 or
+ * -errno.
  */
-int segment_make_sure(
-        const struct file_ops *ops, const char *folder, uint32_t number, uint64_t from) must_check;
+int segment_make_sure(const struct file_ops *ops, const char *folder, uint32_t number,
+        uint64_t from, uint64_t end) must_check;
 
 /* Looks at the size again, of a segment that is still written. */
 int segment_refresh(struct segment *segment) must_check;
@@ -82,8 +83,12 @@ int segment_read_envelope(struct segment *segment, const struct record_header *r
 int segment_read_body(struct segment *segment, const struct record_header *record,
         struct buf *ret_octets) must_check;
 
-/* Where the records end: the offset at which segment_next() says SEGMENT_END. 0 or -errno. */
-int segment_find_end(struct segment *segment, uint64_t *ret_end) must_check;
+/*
+ * Where the records end: the offset at which segment_next() says SEGMENT_END; and how far it
+ * had been synced when the last of them was written (or NULL). 0 or -errno.
+ */
+int segment_find_end(
+        struct segment *segment, uint64_t *ret_end, uint64_t *ret_committed) must_check;
 
 /*
  * Copies octets that do not check to FOLDER/damaged-NAME-NUMBER-OFFSET, for an

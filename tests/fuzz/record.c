@@ -177,7 +177,7 @@ static void scan(struct segment *segment, const struct written *written, uint64_
 	}
 	if (written != NULL && limit == SEGMENT_NO_LIMIT && expected < written->count)
 		assert_bug(next_found(written, expected) == written->count);
-	assert_bug(segment_find_end(segment, &end) == 0);
+	assert_bug(segment_find_end(segment, &end, NULL) == 0);
 	assert_bug(end >= SEGMENT_HEADER_SIZE && end <= MAX_OF(segment->size, 64UL));
 }
 
