@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: ISC
 """kill -9 of any process, and of all, at random moments while clients send and the upstream takes.
 
-POSTERN_KILLS is how often (150), POSTERN_KILLS_SEED which victims and moments.
+POSTERN_KILLS is how often (200), POSTERN_KILLS_SEED which victims and moments.
 """
 import collections
 import os
@@ -12,7 +12,7 @@ import time
 from environment import eventually
 from load import Load
 
-KILLS = int(os.environ.get("POSTERN_KILLS", "150"))
+KILLS = int(os.environ.get("POSTERN_KILLS", "200"))
 SEED = int(os.environ.get("POSTERN_KILLS_SEED", str(time.time_ns() % 1000000)))
 CONNECTIONS = 4  # to the upstream: few, so that each carries one message after the other
 RECORDED_IN = 1.0  # seconds; an answer that the gateway had for so long is written down
