@@ -34,7 +34,7 @@ void identity_store_free(struct identity_store *store);
 
 /*
  * What the database has on a login (lower-case), by the calling thread's connection,
- * which blocks. A reference also for unknown ones. -ENOTCONN, -ETIMEDOUT with the
+ * which blocks. A reference also for unknown ones. -ENOTCONN, -ETIMEDOUT, -ENOSYS with the
  * reason when it cannot tell now; -ENOMEM, -EBADMSG.
  */
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,

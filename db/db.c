@@ -220,16 +220,31 @@ static int collect(struct db *db, uint64_t deadline, PGresult **ret_result)
 	return 0;
 }
 
+/* A function, table, column or schema that is not there: our statements are right but for the
+ * migrations. */
+static bool lacks_migration(const char *state)
+{
+	static const char *const states[] = {"42883", "42P01", "42703", "3F000"};
+
+	for (size_t i = 0; i < ARRAY_LEN(states); i++)
+		if (strcmp(state, states[i]) == 0)
+			return true;
+	return false;
+}
+
 /* Judges a result: 0 keeps it, anything else has cleared it. */
 static int judge(struct db *db, PGresult *result, struct why *why)
 {
 	ExecStatusType status = PQresultStatus(result);
 	const char *state = PQresultErrorField(result, PG_DIAG_SQLSTATE);
 
-	if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK)
+	if (status == PGRES_COMMAND_OK || status == PGRES_TUPLES_OK || status == PGRES_COPY_IN)
 		return 0;
 	const char *hint = PQresultErrorField(result, PG_DIAG_MESSAGE_HINT);
 	const char *primary = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+	bool another_schema = state != NULL && lacks_migration(state);
+	if (another_schema)
+		hint = "the schema is not that of this program: run postern database migrate";
 	why_set(why, "%s%s%s", primary != NULL ? primary : PQresultErrorMessage(result),
 	        hint != NULL ? "; " : "", hint != NULL ? hint : "");
 	/* Class 57: shut down or cancelled; 08: the connection; 53: out of resources; 25006: a
@@ -242,7 +257,7 @@ static int judge(struct db *db, PGresult *result, struct why *why)
 	PQclear(result);
 	if (away)
 		back_off(db);
-	return away ? -ENOTCONN : -EPROTO;
+	return away ? -ENOTCONN : another_schema ? -ENOSYS : -EPROTO;
 }
 
 /* What was sent (or not), up to its result. */

@@ -5,6 +5,9 @@ import pathlib
 import sys
 
 output, files = sys.argv[1], sorted(map(pathlib.Path, sys.argv[2:]))
+numbers = [int(path.stem.split("_", 1)[0]) for path in files]
+if numbers != list(range(1, len(files) + 1)):
+    sys.exit(f"migrations are numbered from 1 without gaps, not {numbers}")
 with open(output, "w") as out:
     out.write('/* Made from db/schema by db/embed.py. */\n#include "db/migrate.h"\n')
     out.write("const struct migration migrations[] = {\n")

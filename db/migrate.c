@@ -36,6 +36,31 @@ static int prepare(struct db *db, struct why *why)
 	        why);
 }
 
+/* Whether a row of postern.migration is what this program would have written there. */
+static int check(const PGresult *rows, int row, struct why *why)
+{
+	char checksum[24];
+	unsigned number = (unsigned)db_int(rows, row, 0), due = (unsigned)row + 1;
+
+	if (number > migration_count) {
+		why_set(why,
+		        "the database has migration %u, this program knows %u; use the newer "
+		        "program",
+		        number, migration_count);
+		return -EPROTO;
+	}
+	if (number != due) {
+		why_set(why, "the database has migration %u but not %u", number, due);
+		return -EPROTO;
+	}
+	checksum_of(&migrations[row], checksum);
+	if (!slice_equal(db_text(rows, row, 1), slice_str(checksum))) {
+		why_set(why, "migration %u of the database is not the one of this program", number);
+		return -EPROTO;
+	}
+	return 0;
+}
+
 /* Compares what was applied with what this program has; *ret_applied is the highest. */
 static int compare(struct db *db, unsigned *ret_applied, struct why *why)
 {
@@ -45,28 +70,12 @@ static int compare(struct db *db, unsigned *ret_applied, struct why *why)
 
 	if (r < 0)
 		return r;
-	*ret_applied = 0;
-	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
-		char checksum[24];
-		unsigned number = (unsigned)db_int(result, row, 0);
-		if (number == 0 || number > migration_count) {
-			why_set(why,
-			        "the database has migration %u, this program knows %u; use the "
-			        "newer "
-			        "program",
-			        number, migration_count);
-			r = -EPROTO;
-			break;
-		}
-		checksum_of(&migrations[number - 1], checksum);
-		if (!slice_equal(db_text(result, row, 1), slice_str(checksum))) {
-			why_set(why, "migration %u of the database is not the one of this program",
-			        number);
-			r = -EPROTO;
-		}
-		*ret_applied = number;
-	}
+	int rows = PQntuples(result);
+	for (int row = 0; r == 0 && row < rows; row++)
+		r = check(result, row, why);
 	PQclear(result);
+	if (r == 0)
+		*ret_applied = (unsigned)rows;
 	return r;
 }
 

@@ -41,7 +41,7 @@ static int do_migrate(struct ctl *ctl, struct db *db)
 	if (migrate(db, report, ctl, &why) < 0)
 		return ctl_database_failed(&why);
 	if (!ctl->json)
-		printf("the schema is at %04u\n", migrations[migration_count - 1].number);
+		printf("the schema is at %04u\n", migration_count);
 	return CTL_DONE;
 }
 
@@ -52,15 +52,24 @@ static int do_status(struct ctl *ctl, struct db *db)
 
 	if (migrate_status(db, &status, &why) < 0)
 		return ctl_database_failed(&why);
-	unsigned newest = migrations[migration_count - 1].number;
+	bool current = status.applied == migration_count;
 	if (ctl->json)
-		printf("{\"applied\":%u,\"newest\":%u}\n", status.applied, newest);
+		printf("{\"applied\":%u,\"newest\":%u,\"pending\":[", status.applied,
+		        migration_count);
 	else
-		printf("the schema is at %04u; this program knows %04u%s\n", status.applied, newest,
-		        status.applied < newest   ? "; run postern database migrate"
-		        : status.applied > newest ? "; this program is too old for it"
-		                                  : "");
-	return status.applied == newest ? CTL_DONE : CTL_REFUSED;
+		printf("the schema is at %04u; this program knows %04u%s\n", status.applied,
+		        migration_count, current ? "" : "; run postern database migrate");
+	for (unsigned i = status.applied; i < migration_count; i++) {
+		const struct migration *pending = &migrations[i];
+		if (ctl->json)
+			printf("%s\"%04u %s\"", i > status.applied ? "," : "", pending->number,
+			        pending->name);
+		else
+			printf("pending %04u %s\n", pending->number, pending->name);
+	}
+	if (ctl->json)
+		puts("]}");
+	return current ? CTL_DONE : CTL_REFUSED;
 }
 
 int ctl_database(struct ctl *ctl, int argc, char **argv)

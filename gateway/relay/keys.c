@@ -198,7 +198,7 @@ static void ask(struct job *job)
 	wait->result = db_exec_often(keys->db,
 	        "select selector, algorithm, private_key from postern.dkim_keys($1)", 1, params,
 	        &rows, &wait->why);
-	tell_database(keys, !db_is_there(keys->db), &wait->why);
+	tell_database(keys, !db_is_there(keys->db) || wait->result == -ENOSYS, &wait->why);
 	if (wait->result == 0) {
 		wait->result = read_keys(rows, &wait->keyset, &wait->why);
 		PQclear(rows);
