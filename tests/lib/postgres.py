@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: ISC
 """A private PostgreSQL: real, small, on a unix socket only."""
+import contextlib
 import os
 import pathlib
 import signal
 import subprocess
 
 from environment import free_port, give, run, unprivileged
+
+ADMIN = "ops"  # a member of postern_admin
 
 
 def programs():
@@ -73,9 +76,19 @@ class Cluster:
             command += ["-v", f"{name}={value}"]
         return run(*command, input=text.encode(), env=self.environment).stdout.decode().strip()
 
+    @contextlib.contextmanager
+    def as_user(self, name):
+        """What follows connects as that user."""
+        before, self.environment_more = self.environment_more, {**self.environment_more, "PGUSER": name}
+        try:
+            yield
+        finally:
+            self.environment_more = before
+
     def script(self, path, answers="", environment=None, **variables):
-        """Runs a file of scripts/admin as an admin does."""
-        command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", self.database, "-f", path]
+        """Runs a file of scripts/admin as an admin does: one who may do what admins may, and no more."""
+        command = ["psql", "-XAtq", "-d", self.database, "-f", path]
         for name, value in variables.items():
             command += ["-v", f"{name}={value}"]
-        return run(*command, input=answers.encode(), env={**self.environment, **(environment or {})}).stdout.decode()
+        return run(*command, input=answers.encode(),
+                   env={**self.environment, "PGUSER": ADMIN, **(environment or {})}).stdout.decode()

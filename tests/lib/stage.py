@@ -7,7 +7,7 @@ from certificates import Authority
 from dkim_check import records
 from environment import BUILD, free_port, run, temporary_folder
 from gateway import Gateway
-from postgres import Cluster
+from postgres import ADMIN, Cluster
 from upstream import Upstream
 
 DOMAIN = "example.org"
@@ -32,6 +32,7 @@ class Stage:
         self.cluster.sql("create database postern", database="postgres")
         self.gateway.write_conf()
         self.gateway.tool("database", "migrate")
+        self.cluster.sql(f"create role {ADMIN} login in role postern_admin")
         self.zone = records(self.gateway.tool("dkim", "create", DOMAIN))
         self.account("alice@example.org", "secret-1")
         self.gateway.start()

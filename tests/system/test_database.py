@@ -8,6 +8,7 @@ from test_faults import eventually
 from test_refusals import plain, session
 
 ADMIN = TOP / "scripts" / "admin"
+MIGRATIONS = len(list((TOP / "db" / "schema").glob("*.sql")))
 
 
 def fails(call):
@@ -67,23 +68,131 @@ def test_the_tool_makes_accounts(stage):
     assert gateway.tool("account", "show", "nobody@example.org", check=False).returncode == 1
     bare = session(stage, login=False)
     assert bare.ask(plain("dave@example.org", "pass-9")).startswith("235")
-    assert "0002" in gateway.tool("database", "status")
+    assert f"at {MIGRATIONS:04}" in gateway.tool("database", "status")
+
+
+# What each role may, in whatever way it has come by it: nothing else. "public" is everybody.
+TABLES = {
+    "public": set(),
+    "postern_admin": {"account_overview", "audit", "migration", "plan", "rate_limit", "usage_overview"},
+    "postern_auth": set(),
+    "postern_relay": set(),
+}
+FUNCTIONS = {
+    "public": set(),
+    "postern_admin": {
+        "account_close", "account_create", "account_id", "account_resume", "account_set_password", "account_set_plan",
+        "account_set_route", "account_suspend", "app_password_create", "credential_revoke", "dkim_key_add", "limit_set",
+        "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "usage"},
+    "postern_auth": {"admit", "auth_lookup", "credential_used", "scram_iterations", "server_secret", "settle"},
+    "postern_relay": {"dkim_keys"},
+}
+
+
+def test_each_role_may_what_it_needs_and_nothing_else(stage):
+    for role, tables in TABLES.items():
+        # A right to one column is one, too.
+        found = stage.cluster.sql("""
+            select distinct c.relname || ' ' || p from pg_class c, unnest(array['select', 'insert', 'update', 'delete',
+                    'truncate', 'references', 'trigger']) p
+                where c.relnamespace = 'postern'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
+                    and (has_table_privilege(:'role', c.oid, p)
+                        or (p in ('select', 'insert', 'update', 'references') and has_any_column_privilege(:'role', c.oid, p)))
+            union all
+            select c.relname || ' ' || p from pg_class c, unnest(array['usage', 'select', 'update']) p
+                where c.relnamespace = 'postern'::regnamespace and c.relkind = 'S' and has_sequence_privilege(:'role', c.oid, p)""",
+                                  role=role).splitlines()
+        assert set(found) == {f"{table} select" for table in tables}, (role, found)
+    for role, functions in FUNCTIONS.items():
+        found = stage.cluster.sql("""select proname from pg_proc where pronamespace = 'postern'::regnamespace
+            and has_function_privilege(:'role', oid, 'execute')""", role=role).splitlines()
+        assert set(found) == functions, (role, set(found) ^ functions)
+    assert stage.cluster.sql("""
+        select rolname from pg_roles r where rolname ~ '^postern_' and (rolsuper or rolcreaterole or rolcreatedb or rolreplication
+            or rolbypassrls or (rolname <> 'postern_owner' and (has_schema_privilege(oid, 'postern', 'create')
+            or exists (select from pg_auth_members m where m.member = r.oid))))""") == ""
 
 
 def test_nobody_sees_more_than_it_needs(stage):
-    def as_role(role, statement):
-        return stage.cluster.sql(f"set role {role}; {statement}")
-
+    """By connecting, as they do."""
+    cluster = stage.cluster
     for role, statement in (
-            ("postern_relay", "select * from postern.credential"),
+            ("postern_relay", "select verifier from postern.credential"),
             ("postern_relay", "select * from postern.auth_lookup('alice@example.org')"),
-            ("postern_auth", "select * from postern.dkim_keys('example.org')"),
-            ("postern_auth", "select private_key from postern.dkim_key"),
-            ("postern_auth", "update postern.account set state = 'active'"),
+            ("postern_relay", "update postern.account set state = 'active'"),
             ("postern_relay", "select postern.account_create('x@example.org', 'pw')"),
+            ("postern_relay", "insert into postern.sender values (1, '@example.org')"),
+            ("postern_auth", "select private_key from postern.dkim_key"),
+            ("postern_auth", "select * from postern.dkim_keys('example.org')"),
+            ("postern_auth", "update postern.account set state = 'active'"),
+            ("postern_auth", "update postern.credential set verifier = ''"),
             ("postern_auth", "select postern.account_create('x@example.org', 'pw')"),
-            ("postern_admin", "select private_key from postern.dkim_key")):
-        assert "permission denied" in fails(lambda: as_role(role, statement)), (role, statement)
+            ("postern_auth", "delete from postern.audit"),
+            ("ops", "select verifier from postern.credential"),
+            ("ops", "select private_key from postern.dkim_key"),
+            ("ops", "select value from postern.setting"),
+            ("ops", "select postern.server_secret()"),
+            ("ops", "update postern.account set state = 'active'"),
+            ("ops", "delete from postern.audit"),
+            ("ops", "insert into postern.audit (action, object) values ('account_create', 'x')"),
+            ("ops", "select postern.note('account_create', 'x')"),
+            ("ops", "set role postern_owner")):
+        with cluster.as_user(role):
+            assert "permission denied" in fails(lambda: cluster.sql(statement)), (role, statement)
+    with cluster.as_user("postern_relay"):
+        assert cluster.sql("select count(*) from postern.dkim_keys('example.org')") == "2"
+    with cluster.as_user("postern_auth"):
+        assert cluster.sql("select verifiers[1] like 'SCRAM-SHA-256$%' from postern.auth_lookup('alice@example.org')") == "t"
+
+
+# Names of objects in the schema that have no comment; members of the extension have their own documentation.
+WITHOUT_COMMENT = """
+    with theirs as (
+        select classid, objid from pg_depend where deptype = 'e'
+    ), relation as (
+        select c.oid, c.relname, c.relkind from pg_class c where c.relnamespace = 'postern'::regnamespace and not c.relispartition
+            and c.relkind in ('r', 'p', 'v', 'm', 'f', 'c')
+    )
+    select 'schema' where obj_description('postern'::regnamespace, 'pg_namespace') is null
+    union all
+    select relname from relation where relkind <> 'c' and obj_description(oid, 'pg_class') is null
+    union all
+    select relname || '.' || attname from relation r join pg_attribute a on a.attrelid = r.oid and attnum > 0 and not attisdropped
+        where col_description(r.oid, attnum) is null
+    union all
+    select oid::regprocedure::text from pg_proc where pronamespace = 'postern'::regnamespace and obj_description(oid, 'pg_proc') is null
+        and not exists (select from theirs where classid = 'pg_proc'::regclass and objid = oid)
+    union all
+    select 'trigger ' || tgname || ' of ' || relname from pg_trigger t join relation r on r.oid = t.tgrelid
+        where not tgisinternal and obj_description(t.oid, 'pg_trigger') is null
+    union all
+    select 'type ' || typname from pg_type t left join relation r on r.oid = t.typrelid where typnamespace = 'postern'::regnamespace
+        and (typtype in ('e', 'd', 'r') or r.relkind = 'c') and obj_description(t.oid, 'pg_type') is null
+    union all
+    select 'sequence ' || relname from pg_class c where relnamespace = 'postern'::regnamespace and relkind = 'S'
+        and not exists (select from pg_depend d where d.objid = c.oid and d.deptype = 'i') and obj_description(oid, 'pg_class') is null
+    order by 1"""
+
+
+def test_everything_has_a_comment(stage):
+    assert stage.cluster.sql(WITHOUT_COMMENT).splitlines() == []
+    found = stage.cluster.sql("""begin;
+        create table postern.t (c integer);
+        create view postern.v as select c from postern.t;
+        create function postern.f(integer) returns integer language sql as 'select 1';
+        create function postern.g() returns trigger language plpgsql as 'begin return null; end';
+        comment on function postern.g is 'x';
+        create trigger r after insert on postern.t execute function postern.g();
+        create type postern.e as enum ('x');
+        create sequence postern.s;
+        """ + WITHOUT_COMMENT + "; rollback").splitlines()
+    assert found == ["postern.f(integer)", "sequence s", "t", "t.c", "trigger r of t", "type e", "v", "v.c"], found
+
+
+def test_functions_with_the_owners_rights_see_the_owners_objects(stage):
+    """Whoever calls one cannot put an object of his own in the place of one of the schema."""
+    assert stage.cluster.sql("""select oid::regprocedure from pg_proc where pronamespace = 'postern'::regnamespace and prosecdef
+        and not coalesce('search_path=postern, pg_temp' = any(proconfig), false)""") == ""
 
 
 def test_a_database_that_is_not_utf8(stage):
@@ -176,7 +285,7 @@ def test_a_migration_that_loses_its_connection_is_not_recorded(stage):
         assert cluster.sql("select count(*), to_regclass('postern.account') from postern.migration") == "0|"
         cluster.sql("drop trigger cut on postern.migration")
         stage.gateway.tool("database", "migrate")
-        assert cluster.sql("select count(*) from postern.migration") == "2"
+        assert cluster.sql("select count(*) from postern.migration") == str(MIGRATIONS)
 
 
 def test_two_migrate_at_once_and_a_newer_schema_is_refused(stage):
@@ -191,7 +300,7 @@ def test_two_migrate_at_once_and_a_newer_schema_is_refused(stage):
             done = stage.gateway.tool("database", verb, check=False)
             assert done.returncode == 1 and "not the one of this program" in done.stderr, done
         cluster.sql("update postern.migration set checksum = reverse(checksum) where number = 2")
-        cluster.sql("insert into postern.migration values (3, 'later', 'x')")
+        cluster.sql(f"insert into postern.migration values ({MIGRATIONS + 1}, 'later', 'x')")
         done = stage.gateway.tool("database", "migrate", check=False)
         assert done.returncode == 1 and "use the newer program" in done.stderr, done
 
