@@ -209,6 +209,9 @@ static int collect(struct db *db, uint64_t deadline, PGresult **ret_result)
 		}
 		PQclear(last);
 		last = result;
+		/* Not the end, but the server's turn is over. */
+		if (PQresultStatus(last) == PGRES_COPY_IN)
+			break;
 	}
 	if (r == 0 && last == NULL)
 		r = -ENOTCONN;
@@ -370,6 +373,23 @@ int db_exec_often(struct db *db, const char *sql, unsigned param_count, const ch
 	const struct statement statement = statement_of(db, sql, param_count, params);
 
 	return exec(db, exec_prepared_once, &statement, ret_result, why);
+}
+
+int db_copy(struct db *db, const char *sql, struct slice data, struct why *why)
+{
+	const struct statement statement = statement_of(db, sql, 0, NULL);
+	PGresult *result;
+
+	int r = exec_once(db, &statement, &result, why);
+	if (r < 0)
+		return r;
+	PQclear(result);
+	bool sent = PQputCopyData(db->conn, data.ptr, (int)data.len) > 0 &&
+	            PQputCopyEnd(db->conn, NULL) > 0;
+	r = receive(db, sent, statement.deadline, &result, why);
+	if (r == 0)
+		PQclear(result);
+	return r;
 }
 
 int db_run_script(struct db *db, const char *sql, struct why *why)

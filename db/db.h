@@ -48,6 +48,12 @@ int db_exec(struct db *db, const char *sql, unsigned param_count, const char *co
 int db_exec_often(struct db *db, const char *sql, unsigned param_count, const char *const params[],
         PGresult **ret_result, struct why *why) must_check;
 
+/*
+ * Runs a COPY ... FROM STDIN with this as its input (small: it is sent at once). What travels so
+ * is in no log of the server, whereas log_statement writes parameters down. Errors as db_exec.
+ */
+int db_copy(struct db *db, const char *sql, struct slice data, struct why *why) must_check;
+
 /* As db_exec for several statements without parameters, without a deadline: migrations. */
 int db_run_script(struct db *db, const char *sql, struct why *why) must_check;
 

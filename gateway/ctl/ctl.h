@@ -25,6 +25,15 @@ void ctl_print_json(const char *text);
 /* A connection to the database as the caller's psql makes it; NULL after telling why not. */
 struct db *ctl_database_open(struct ctl *ctl);
 
+/*
+ * Gives the database a secret for the next statement, which names it CTL_SECRET. By COPY into a
+ * temporary table of the connection: with log_statement the server's log has the parameters of
+ * statements, but never what was copied. 0, or -errno with the reason.
+ */
+#define CTL_SECRET_MAX 16384
+int ctl_database_secret(struct db *db, struct slice secret, struct why *why) must_check;
+#define CTL_SECRET "(select convert_from(decode(hex, 'hex'), 'UTF8') from pg_temp.secret)"
+
 /* Tells what the database said no to; CTL_REFUSED. */
 int ctl_database_failed(const struct why *why);
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: ISC */
 /* postern database: the schema. Also the tool's connection to the database. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "db/migrate.h"
+#include "gateway/base/encode.h"
 #include "gateway/ctl/ctl.h"
 
 struct db *ctl_database_open(struct ctl *ctl)
@@ -22,6 +24,26 @@ int ctl_database_failed(const struct why *why)
 {
 	fprintf(stderr, "postern: %s\n", why->text);
 	return CTL_REFUSED;
+}
+
+int ctl_database_secret(struct db *db, struct slice secret, struct why *why)
+{
+	char hex[2 * CTL_SECRET_MAX + 2];
+
+	if (secret.len > CTL_SECRET_MAX)
+		return why_errno(why, E2BIG, "a secret");
+	hex_encode(secret.ptr, secret.len, hex);
+	hex[2 * secret.len] = '\n';
+	int r = db_run_script(db,
+	        "set client_min_messages = warning;"
+	        "create temporary table if not exists secret (hex text not null);"
+	        "truncate pg_temp.secret",
+	        why);
+	if (r == 0)
+		r = db_copy(db, "copy pg_temp.secret from stdin", slice_of(hex, 2 * secret.len + 1),
+		        why);
+	explicit_bzero(hex, sizeof(hex));
+	return r;
 }
 
 static void report(void *arg, const struct migration *migration)

@@ -8,7 +8,7 @@
 #include "gateway/ctl/ctl.h"
 #include "gateway/dkim/dkim.h"
 
-#define PEM_MAX    16384
+#define PEM_MAX    CTL_SECRET_MAX
 #define RECORD_MAX 4096
 #define STRING_MAX 250 /* of a TXT record: 255 octets */
 
@@ -44,11 +44,12 @@ static int store(struct ctl *ctl, struct db *db, const char *domain, const char 
         enum dkim_algorithm algorithm, struct buf *pem, struct buf *record, struct why *why)
 {
 	PGresult *result;
-	const char *params[] = {
-	        domain, selector, dkim_algorithm_name(algorithm), buf_str(pem), buf_str(record)};
+	const char *params[] = {domain, selector, dkim_algorithm_name(algorithm), buf_str(record)};
 
-	int r = db_exec(
-	        db, "select postern.dkim_key_add($1, $2, $3, $4, $5)", 5, params, &result, why);
+	int r = ctl_database_secret(db, buf_slice(pem), why);
+	if (r == 0)
+		r = db_exec(db, "select postern.dkim_key_add($1, $2, $3, " CTL_SECRET ", $4)", 4,
+		        params, &result, why);
 	if (r < 0)
 		return r;
 	print_key(ctl, domain, selector, algorithm, buf_slice(record), PQgetvalue(result, 0, 0));

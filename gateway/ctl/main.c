@@ -15,10 +15,20 @@ static const struct group {
 	const char *usage;
 } groups[] = {
         {"account", ctl_account,
-                "  account create|password LOGIN      asks for the password, or reads it from\n"
+                "  account create [--plan PLAN] LOGIN\n"
+                "  account password LOGIN             the password is asked for, or read from\n"
                 "                                     the variable POSTERN_PASSWORD\n"
+                "  account import [--plan PLAN] LOGIN so is the crypt hash\n"
                 "  account suspend LOGIN REASON       account resume|close|show LOGIN\n"
-                "  account list\n"},
+                "  account list                       account plan LOGIN PLAN\n"
+                "  account route LOGIN [UPSTREAM]     none: the default route\n"
+                "  account sender grant|revoke LOGIN PATTERN\n"
+                "  account app-password [--mechanisms NAME,...] [--networks CIDR,...]\n"
+                "                       [--sender PATTERN] [--expires TIME] LOGIN LABEL\n"
+                "  account revoke LOGIN LABEL         account certificate LOGIN SHA256 LABEL\n"
+                "  account network grant|revoke LOGIN CIDR\n"
+                "  account limit LOGIN MEASURE INTERVAL [AMOUNT]    none: removes it\n"
+                "  account usage LOGIN\n"},
         {"database", ctl_database, "  database migrate|status\n"},
         {"dkim", ctl_dkim,
                 "  dkim create [--algorithm rsa-sha256|ed25519-sha256] [--selector S] DOMAIN\n"},
