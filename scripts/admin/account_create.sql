@@ -3,13 +3,12 @@
 --
 --   psql -v login=alice@example.org [-v plan=default] -f scripts/admin/account_create.sql
 --
--- Asks for the password, or takes it from the variable POSTERN_PASSWORD of the environment.
+-- Asks for the password (or a ready verifier, SCRAM-SHA-256$...), or takes it from the variable
+-- POSTERN_PASSWORD of the environment.
 \set ON_ERROR_STOP on
-\getenv password POSTERN_PASSWORD
-\if :{?password} \else
-    \prompt 'Password: ' password
-\endif
 \if :{?plan} \else
     \set plan default
 \endif
-select postern.account_create(:'login', :'password', :'plan') as account;
+\ir password.psql
+select postern.account_create(:'login', (select convert_from(decode(hex, 'hex'), pg_client_encoding()) from secret), :'plan') as account;
+commit;

@@ -3,10 +3,9 @@
 --
 --   psql -v login=alice@example.org -f scripts/admin/account_password.sql
 --
--- Asks for the password, or takes it from the variable POSTERN_PASSWORD of the environment.
+-- Asks for the password (or a ready verifier, SCRAM-SHA-256$...), or takes it from the variable
+-- POSTERN_PASSWORD of the environment.
 \set ON_ERROR_STOP on
-\getenv password POSTERN_PASSWORD
-\if :{?password} \else
-    \prompt 'Password: ' password
-\endif
-select postern.account_set_password(:'login', :'password');
+\ir password.psql
+select postern.account_set_password(:'login', (select convert_from(decode(hex, 'hex'), pg_client_encoding()) from secret));
+commit;

@@ -3,6 +3,6 @@
 --
 --   psql -v plan=small -v measure=messages -v per='1 hour' -v amount=100 -f scripts/admin/plan_limit_set.sql
 --
--- measure: messages, recipients or bytes. An empty amount removes the limit.
+-- measure: messages, recipients, bytes or new_recipients. An empty amount removes the limit.
 \set ON_ERROR_STOP on
 select postern.plan_limit_set(:'plan', :'measure', :'per'::interval, nullif(:'amount', '')::bigint);
