@@ -26,6 +26,7 @@ struct auth {
 	char *password;
 	struct identity_store *store;
 	struct sasl *sasl;
+	struct usage *usage;
 	struct logins *logins;
 	struct queue *queue;
 	struct outage outage;
@@ -315,6 +316,7 @@ static int make_logins(struct auth *auth)
 	        .sasl = auth->sasl,
 	        .store = auth->store,
 	        .outage = &auth->outage,
+	        .usage = auth->usage,
 	        .waiting_max = LOGINS_WAIT_MAX,
 	};
 
@@ -351,6 +353,8 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	}
 	if (r == 0)
 		r = sasl_start(auth->conf->hostname, auth->store, &auth->sasl, why);
+	if (r == 0)
+		r = usage_start(&auth->db_settings, &auth->usage);
 	if (r == 0)
 		r = make_logins(auth);
 	if (r == 0)
@@ -407,6 +411,7 @@ void auth_free(struct auth *auth)
 	join_threads(auth);
 	queue_free(auth->queue);
 	logins_free(auth->logins);
+	usage_stop(auth->usage);
 	for (size_t i = 0; i < auth->link_count; i++)
 		link_unref(auth->links[i]);
 	sasl_stop(auth->sasl);

@@ -6,7 +6,6 @@
 #include <gnutls/crypto.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include "gateway/base/list.h"
 #include "gateway/base/map.h"
 #include "gateway/base/random.h"
+#include "gateway/mail/sender_right.h"
 
 #define ARENA_MAX      (256U << 10)
 #define REMEMBER_MS    (10UL * 60 * 1000)
@@ -24,11 +24,13 @@
 #define NOBODY         UINT64_MAX /* no account's number */
 #define PROOF_SIZE     32
 #define ITERATIONS     15000
+#define REASON_MAX     400 /* of a suspension, as far as it is told */
 
 struct remembered {
 	uint8_t proof[PROOF_SIZE]; /* HMAC over login and password: the key of the map */
 	struct list link_in_entries;
 	struct identity *identity;
+	const struct credential *credential; /* of the identity: the one that the password is */
 	uint64_t account; /* here too, so that a search touches one thing of each */
 	uint64_t until_ms;
 };
@@ -124,22 +126,115 @@ static int read_senders(struct identity *identity, struct slice array)
 	return 0;
 }
 
-static void add_verifier(void *arg, struct slice verifier)
-{
-	struct identity *identity = arg;
+/* One array of the result, an element for each credential. */
+struct column {
+	struct identity *identity;
+	void (*read)(struct identity *identity, struct credential *credential, struct slice value);
+	size_t count;
+};
 
-	if (identity->verifier_count < IDENTITY_VERIFIERS_MAX)
-		identity->verifiers[identity->verifier_count++] =
-		        arena_slice(&identity->arena, verifier);
+static void read_id(struct identity *identity, struct credential *credential, struct slice value)
+{
+	(void)identity;
+	if (slice_to_u64(value, &credential->id) < 0)
+		credential->id = 0;
 }
 
-static void add_credential(void *arg, struct slice number)
+static void read_kind(struct identity *identity, struct credential *credential, struct slice value)
 {
-	struct identity *identity = arg;
+	(void)identity;
+	credential->kind = credential_kind_of(value);
+}
 
-	if (identity->credential_count < IDENTITY_VERIFIERS_MAX &&
-	        slice_to_u64(number, &identity->credentials[identity->credential_count]) == 0)
-		identity->credential_count++;
+static void read_verifier(
+        struct identity *identity, struct credential *credential, struct slice value)
+{
+	credential->verifier = arena_slice(&identity->arena, value);
+}
+
+static void read_mechanisms(
+        struct identity *identity, struct credential *credential, struct slice value)
+{
+	credential->mechanisms = arena_slice(&identity->arena, value);
+}
+
+static void read_networks(
+        struct identity *identity, struct credential *credential, struct slice value)
+{
+	credential->networks = arena_slice(&identity->arena, value);
+}
+
+/* Tied to an address that the account may not send as any more, it may send as none. */
+static void read_sender(
+        struct identity *identity, struct credential *credential, struct slice value)
+{
+	const struct auth_account *account = &identity->account;
+	struct mailbox mailbox;
+
+	credential->sender = arena_slice(&identity->arena, value);
+	credential->may_not_send = value.len > 0;
+	if (value.len == 0 || mailbox_parse(value, &mailbox) < 0)
+		return;
+	for (uint32_t i = 0; i < account->sender_count; i++)
+		credential->may_not_send &= !sender_right_covers(account->senders[i], &mailbox);
+}
+
+static void read_element(void *arg, struct slice value)
+{
+	struct column *column = arg;
+
+	if (column->count < column->identity->credential_count)
+		column->read(
+		        column->identity, &column->identity->credentials[column->count++], value);
+}
+
+static void count_element(void *arg, struct slice value)
+{
+	size_t *count = arg;
+
+	(void)value;
+	(*count)++;
+}
+
+/* The columns from `first` on; the senders of the account are known. */
+static int read_credentials(struct identity *identity, const PGresult *result, int first)
+{
+	static void (*const reads[])(struct identity *, struct credential *, struct slice) = {
+	        read_id, read_kind, read_verifier, read_mechanisms, read_networks, read_sender};
+	size_t count = 0;
+
+	int r = db_each_element(db_text(result, 0, first), count_element, &count);
+	if (r < 0)
+		return r;
+	identity->credential_count = MIN_OF(count, (size_t)IDENTITY_CREDENTIALS_MAX);
+	identity->credentials = arena_alloc(
+	        &identity->arena, identity->credential_count * sizeof(struct credential));
+	if (identity->credentials == NULL)
+		return -ENOMEM;
+	for (size_t i = 0; r == 0 && i < ARRAY_LEN(reads); i++) {
+		struct column column = {.identity = identity, .read = reads[i]};
+		r = db_each_element(db_text(result, 0, first + (int)i), read_element, &column);
+		if (r == 0 && column.count != identity->credential_count)
+			r = -EBADMSG;
+	}
+	/* A restriction that was lost for lack of memory must not be none. */
+	for (size_t i = 0; r == 0 && i < identity->credential_count; i++) {
+		const struct credential *credential = &identity->credentials[i];
+		if (credential->verifier.ptr == NULL || credential->mechanisms.ptr == NULL ||
+		        credential->networks.ptr == NULL || credential->sender.ptr == NULL)
+			r = -ENOMEM;
+	}
+	return r;
+}
+
+/* A reason may be long, and travels in one datagram with its answer: cut between characters. */
+static struct slice cut_reason(struct slice reason)
+{
+	size_t len = MIN_OF(reason.len, (size_t)REASON_MAX);
+
+	while (len > 0 && len < reason.len && ((unsigned char)reason.ptr[len] & 0xc0) == 0x80)
+		len--;
+	return slice_part(reason, 0, len);
 }
 
 static int read_account(struct identity *identity, const PGresult *result)
@@ -150,19 +245,17 @@ static int read_account(struct identity *identity, const PGresult *result)
 	account->id = (uint64_t)db_int(result, 0, 0);
 	account->login = arena_slice(&identity->arena, db_text(result, 0, 1));
 	identity->suspended = !slice_equal(db_text(result, 0, 2), SLICE("active"));
-	account->route = arena_slice(&identity->arena, db_text(result, 0, 3));
-	account->message_bytes = (uint64_t)db_int(result, 0, 4);
-	account->recipients = (uint32_t)db_int(result, 0, 5);
-	account->connections = (uint32_t)db_int(result, 0, 6);
-	account->sign_required = slice_equal(db_text(result, 0, 7), SLICE("t"));
-	int r = read_senders(identity, db_text(result, 0, 8));
-	if (r == 0)
-		r = db_each_element(db_text(result, 0, 9), add_verifier, identity);
-	if (r == 0)
-		r = db_each_element(db_text(result, 0, 10), add_credential, identity);
-	if (!PQgetisnull(result, 0, 11))
-		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 11);
-	return r;
+	identity->suspended_reason =
+	        arena_slice(&identity->arena, cut_reason(db_text(result, 0, 3)));
+	account->route = arena_slice(&identity->arena, db_text(result, 0, 4));
+	account->message_bytes = (uint64_t)db_int(result, 0, 5);
+	account->recipients = (uint32_t)db_int(result, 0, 6);
+	account->connections = (uint32_t)db_int(result, 0, 7);
+	account->sign_required = slice_equal(db_text(result, 0, 8), SLICE("t"));
+	if (!PQgetisnull(result, 0, 9))
+		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 9);
+	int r = read_senders(identity, db_text(result, 0, 10));
+	return r == 0 ? read_credentials(identity, result, 11) : r;
 }
 
 /* The secret behind the fake verifiers, once. */
@@ -193,19 +286,35 @@ static int ensure_secret(struct identity_store *store, struct db *db, struct why
 	return 0;
 }
 
+/* Of new verifiers and of fake ones, once the secret is there. */
+static unsigned iterations(const struct identity_store *store)
+{
+	return store->iterations != 0 ? store->iterations : ITERATIONS;
+}
+
 /* So that guessing tells nothing: the same work, the same challenge, another end. */
-static int add_fake_verifier(
-        struct identity_store *store, struct identity *identity, struct slice login)
+static int make_fake(struct identity_store *store, struct identity *identity, struct slice login)
 {
 	struct buf text;
 
 	buf_init(&text, 1024);
-	int r = verifier_fake(slice_of(store->secret, store->secret_len), login,
-	        store->iterations != 0 ? store->iterations : ITERATIONS, &text);
-	if (r == 0)
-		add_verifier(identity, buf_slice(&text));
+	int r = verifier_fake(
+	        slice_of(store->secret, store->secret_len), login, iterations(store), &text);
+	if (r == 0) {
+		identity->fake = arena_slice(&identity->arena, buf_slice(&text));
+		r = identity->fake.ptr != NULL ? 0 : -ENOMEM;
+	}
 	buf_done(&text);
 	return r;
+}
+
+static bool has_scram(const struct identity *identity)
+{
+	for (size_t i = 0; i < identity->credential_count; i++) {
+		if (identity->credentials[i].kind == CREDENTIAL_SCRAM)
+			return true;
+	}
+	return false;
 }
 
 static int fill(struct identity_store *store, struct db *db, struct slice login,
@@ -220,9 +329,10 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	int r = ensure_secret(store, db, why);
 	if (r == 0)
 		r = db_exec_often(db,
-		        "select account, login, state, route, message_bytes, recipients, "
-		        "connections, sign_required, "
-		        "senders, verifiers, credentials, expires_ms from postern.auth_lookup($1)",
+		        "select account, login, state, state_reason, route, message_bytes, "
+		        "recipients, connections, sign_required, expires_ms, senders, "
+		        "credentials, kinds, verifiers, mechanisms, networks, sender "
+		        "from postern.auth_lookup($1)",
 		        1, params, &result, why);
 	/* A statement that is refused is not the client's fault: it may try again. */
 	if (r < 0)
@@ -230,8 +340,8 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	if (PQntuples(result) > 0)
 		r = read_account(identity, result);
 	PQclear(result);
-	if (r == 0 && identity->verifier_count == 0)
-		r = add_fake_verifier(store, identity, login);
+	if (r == 0 && !has_scram(identity))
+		r = make_fake(store, identity, login);
 	return r;
 }
 
@@ -270,8 +380,8 @@ static int make_proof(struct identity_store *store, struct slice login, struct s
 	return 0;
 }
 
-struct identity *identity_recall(
-        struct identity_store *store, struct slice login, struct slice password)
+struct identity *identity_recall(struct identity_store *store, struct slice login,
+        struct slice password, const struct credential **ret_credential)
 {
 	uint8_t proof[PROOF_SIZE];
 	struct identity *identity = NULL;
@@ -280,8 +390,10 @@ struct identity *identity_recall(
 		return NULL;
 	pthread_mutex_lock(&store->lock);
 	struct remembered *entry = map_get(&store->remembered, slice_of(proof, sizeof(proof)));
-	if (entry != NULL && clock_mono_ms() < entry->until_ms)
+	if (entry != NULL && clock_mono_ms() < entry->until_ms) {
 		identity = identity_ref(entry->identity);
+		*ret_credential = entry->credential;
+	}
 	pthread_mutex_unlock(&store->lock);
 	return identity;
 }
@@ -307,7 +419,7 @@ static void drop_remembered(struct identity_store *store, uint64_t account)
 }
 
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
-        struct identity *identity, uint64_t era)
+        struct identity *identity, const struct credential *credential, uint64_t era)
 {
 	struct remembered *entry = calloc(1, sizeof(*entry));
 
@@ -316,6 +428,7 @@ void identity_remember(struct identity_store *store, struct slice login, struct 
 		return;
 	}
 	entry->identity = identity_ref(identity);
+	entry->credential = credential;
 	entry->account = identity->account.id;
 	uint64_t now = clock_mono_ms();
 	entry->until_ms = MIN_OF(now + REMEMBER_MS, identity->valid_until_ms);
@@ -354,15 +467,41 @@ void identity_forget(struct identity_store *store, uint64_t account)
 	pthread_mutex_unlock(&store->lock);
 }
 
-void identity_note_used(struct db *db, uint64_t credential)
+void identity_account(const struct identity *identity, const struct credential *credential,
+        struct auth_account *ret_account)
+{
+	*ret_account = identity->account;
+	if (credential->sender.len == 0)
+		return;
+	ret_account->senders = &credential->sender;
+	ret_account->sender_count = credential->may_not_send ? 0 : 1;
+}
+
+int identity_upgrade(struct identity_store *store, struct db *db,
+        const struct credential *credential, struct slice password)
 {
 	char number[24];
-	const char *const params[] = {number};
 	PGresult *result;
+	struct buf old, new;
 
-	if (credential == 0)
-		return;
-	snprintf(number, sizeof(number), "%" PRIu64, credential);
-	if (db_exec_often(db, "select postern.credential_used($1)", 1, params, &result, NULL) == 0)
+	buf_init(&old, 1024);
+	buf_init(&new, 1024);
+	int r = buf_append_slice(&old, credential->verifier);
+	if (r == 0)
+		r = verifier_make(password, iterations(store), &new);
+	snprintf(number, sizeof(number), "%" PRIu64, credential->id);
+	const char *const params[] = {
+	        number, r == 0 ? buf_str(&old) : NULL, r == 0 ? buf_str(&new) : NULL};
+	if (r == 0)
+		r = db_exec_often(db, "select postern.credential_upgrade($1, $2, $3)", 3, params,
+		        &result, NULL);
+	if (r == 0) {
+		/* Another login was faster, or the password was changed. */
+		if (!slice_equal(db_text(result, 0, 0), SLICE("t")))
+			r = -ESTALE;
 		PQclear(result);
+	}
+	buf_wipe(&old);
+	buf_wipe(&new);
+	return r;
 }

@@ -8,23 +8,25 @@
 
 #include <stdatomic.h>
 
+#include "auth/credential.h"
 #include "auth/protocol.h"
 #include "db/db.h"
 #include "gateway/base/arena.h"
 
-#define IDENTITY_VERIFIERS_MAX 32 /* the schema lets an account have no more */
+#define IDENTITY_CREDENTIALS_MAX 32 /* the schema lets an account have no more */
 
 /* Shared by reference between threads; never changes. */
 struct identity {
 	_Atomic unsigned refs;
 	struct arena arena;
-	bool known; /* false: no such login; it has the fake verifier */
+	bool known; /* false: no such login */
 	bool suspended;
+	struct slice suspended_reason;
 	struct auth_account account;
-	struct slice verifiers[IDENTITY_VERIFIERS_MAX];
-	uint64_t credentials[IDENTITY_VERIFIERS_MAX]; /* their numbers; 0 for the fake one */
-	size_t verifier_count, credential_count;
-	uint64_t valid_until_ms; /* when the first of them expires */
+	struct credential *credentials; /* app passwords, then the main password, then others */
+	size_t credential_count;
+	struct slice fake;       /* a made-up verifier, for who has none of SCRAM */
+	uint64_t valid_until_ms; /* when the first of the credentials expires */
 };
 
 struct identity_store;
@@ -42,19 +44,30 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 struct identity *identity_ref(struct identity *identity);
 void identity_unref(struct identity *identity);
 
-/* The identity if this password was right lately, or NULL. Any thread; microseconds. */
-struct identity *identity_recall(
-        struct identity_store *store, struct slice login, struct slice password);
 /*
- * Remembers a right password, not beyond the end of its credential. `era` is what identity_era()
- * said before the lookup: if anything was forgotten since, nothing is remembered.
+ * The identity if this password was right lately, with the credential that it is, or NULL. Whether
+ * that may be used now is the caller's question. Any thread; microseconds.
+ */
+struct identity *identity_recall(struct identity_store *store, struct slice login,
+        struct slice password, const struct credential **ret_credential);
+/*
+ * Remembers a right password, `credential` of the identity, not beyond its end. `era` is what
+ * identity_era() said before the lookup: if anything was forgotten since, nothing is remembered.
  */
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
-        struct identity *identity, uint64_t era);
+        struct identity *identity, const struct credential *credential, uint64_t era);
 uint64_t identity_era(struct identity_store *store);
 
-/* Notes in the database that a credential was used; 0: nothing to note. */
-void identity_note_used(struct db *db, uint64_t credential);
+/* The account as a login with that credential brings it; `ret_account` points into both. */
+void identity_account(const struct identity *identity, const struct credential *credential,
+        struct auth_account *ret_account);
+
+/*
+ * Puts a verifier of the right password in the place of an imported hash, if that is still there.
+ * Blocks. 0 or -errno: then the hash stays.
+ */
+int identity_upgrade(struct identity_store *store, struct db *db,
+        const struct credential *credential, struct slice password) must_check;
 
 /* Forgets one account, or all with 0. Any thread. */
 void identity_forget(struct identity_store *store, uint64_t account);

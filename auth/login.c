@@ -147,10 +147,16 @@ static void log_ctx_of(const struct auth_message *message, struct log_ctx *log)
 
 static void log_login(const struct login *login, enum event event)
 {
+	static const char *const upgraded[] = {
+	        [UPGRADE_NONE] = "",
+	        [UPGRADE_DONE] = " upgraded=yes",
+	        [UPGRADE_FAILED] = " upgraded=no",
+	};
 	const struct conversation *conversation = login->conversation;
 
 	if (event == EV_LOGIN_ACCEPTED)
-		LOG(&login->log, event, "account=%s", LOG_VALUE(conversation_login(conversation)));
+		LOG(&login->log, event, "account=%s%s", LOG_VALUE(conversation_login(conversation)),
+		        upgraded[conversation_upgrade(conversation)]);
 	else
 		LOG(&login->log, event, "account=%s reason=%s",
 		        LOG_VALUE(conversation_login(conversation)),
@@ -163,8 +169,10 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 {
 	struct link *link = link_ref(login->key.link);
 	struct auth_message message = {.type = AUTH_MORE, .number = login->key.number};
-	struct identity *identity = conversation_identity(login->conversation);
+	const struct identity *identity = conversation_identity(login->conversation);
+	const struct credential *credential = conversation_credential(login->conversation);
 	const struct why *away = conversation_away(login->conversation);
+	struct auth_account account;
 
 	/* Steps without a look-up say nothing of the database. */
 	if (away != NULL || identity != NULL)
@@ -179,11 +187,19 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_DONE:
 		message.type = AUTH_DONE;
+		identity_account(identity, credential, &account);
+		usage_note(logins->settings.usage, credential->id);
 		log_login(login, EV_LOGIN_ACCEPTED);
 		counter_add(CT_LOGINS_ACCEPTED, 1);
 		break;
 	case SASL_VERDICT_REFUSED:
 		message.type = AUTH_REFUSED;
+		log_login(login, EV_LOGIN_REFUSED);
+		counter_add(CT_LOGINS_REFUSED, 1);
+		break;
+	case SASL_VERDICT_SUSPENDED:
+		message.type = AUTH_BLOCKED;
+		message.reason = identity->suspended_reason;
 		log_login(login, EV_LOGIN_REFUSED);
 		counter_add(CT_LOGINS_REFUSED, 1);
 		break;
@@ -195,9 +211,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		message.type = AUTH_UNAVAILABLE;
 		break;
 	}
-	link_answer(link, &message, message.type == AUTH_DONE ? &identity->account : NULL);
-	if (verdict == SASL_VERDICT_DONE)
-		conversation_note_used(login->conversation);
+	link_answer(link, &message, message.type == AUTH_DONE ? &account : NULL);
 	if (login != NULL)
 		login_free(login);
 	link_unref(link);
@@ -211,7 +225,7 @@ void logins_start(
 
 	int r = login == NULL ? -ENOMEM
 	                      : conversation_new(logins->settings.sasl, message->mechanism,
-	                                &login->conversation);
+	                                message->client_address, &login->conversation);
 	if (r < 0) {
 		free(login);
 		link_answer_type(
@@ -247,6 +261,33 @@ void logins_step(
 
 /* ---- without a lane ---- */
 
+/* The answer to a password that was right a moment ago, and is. */
+static void answer_remembered(struct logins *logins, struct link *link,
+        const struct auth_message *request, const struct identity *identity,
+        const struct credential *credential)
+{
+	struct auth_message answer = {.type = AUTH_DONE, .number = request->number};
+	struct auth_account account;
+	struct log_ctx log;
+
+	if (identity->suspended) {
+		answer.type = AUTH_BLOCKED;
+		answer.reason = identity->suspended_reason;
+	} else {
+		identity_account(identity, credential, &account);
+		usage_note(logins->settings.usage, credential->id);
+	}
+	link_answer(link, &answer, answer.type == AUTH_DONE ? &account : NULL);
+	log_ctx_of(request, &log);
+	if (answer.type == AUTH_DONE)
+		LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
+		        LOG_VALUE(identity->account.login));
+	else
+		LOG(&log, EV_LOGIN_REFUSED, "account=%s reason=suspended remembered=yes",
+		        LOG_VALUE(identity->account.login));
+	counter_add(answer.type == AUTH_DONE ? CT_LOGINS_ACCEPTED : CT_LOGINS_REFUSED, 1);
+}
+
 static bool answer_from_memory(struct logins *logins, struct link *link,
         const struct auth_message *message, struct slice authzid, struct slice login,
         struct slice password)
@@ -258,19 +299,18 @@ static bool answer_from_memory(struct logins *logins, struct link *link,
 	if (authzid.len > 0 &&
 	        (sasl_normal_login(authzid, wanted) < 0 || strcmp(normal, wanted) != 0))
 		return false;
+	const struct credential *credential;
 	struct identity *identity =
-	        identity_recall(logins->settings.store, slice_str(normal), password);
+	        identity_recall(logins->settings.store, slice_str(normal), password, &credential);
 	if (identity == NULL)
 		return false;
-	const struct auth_message done = {.type = AUTH_DONE, .number = message->number};
-	struct log_ctx log;
-	link_answer(link, &done, &identity->account);
-	log_ctx_of(message, &log);
-	LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
-	        LOG_VALUE(identity->account.login));
-	counter_add(CT_LOGINS_ACCEPTED, 1);
+	/* Where it may not be used a lane looks for another, and says what the reason is. */
+	bool may_be_used = credential_objection(
+	                           credential, message->mechanism, message->client_address) == NULL;
+	if (may_be_used)
+		answer_remembered(logins, link, message, identity, credential);
 	identity_unref(identity);
-	return true;
+	return may_be_used;
 }
 
 bool logins_answer_at_once(

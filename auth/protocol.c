@@ -118,11 +118,13 @@ int protocol_encode(
 	case AUTH_LIMITED:
 		pack_limited(&pack, &message->limited);
 		break;
+	case AUTH_BLOCKED:
+		pack_bytes(&pack, message->reason);
+		break;
 	case AUTH_LOGIN_CANCEL:
 	case AUTH_REFUSED:
 	case AUTH_MALFORMED:
 	case AUTH_UNAVAILABLE:
-	case AUTH_BLOCKED:
 	case AUTH_TYPE_COUNT:
 		break;
 	}
@@ -164,11 +166,13 @@ int protocol_decode(
 	case AUTH_LIMITED:
 		unpack_limited(&unpack, &message.limited);
 		break;
+	case AUTH_BLOCKED:
+		message.reason = unpack_bytes(&unpack, TEXT_MAX);
+		break;
 	case AUTH_LOGIN_CANCEL:
 	case AUTH_REFUSED:
 	case AUTH_MALFORMED:
 	case AUTH_UNAVAILABLE:
-	case AUTH_BLOCKED:
 		break;
 	case AUTH_TYPE_COUNT:
 	default:

@@ -20,14 +20,14 @@
 #include "gateway/base/compiler.h"
 #include "gateway/base/slice.h"
 
-#define PROTOCOL_VERSION      1
+#define PROTOCOL_VERSION      2
 #define PROTOCOL_DATAGRAM_MAX 65536
 #define PROTOCOL_SENDERS_MAX  512
 
 enum auth_type {
 	/* submit to auth */
 	AUTH_HELLO = 1,   /* both directions */
-	AUTH_LOGIN_START, /* → MORE, DONE, REFUSED, MALFORMED, UNAVAILABLE */
+	AUTH_LOGIN_START, /* → MORE, DONE, REFUSED, BLOCKED, MALFORMED, UNAVAILABLE */
 	AUTH_LOGIN_STEP,  /* likewise */
 	AUTH_LOGIN_CANCEL,
 	AUTH_ADMIT, /* → ADMITTED, LIMITED, BLOCKED, UNAVAILABLE */
@@ -40,7 +40,7 @@ enum auth_type {
 	AUTH_UNAVAILABLE, /* 454: cannot tell now */
 	AUTH_ADMITTED,
 	AUTH_LIMITED, /* over a rate */
-	AUTH_BLOCKED, /* the account may send no more: suspended or closed */
+	AUTH_BLOCKED, /* the account may not send: suspended (also to a right password) or closed */
 	AUTH_CHANGED, /* this account (0: every account) has changed: what is known is old */
 	AUTH_TYPE_COUNT
 };
@@ -89,6 +89,7 @@ struct auth_message {
 	/* ADMIT, SETTLE, ADMITTED (charged_at), CHANGED (account) */
 	struct auth_charge charge;
 	struct auth_limited limited;
+	struct slice reason; /* BLOCKED: what the admin wrote; may be empty */
 };
 
 /*

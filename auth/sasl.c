@@ -18,7 +18,10 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "auth/foreign_hash.h"
+#include "auth/password.h"
 #include "auth/verifier.h"
+#include "gateway/base/addr.h"
 
 /* Our own callback id, in the range that the library leaves to applications. */
 #define CB_CONVERSATION 0x504f53
@@ -29,12 +32,11 @@
 
 #define CHALLENGE_MAX 8192
 #define EXTERNAL_SSF  256 /* we are under TLS always; 1 would still hide PLAIN */
-#define PASSWORD_MAX  1024
 
 struct sasl {
 	struct identity_store *store;
 	char hostname[256];
-	sem_t hashing; /* one PBKDF2 for each core at a time */
+	sem_t hashing; /* one PBKDF2, or another slow hash, for each core at a time */
 };
 
 struct conversation {
@@ -42,12 +44,15 @@ struct conversation {
 	sasl_conn_t *conn;
 	sasl_callback_t callbacks[8];
 	char mechanism[32];
+	char client_address[ADDR_TEXT];
 	struct db *db; /* of the lane that runs the step */
 	struct identity *identity;
 	char login[LOGIN_MAX + 1];
-	bool away, verified;
-	uint64_t credential; /* that was right; 0: not known */
-	struct why why;      /* away */
+	bool away;
+	const struct credential
+	        *credential; /* that was right, and may be used so; of the identity */
+	enum upgrade upgrade;
+	struct why why; /* away */
 	const char *reason;
 };
 
@@ -103,25 +108,82 @@ static int look_up(struct conversation *conversation, struct slice login)
 	return SASL_OK;
 }
 
-static bool password_fits(struct conversation *conversation, struct slice password)
+static const char *objection(
+        const struct conversation *conversation, const struct credential *credential)
 {
-	const struct identity *identity = conversation->identity;
+	return credential_objection(credential, slice_str(conversation->mechanism),
+	        slice_str(conversation->client_address));
+}
+
+static bool verifier_fits(struct slice text, struct slice password)
+{
 	struct verifier verifier;
+
+	return verifier_parse(text, &verifier) == 0 && verifier_check(&verifier, password);
+}
+
+/* A password as it was typed, and as SCRAM means it. */
+struct attempt {
+	struct slice typed, prepared;
+};
+
+static bool credential_fits(struct conversation *conversation, const struct credential *credential,
+        const struct attempt *attempt)
+{
 	bool fits = false;
 
-	/* All of them, always: the time tells nothing. */
-	for (size_t i = 0; i < identity->verifier_count; i++) {
-		if (verifier_parse(identity->verifiers[i], &verifier) < 0)
+	if (credential->kind == CREDENTIAL_TOKEN)
+		return credential_token_fits(credential, attempt->typed);
+	while (sem_wait(&conversation->sasl->hashing) < 0)
+		continue;
+	if (credential->kind == CREDENTIAL_SCRAM)
+		fits = verifier_fits(credential->verifier, attempt->prepared);
+	else if (credential->kind == CREDENTIAL_CRYPT)
+		fits = foreign_hash_fits(credential->verifier, attempt->typed);
+	sem_post(&conversation->sasl->hashing);
+	return fits;
+}
+
+/* The work for somebody who has no verifier, so that he cannot be told from who has one. */
+static void pretend(struct conversation *conversation, const struct attempt *attempt)
+{
+	while (sem_wait(&conversation->sasl->hashing) < 0)
+		continue;
+	(void)verifier_fits(conversation->identity->fake, attempt->prepared);
+	sem_post(&conversation->sasl->hashing);
+}
+
+/*
+ * Finds what the password is and may be used, else keeps the reason. App passwords come first and
+ * cost nothing; a wrong password costs all there is, and one PBKDF2 at least.
+ */
+static void find_credential(struct conversation *conversation, const struct attempt *attempt)
+{
+	const struct identity *identity = conversation->identity;
+
+	conversation->reason = identity->known ? "bad_password" : "unknown_user";
+	for (size_t i = 0; i < identity->credential_count; i++) {
+		const struct credential *credential = &identity->credentials[i];
+		if (!credential_fits(conversation, credential, attempt))
 			continue;
-		while (sem_wait(&conversation->sasl->hashing) < 0)
-			continue;
-		bool this_fits = verifier_check(&verifier, password);
-		sem_post(&conversation->sasl->hashing);
-		if (this_fits)
-			conversation->credential = identity->credentials[i];
-		fits |= this_fits;
+		const char *why_not = objection(conversation, credential);
+		if (why_not == NULL) {
+			conversation->credential = credential;
+			return;
+		}
+		conversation->reason = why_not;
 	}
-	return fits && identity->known;
+	if (identity->fake.len > 0)
+		pretend(conversation, attempt);
+}
+
+/* The password is there now: the next login need not be one that shows it. */
+static void upgrade(struct conversation *conversation, struct slice prepared)
+{
+	int r = identity_upgrade(
+	        conversation->sasl->store, conversation->db, conversation->credential, prepared);
+
+	conversation->upgrade = r == 0 ? UPGRADE_DONE : UPGRADE_FAILED;
 }
 
 /* SASL_CB_SERVER_USERDB_CHECKPASS: PLAIN and LOGIN. */
@@ -130,23 +192,30 @@ static int check_password(sasl_conn_t *conn, void *context, const char *user, co
 {
 	struct conversation *conversation = context;
 	uint64_t era = identity_era(conversation->sasl->store);
+	char room[PASSWORD_MAX * 4];
 
 	(void)conn;
 	(void)props;
 	int r = look_up(conversation, slice_str(user));
 	if (r != SASL_OK)
 		return r;
-	struct slice given = slice_of(password, password_len);
-	if (given.len > PASSWORD_MAX || !password_fits(conversation, given)) {
-		conversation->reason =
-		        conversation->identity->known ? "bad_password" : "unknown_user";
+	if (password_len > PASSWORD_MAX) {
+		conversation->reason = "malformed";
 		return SASL_BADAUTH;
 	}
-	conversation->verified = true;
-	if (!conversation->identity->suspended)
-		identity_remember(conversation->sasl->store, slice_str(conversation->login), given,
-		        conversation->identity, era);
-	return SASL_OK;
+	struct slice typed = slice_of(password, password_len);
+	const struct attempt attempt = {typed, password_prepare(typed, room)};
+	find_credential(conversation, &attempt);
+	if (conversation->credential != NULL) {
+		identity_remember(conversation->sasl->store, slice_str(conversation->login), typed,
+		        conversation->identity, conversation->credential, era);
+		if (conversation->credential->kind == CREDENTIAL_CRYPT &&
+		        !conversation->identity->suspended)
+			upgrade(conversation, attempt.prepared);
+	}
+	if (attempt.prepared.ptr == room)
+		explicit_bzero(room, sizeof(room));
+	return conversation->credential != NULL ? SASL_OK : SASL_BADAUTH;
 }
 
 /* SASL_CB_CANON_USER: our own rule, before the library's (which strips blanks). */
@@ -189,6 +258,29 @@ static int find_conversation(void)
 	return SASL_OK;
 }
 
+/*
+ * The verifier that a proof must fit. SCRAM knows one password: the first that may be used so, the
+ * main one where it may; where none may, the first, and the end tells why it is refused.
+ */
+static struct slice scram_verifier(struct conversation *conversation)
+{
+	const struct identity *identity = conversation->identity;
+	const struct credential *first = NULL;
+
+	for (size_t i = 0; i < identity->credential_count; i++) {
+		const struct credential *credential = &identity->credentials[i];
+		if (credential->kind != CREDENTIAL_SCRAM)
+			continue;
+		bool may_be_used = objection(conversation, credential) == NULL;
+		if (first == NULL || may_be_used)
+			first = credential;
+		if (may_be_used)
+			break;
+	}
+	conversation->credential = first;
+	return first != NULL ? first->verifier : identity->fake;
+}
+
 /* The auxprop plug-in: SCRAM asks for authPassword. */
 static int auxprop_lookup(void *glob_context, sasl_server_params_t *sparams, unsigned flags,
         const char *user, unsigned user_len)
@@ -216,14 +308,9 @@ static int auxprop_lookup(void *glob_context, sasl_server_params_t *sparams, uns
 	int r = look_up(conversation, slice_of(user, user_len));
 	if (r != SASL_OK)
 		return r;
-	for (size_t i = 0; i < conversation->identity->verifier_count; i++) {
-		struct slice verifier = conversation->identity->verifiers[i];
-		r = sparams->utils->prop_set(
-		        sparams->propctx, "*authPassword", verifier.ptr, (int)verifier.len);
-		if (r != SASL_OK)
-			return r;
-	}
-	return SASL_OK;
+	struct slice verifier = scram_verifier(conversation);
+	return sparams->utils->prop_set(
+	        sparams->propctx, "*authPassword", verifier.ptr, (int)verifier.len);
 }
 
 static sasl_auxprop_plug_t auxprop_plugin = {
@@ -376,14 +463,14 @@ static bool mechanism_is_known(struct slice mechanism)
 	return false;
 }
 
-int conversation_new(
-        struct sasl *sasl, struct slice mechanism, struct conversation **ret_conversation)
+int conversation_new(struct sasl *sasl, struct slice mechanism, struct slice client_address,
+        struct conversation **ret_conversation)
 {
 	const sasl_security_properties_t security = {
 	        .security_flags = SASL_SEC_NOPLAINTEXT | SASL_SEC_NOANONYMOUS};
 	const sasl_ssf_t ssf = EXTERNAL_SSF;
 
-	if (!mechanism_is_known(mechanism))
+	if (!mechanism_is_known(mechanism) || client_address.len >= ADDR_TEXT)
 		return -EBADMSG;
 	struct conversation *conversation = calloc(1, sizeof(*conversation));
 	if (conversation == NULL)
@@ -391,6 +478,7 @@ int conversation_new(
 	conversation->sasl = sasl;
 	conversation->reason = "refused";
 	memcpy(conversation->mechanism, mechanism.ptr, mechanism.len);
+	memcpy(conversation->client_address, client_address.ptr, client_address.len);
 	const sasl_callback_t callbacks[] = {
 	        {SASL_CB_SERVER_USERDB_CHECKPASS, CALLBACK(check_password), conversation},
 	        {SASL_CB_CANON_USER, CALLBACK(canon_user), conversation},
@@ -432,19 +520,37 @@ static bool name_agrees(struct conversation *conversation)
 static enum sasl_verdict accept_login(struct conversation *conversation)
 {
 	const struct identity *identity = conversation->identity;
-	bool scram = strcasecmp(conversation->mechanism, "SCRAM-SHA-256") == 0;
 
 	if (identity == NULL || !identity->known || !name_agrees(conversation) ||
-	        (!scram && !conversation->verified))
+	        conversation->credential == NULL)
 		return SASL_VERDICT_REFUSED;
 	if (identity->suspended) {
 		conversation->reason = "suspended";
-		return SASL_VERDICT_REFUSED;
+		return SASL_VERDICT_SUSPENDED;
 	}
-	/* Of several verifiers SCRAM takes the first: it cannot know which password is meant. */
-	if (scram)
-		conversation->credential = identity->credentials[0];
 	return SASL_VERDICT_DONE;
+}
+
+/*
+ * SCRAM tells a client with "v=" that its proof was right. Where the password may not be used so,
+ * that is for the log and not for the client.
+ */
+static bool proof_is_for_nothing(struct conversation *conversation, const char *out, unsigned len)
+{
+	if (conversation->credential == NULL || !slice_starts_with(slice_of(out, len), SLICE("v=")))
+		return false;
+	const char *why_not = objection(conversation, conversation->credential);
+	if (why_not != NULL)
+		conversation->reason = why_not;
+	return why_not != NULL;
+}
+
+static const char *refused_proof(const struct conversation *conversation)
+{
+	if (!conversation->identity->known)
+		return "unknown_user";
+	/* An imported hash, or app passwords only. */
+	return conversation->credential == NULL ? "no_scram_verifier" : "bad_password";
 }
 
 static enum sasl_verdict judge(struct conversation *conversation, int code, const char *out,
@@ -456,6 +562,8 @@ static enum sasl_verdict judge(struct conversation *conversation, int code, cons
 	case SASL_OK:
 		return accept_login(conversation);
 	case SASL_CONTINUE:
+		if (proof_is_for_nothing(conversation, out, out_len))
+			return SASL_VERDICT_REFUSED;
 		return out_len <= CHALLENGE_MAX && buf_append(ret_challenge, out, out_len) == 0
 		               ? SASL_VERDICT_MORE
 		               : SASL_VERDICT_UNAVAILABLE;
@@ -467,8 +575,7 @@ static enum sasl_verdict judge(struct conversation *conversation, int code, cons
 		return SASL_VERDICT_MALFORMED;
 	default:
 		if (conversation->identity != NULL && strcmp(conversation->reason, "refused") == 0)
-			conversation->reason =
-			        conversation->identity->known ? "bad_password" : "unknown_user";
+			conversation->reason = refused_proof(conversation);
 		return SASL_VERDICT_REFUSED;
 	}
 }
@@ -505,9 +612,14 @@ struct identity *conversation_identity(const struct conversation *conversation)
 	return conversation->identity;
 }
 
-void conversation_note_used(const struct conversation *conversation)
+const struct credential *conversation_credential(const struct conversation *conversation)
 {
-	identity_note_used(conversation->db, conversation->credential);
+	return conversation->credential;
+}
+
+enum upgrade conversation_upgrade(const struct conversation *conversation)
+{
+	return conversation->upgrade;
 }
 
 const char *conversation_reason(const struct conversation *conversation)

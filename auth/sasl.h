@@ -26,12 +26,13 @@ enum sasl_verdict {
 	SASL_VERDICT_MORE, /* the challenge is in the buffer */
 	SASL_VERDICT_DONE, /* conversation_identity() has logged in */
 	SASL_VERDICT_REFUSED,
+	SASL_VERDICT_SUSPENDED, /* it would have, but the account may not now */
 	SASL_VERDICT_MALFORMED,
 	SASL_VERDICT_UNAVAILABLE, /* the database is away */
 };
 
-/* PLAIN, LOGIN or SCRAM-SHA-256; others are MALFORMED. */
-int conversation_new(struct sasl *sasl, struct slice mechanism,
+/* PLAIN, LOGIN or SCRAM-SHA-256 from that address; -EBADMSG for others, -ENOMEM. */
+int conversation_new(struct sasl *sasl, struct slice mechanism, struct slice client_address,
         struct conversation **ret_conversation) must_check;
 void conversation_free(struct conversation *conversation);
 
@@ -47,10 +48,14 @@ const struct why *conversation_away(const struct conversation *conversation);
 /* Who it is, once that was looked up, or NULL; the conversation's reference. */
 struct identity *conversation_identity(const struct conversation *conversation);
 
-/* After DONE and its answer: notes the login in the database, by the connection of the step. */
-void conversation_note_used(const struct conversation *conversation);
+/* After DONE: what was right, of the identity. */
+const struct credential *conversation_credential(const struct conversation *conversation);
 
-/* For the log: "bad_password", "unknown_user", "suspended", "authzid", … */
+/* After DONE: whether an imported hash was to become a verifier, and did. */
+enum upgrade { UPGRADE_NONE, UPGRADE_DONE, UPGRADE_FAILED };
+enum upgrade conversation_upgrade(const struct conversation *conversation);
+
+/* For the log: "bad_password", "unknown_user", "network_not_allowed", "authzid", … */
 const char *conversation_reason(const struct conversation *conversation);
 /* The login as far as it is known; "" otherwise. */
 struct slice conversation_login(const struct conversation *conversation);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: ISC */
-/* SCRAM-SHA-256 verifiers (RFC 5803): the only form in which passwords exist. Pure. */
+/* SCRAM-SHA-256 verifiers (RFC 5803): the form in which passwords exist. Pure. */
 #pragma once
 
 #include <stdbool.h>
@@ -24,6 +24,9 @@ int verifier_parse(struct slice text, struct verifier *ret_verifier) must_check;
 
 /* Whether the password fits, in constant time after PBKDF2, which takes milliseconds. */
 bool verifier_check(const struct verifier *verifier, struct slice password);
+
+/* The verifier of a password, with a new salt; PBKDF2 as well. Appends its text. */
+int verifier_make(struct slice password, unsigned iterations, struct buf *out) must_check;
 
 /*
  * The verifier that an unknown user seems to have: the same salt each time, from a

@@ -45,11 +45,11 @@ begin
 end
 $$;
 
-create function postern.account_held(p_login text) returns postern.account
+create function postern.account_locked(p_login text) returns postern.account
 language sql volatile security definer set search_path = postern, pg_temp as $$
     select * from postern.account where id = postern.account_id(p_login) for no key update;
 $$;
-comment on function postern.account_held is 'The account with that login, held to the end of the transaction: what it was is told to the audit.';
+comment on function postern.account_locked is 'The account with that login, which nobody else changes until the end of the transaction: what it was is told to the audit.';
 
 create function postern.plan_check(p_plan text) returns void
 language plpgsql stable security definer set search_path = postern, pg_temp as $$
@@ -87,22 +87,22 @@ $$;
 create or replace function postern.account_close(login text) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
-    a postern.account := postern.account_held(login);
+    a postern.account := postern.account_locked(login);
 begin
     if a.state = 'closed' then
         raise exception 'the account "%" is closed already', a.login
             using hint = 'Nothing is to be done. Its login stays taken; a new account needs another one.';
     end if;
-    update postern.account set state = 'closed', state_reason = null where id = a.id;
-    perform postern.note('account_close', a.login, concat_ws('; ', postern.changed('state', a.state, 'closed'),
-        postern.changed('reason', a.state_reason, null)));
+    -- The reason of a suspension stays: whose mail was held has it held.
+    update postern.account set state = 'closed' where id = a.id;
+    perform postern.note('account_close', a.login, postern.changed('state', a.state, 'closed'));
 end
 $$;
 
 create function postern.account_set_plan(login text, plan text) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
-    a postern.account := postern.account_held(login);
+    a postern.account := postern.account_locked(login);
 begin
     perform postern.plan_check(plan);
     update postern.account set plan = account_set_plan.plan where id = a.id;
@@ -114,7 +114,7 @@ comment on function postern.account_set_plan is 'Gives an account another plan; 
 create function postern.account_set_route(login text, route text) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
-    a postern.account := postern.account_held(login);
+    a postern.account := postern.account_locked(login);
 begin
     update postern.account set route = account_set_route.route where id = a.id;
     perform postern.note('account_set_route', a.login, postern.changed('route', a.route, route));

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535
+ * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535 and 525
  * leaves at a fixed time after the client's last word, so that time tells nothing.
  */
 #include <errno.h>
@@ -193,6 +193,18 @@ static bool talked_too_early(struct session *session)
 	return true;
 }
 
+static void say_refused(struct session *session)
+{
+	char *reason = TAKE(session->suspended_reason);
+
+	if (reason == NULL)
+		session_reply(session, REPLY_LOGIN_REFUSED, NULL);
+	else
+		session_reply(session, REPLY_ACCOUNT_SUSPENDED,
+		        REPLY_ARGS(*reason != '\0' ? ": " : "", reason));
+	free(reason);
+}
+
 static void refusal_due(void *arg)
 {
 	struct session *session = arg;
@@ -200,12 +212,12 @@ static void refusal_due(void *arg)
 	if (talked_too_early(session))
 		return;
 	if (++session->failures >= session->conf->submission.login_failures) {
-		session_reply(session, REPLY_LOGIN_REFUSED, NULL);
+		say_refused(session);
 		session_close_with(session, CLOSING_FAILURES, REPLY_TOO_MANY_FAILURES);
 		return;
 	}
 	session_move(session, ST_READY);
-	session_reply(session, REPLY_LOGIN_REFUSED, NULL);
+	say_refused(session);
 	session_continue(session);
 }
 
@@ -243,7 +255,9 @@ static void on_answer(
 		challenge(session, answer->data);
 		return;
 	}
-	if (answer->type == AUTH_REFUSED) {
+	if (answer->type == AUTH_REFUSED || answer->type == AUTH_BLOCKED) {
+		if (answer->type == AUTH_BLOCKED)
+			session->suspended_reason = slice_dup(answer->reason);
 		refuse_later(session);
 		return;
 	}

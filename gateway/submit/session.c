@@ -157,6 +157,7 @@ static void take_down(struct session *session, enum closing why)
 		free(session->account);
 	}
 	arena_reset(&session->arena);
+	free(session->suspended_reason);
 	tls_server_unref(session->tls);
 	conf_unref(session->conf);
 	list_remove(&session->link);

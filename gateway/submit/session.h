@@ -101,7 +101,8 @@ struct session {
 	struct account *account; /* NULL before the login */
 	unsigned failures;
 	struct auth_call *call; /* a login or an admission */
-	struct timer refusal;   /* a 535 that waits for its time */
+	struct timer refusal;   /* a 535 or 525 that waits for its time */
+	char *suspended_reason; /* of the 525; NULL: it is 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
 	uint64_t stale_login; /* changed between two steps: NOBODY, an account, ANYBODY */

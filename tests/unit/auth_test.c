@@ -30,7 +30,9 @@ static struct identity *make_identity(uint64_t account)
 
 static bool knows(struct identity_store *store, const char *password)
 {
-	struct identity *identity = identity_recall(store, SLICE("a"), slice_str(password));
+	const struct credential *credential;
+	struct identity *identity =
+	        identity_recall(store, SLICE("a"), slice_str(password), &credential);
 
 	identity_unref(identity);
 	return identity != NULL;
@@ -44,13 +46,13 @@ static void a_notice_forgets(void **state)
 	(void)state;
 	assert_int_equal(identity_store_new(&store), 0);
 	uint64_t era = identity_era(store);
-	identity_remember(store, SLICE("a"), SLICE("one"), first, era);
-	identity_remember(store, SLICE("a"), SLICE("two"), second, era);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL, era);
+	identity_remember(store, SLICE("a"), SLICE("two"), second, NULL, era);
 	assert_true(knows(store, "one") && knows(store, "two") && !knows(store, "three"));
 	identity_forget(store, 1);
 	assert_true(!knows(store, "one") && knows(store, "two"));
 	/* Looked up before the notice: too old to be remembered. */
-	identity_remember(store, SLICE("a"), SLICE("one"), first, era);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL, era);
 	assert_false(knows(store, "one"));
 	identity_forget(store, 0);
 	assert_false(knows(store, "two"));
@@ -70,14 +72,14 @@ static void what_is_over_makes_room(void **state)
 	uint64_t era = identity_era(store);
 	for (unsigned i = 0; i < REMEMBERED_MAX; i++) {
 		snprintf(password, sizeof(password), "%u", i);
-		identity_remember(store, SLICE("a"), slice_str(password), identity, era);
+		identity_remember(store, SLICE("a"), slice_str(password), identity, NULL, era);
 	}
 	assert_true(knows(store, "0") && knows(store, "99999"));
-	identity_remember(store, SLICE("a"), SLICE("new"), identity, era);
+	identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL, era);
 	assert_false(knows(store, "new"));
 	if (POSTERN_TEST_HOOKS) {
 		*shift = (int64_t)11 * 60 * 1000000;
-		identity_remember(store, SLICE("a"), SLICE("new"), identity, era);
+		identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL, era);
 		assert_true(knows(store, "new") && !knows(store, "0"));
 	}
 	identity_unref(identity);
