@@ -39,17 +39,29 @@ comment on trigger tell_update on postern.credential is 'A credential has change
 
 create function postern.prepared(password text) returns text
 language plpgsql immutable set search_path = postern, pg_temp as $$
+declare
+    -- Tables C.1.2, B.1 and C.2 to C.9 of RFC 3454.
+    blank constant text := '[\u00A0\u1680\u2000-\u200B\u202F\u205F\u3000]';
+    nothing constant text := '[\u00AD\u034F\u1806\u180B-\u180D\u200C\u200D\u2060\uFE00-\uFE0F\uFEFF]';
+    prohibited constant text := '[\u0001-\u001F\u007F-\u009F\u06DD\u070F\u180E\u200E\u200F\u2028-\u202E\u2061-\u2063\u206A-\u206F'
+        || '\u2FF0-\u2FFB\u0340\u0341\uE000-\uF8FF\uFDD0-\uFDEF\uFFF9-\uFFFF\U0001D173-\U0001D17A\U000E0001'
+        || '\U000E0020-\U000E007F\U000F0000-\U0010FFFF'
+        || '\U0001FFFE\U0001FFFF\U0002FFFE\U0002FFFF\U0003FFFE\U0003FFFF\U0004FFFE\U0004FFFF\U0005FFFE\U0005FFFF\U0006FFFE\U0006FFFF\U0007FFFE\U0007FFFF'
+        || '\U0008FFFE\U0008FFFF\U0009FFFE\U0009FFFF\U000AFFFE\U000AFFFF\U000BFFFE\U000BFFFF\U000CFFFE\U000CFFFF\U000DFFFE\U000DFFFF\U000EFFFE\U000EFFFF]';
+    -- What SASLprep, which is of Unicode 3.2, leaves as it is and newer libraries do not.
+    doubtful constant text := '[\u03F9\u10FC\u1D2C-\u1DBF\u2090-\u209C\u213B-\u213C\u2150-\u2152\u2189\u2C7C-\u2C7D\u2D6F'
+            || '\u321D-\u321E\u3244-\u3250\u327C-\u327E\u32CC-\u32CF\u32FF\u3377-\u337A\u33DE-\u33DF\u33FF'
+            || '\uA69C-\uA69D\uA770\uA7F2-\uA7F9\uAB5C-\uAB69\uFA2E-\uFA2F\uFA6B-\uFAD9\uFE10-\uFE19\uFE47-\uFE48'
+            || '\U00010781-\U000107BA\U0001D4C1\U0001D6A4-\U0001D6A5\U0001D7CA-\U0001D7CB\U0001EE00-\U0001EEBB'
+            || '\U0001F100-\U0001F251\U0001FBF0-\U0001FBF9\U0002F868\U0002F874\U0002F91F\U0002F95F\U0002F9BF]';
 begin
     -- Apart, because a database that is not in UTF-8 cannot ask this at all.
     if password ~ '[^ -~]' then
-        password := regexp_replace(password, '[\u00A0\u1680\u2000-\u200B\u202F\u205F\u3000]', ' ', 'g');
-        password := regexp_replace(password, '[\u00AD\u034F\u1806\u180B-\u180D\u200C\u200D\u2060\uFE00-\uFE0F\uFEFF]', '', 'g');
-        password := normalize(password, nfkc);
-        -- Tables C.2 to C.9 of RFC 3454, and what is no character in any of the planes.
-        if password ~ ('[\u0001-\u001F\u007F-\u009F\u06DD\u070F\u180E\u200E\u200F\u2028-\u202E\u2061-\u2063\u206A-\u206F\u2FF0-\u2FFB'
-                || '\u0340\u0341\uE000-\uF8FF\uFDD0-\uFDEF\uFFF9-\uFFFF\U0001D173-\U0001D17A\U000E0001\U000E0020-\U000E007F'
-                || '\U000F0000-\U0010FFFF]')
-            or password ~ '[\U0001FFFE\U0001FFFF\U0002FFFE\U0002FFFF\U0003FFFE\U0003FFFF\U0004FFFE\U0004FFFF\U0005FFFE\U0005FFFF\U0006FFFE\U0006FFFF\U0007FFFE\U0007FFFF\U0008FFFE\U0008FFFF\U0009FFFE\U0009FFFF\U000AFFFE\U000AFFFF\U000BFFFE\U000BFFFF\U000CFFFE\U000CFFFF\U000DFFFE\U000DFFFF\U000EFFFE\U000EFFFF]' then
+        if password ~ doubtful then
+            return null;
+        end if;
+        password := normalize(regexp_replace(regexp_replace(password, blank, ' ', 'g'), nothing, '', 'g'), nfkc);
+        if password ~ prohibited then
             return null;
         end if;
     end if;

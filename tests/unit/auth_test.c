@@ -9,7 +9,10 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "auth/credential.h"
+#include "auth/foreign_hash.h"
 #include "auth/login.h"
+#include "auth/password.h"
 #include "auth/queue.h"
 #include "auth/verifier.h"
 #include "gateway/base/clock.h"
@@ -104,6 +107,190 @@ static void a_verifier_fits_its_password(void **state)
 	        verifier_parse(SLICE("SCRAM-SHA-256$4096:W22$WG5d:wfPL"), &verifier), -EBADMSG);
 }
 
+static void a_verifier_is_made_for_its_password(void **state)
+{
+	struct verifier verifier;
+	struct buf text, other;
+
+	(void)state;
+	buf_init(&text, 1024);
+	buf_init(&other, 1024);
+	assert_int_equal(verifier_make(SLICE("pencil"), 4096, &text), 0);
+	assert_int_equal(verifier_make(SLICE("pencil"), 4096, &other), 0);
+	assert_false(slice_equal(buf_slice(&text), buf_slice(&other))); /* another salt */
+	assert_int_equal(verifier_parse(buf_slice(&text), &verifier), 0);
+	assert_int_equal(verifier.iterations, 4096);
+	assert_true(verifier_check(&verifier, SLICE("pencil")));
+	assert_false(verifier_check(&verifier, SLICE("Pencil")));
+	buf_done(&text);
+	buf_done(&other);
+}
+
+/* The vectors of the specifications (SHA-crypt, bcrypt), of libxcrypt, of Python's hashlib. */
+static void hashes_of_other_systems_fit_their_passwords(void **state)
+{
+	static const struct {
+		const char *password, *hash;
+	} cases[] = {
+	        {"Hello world!", "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjn"
+	                         "QJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1"},
+	        {"pencil", "$6$rounds=1000$saltsalt$bbY.T.ZpN43KapLdmlSbP6MmxBlkMSbhrh.Y1rmY0fYaRO/"
+	                   "t.4sKqUiU.Z8byKf8Oa1yagMn/0fncuHSYrb9h."},
+	        {"Hello world!", "$5$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5"},
+	        {"U*U", "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW"},
+	        {"pencil", "$2b$04$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe"},
+	        {"pencil", "$2y$04$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe"},
+	        {"pencil", "$y$j75$K.4ivliiUear/FeAzrvzg/"
+	                   "$7ZxgEzw8koMZMZg4TfnY9YhSVorRnbvwMGkayEhQA20"},
+	        {"pencil", "{SSHA}znB7cxY8SSlEfly9Wp//b2skGPFzYWx0LVNTSEE="},
+	        {"pencil", "{SSHA256}w4HajRfCchvpGHmmXK0nYOHmF/Op0rNgrpAqhNcO+J5zYWx0LVNTSEEyNTY="},
+	        {"pencil",
+	                "{SSHA512}VHwtzVJ7hoETvCOgmIhsxLk6TywBorzZJzuVvLkZDczkL6eiOipZ1Bwnu8UnzEtN"
+	                "g7HyBop9jF9QXgrvRpFB93NhbHQtU1NIQTUxMg=="},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++) {
+		struct slice hash = slice_str(cases[i].hash);
+		struct slice password = slice_str(cases[i].password);
+		assert_true(foreign_hash_fits(hash, password));
+		assert_false(foreign_hash_fits(hash, SLICE("another")));
+		assert_false(foreign_hash_fits(hash, SLICE("")));
+		/* Cut, it fits nothing, least of all its password. */
+		for (size_t len = 0; len < hash.len; len++)
+			assert_false(foreign_hash_fits(slice_of(hash.ptr, len), password));
+	}
+}
+
+/* Each of these would hold a core for minutes, or take a gigabyte. */
+static void a_hash_that_costs_too_much_is_not_tried(void **state)
+{
+	static const char *const hashes[] = {
+	        "$6$rounds=999999999$saltsalt$bbY.T.ZpN43KapLdmlSbP6MmxBlkMSbhrh.Y1rmY0fYaRO/"
+	        "t.4sKqUiU.Z8byKf8Oa1yagMn/0fncuHSYrb9h.",
+	        "$5$rounds=99999999$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5",
+	        "$2b$31$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
+	        "$y$jFT$K.4ivliiUear/FeAzrvzg/$7ZxgEzw8koMZMZg4TfnY9YhSVorRnbvwMGkayEhQA20",
+	};
+	uint64_t began = clock_mono_ms();
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(hashes); i++)
+		assert_false(foreign_hash_fits(slice_str(hashes[i]), SLICE("pencil")));
+	assert_in_range(clock_mono_ms() - began, 0, 900);
+	/* Kinds that are not taken at all. */
+	assert_false(foreign_hash_fits(SLICE("$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/"), SLICE("x")));
+	assert_false(foreign_hash_fits(SLICE("{PLAIN}x"), SLICE("x")));
+	assert_false(foreign_hash_fits(SLICE("x"), SLICE("x")));
+	assert_false(foreign_hash_fits(SLICE("*"), SLICE("x")));
+}
+
+static void an_app_password_may_be_typed_in_many_ways(void **state)
+{
+	const struct credential credential = {
+	        .kind = CREDENTIAL_TOKEN,
+	        .verifier =
+	                SLICE("5210ff25558a400d07878e332b5482e558f5f8e5ad6072afa8486cfbae24554a"),
+	};
+	static const char *const right[] = {
+	        "abcd-efgh-ijkm-npqr-stuv-wxyz-2345",
+	        "abcdefghijkmnpqrstuvwxyz2345",
+	        "ABCD EFGH ijkm npqr stuv wxyz 2345 ",
+	};
+	static const char *const wrong[] = {
+	        "",
+	        "abcd-efgh-ijkm-npqr-stuv-wxyz-2346",
+	        "abcd-efgh-ijkm-npqr-stuv-wxyz-234",
+	        "abcd-efgh-ijkm-npqr-stuv-wxyz-2345-2",
+	        "abcd_efgh_ijkm_npqr_stuv_wxyz_2345",
+	        "5210ff25558a400d07878e332b5482e558f5f8e5ad6072afa8486cfbae24554a",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(right); i++)
+		assert_true(credential_token_fits(&credential, slice_str(right[i])));
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+		assert_false(credential_token_fits(&credential, slice_str(wrong[i])));
+}
+
+static const char *from(const char *networks, const char *address)
+{
+	const struct credential credential = {.networks = slice_str(networks)};
+
+	return credential_objection(&credential, SLICE("PLAIN"), slice_str(address));
+}
+
+static void a_credential_keeps_to_its_networks_and_mechanisms(void **state)
+{
+	struct credential credential = {.mechanisms = SLICE("LOGIN PLAIN")};
+
+	(void)state;
+	assert_null(credential_objection(&credential, SLICE("plain"), SLICE("192.0.2.1")));
+	assert_string_equal(
+	        credential_objection(&credential, SLICE("SCRAM-SHA-256"), SLICE("192.0.2.1")),
+	        "mechanism_not_allowed");
+	assert_non_null(credential_objection(&credential, SLICE("PLAI"), SLICE("192.0.2.1")));
+
+	assert_null(from("", "anything"));
+	assert_null(from("192.0.2.0/24", "192.0.2.255"));
+	assert_null(from("10.0.0.0/8 192.0.2.0/25", "192.0.2.127"));
+	assert_null(from("192.0.2.1/32", "192.0.2.1"));
+	assert_null(from("0.0.0.0/0", "255.255.255.255"));
+	assert_null(from("2001:db8:8000::/33", "2001:db8:ffff::1"));
+	assert_null(from("::/0", "2001:db8::1"));
+	assert_null(from("2001:db8::1/128", "2001:db8::1"));
+	static const char *const outside[][2] = {
+	        {"192.0.2.0/24", "192.0.3.0"},
+	        {"192.0.2.0/25", "192.0.2.128"},
+	        {"192.0.2.1/32", "192.0.2.0"},
+	        {"2001:db8:8000::/33", "2001:db8:7fff::1"},
+	        {"::/0", "192.0.2.1"},
+	        {"0.0.0.0/0", "2001:db8::1"},
+	        {"0.0.0.0/0", ""},
+	        {"192.0.2.0/33", "192.0.2.0"},
+	        {"192.0.2.0/", "192.0.2.0"},
+	        {"192.0.2.0", "192.0.2.0"},
+	        {" ", "192.0.2.0"},
+	};
+	for (size_t i = 0; i < ARRAY_LEN(outside); i++)
+		assert_string_equal(from(outside[i][0], outside[i][1]), "network_not_allowed");
+}
+
+static void a_password_is_the_same_however_it_is_written(void **state)
+{
+	static const struct {
+		const char *typed, *prepared;
+	} cases[] = {
+	        {"secret", "secret"},
+	        {"gr\xc3\xbcn", "gr\xc3\xbcn"},
+	        {"gru\xcc\x88n", "gr\xc3\xbcn"}, /* decomposed, as some keyboards do */
+	        {"a\xc2\xa0"
+	         "b",
+	                "a b"}, /* a blank that does not break */
+	        {"a\xc2\xad"
+	         "b",
+	                "ab"},                            /* a soft hyphen */
+	        {"\xef\xac\x81\xef\xbc\xa1", "fiA"},      /* a ligature, a wide letter */
+	        {"\xf0\x9f\x98\x80", "\xf0\x9f\x98\x80"}, /* younger than SASLprep */
+	        {"x\xd7\x90", "x\xd7\x90"},               /* two directions */
+	        /* Forbidden, so that nothing is changed: controls, and what is no text. */
+	        {"a\tb", "a\tb"},
+	        {"u\xcc\x88\x01", "u\xcc\x88\x01"},
+	        {"u\xcc\x88\xff", "u\xcc\x88\xff"},
+	};
+	char room[PASSWORD_MAX * 4], much[PASSWORD_MAX];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(cases); i++)
+		assert_slice_equal(
+		        password_prepare(slice_str(cases[i].typed), room), cases[i].prepared);
+	/* One character of three octets becomes eighteen; what has no room stays. */
+	for (size_t i = 0; i < sizeof(much); i++)
+		much[i] = "\xef\xb7\xba"[i % 3];
+	struct slice typed = slice_of(much, sizeof(much) / 3 * 3);
+	assert_true(slice_equal(password_prepare(typed, room), typed));
+}
+
 /* A file that moves the clock; its mapping is the state of the tests. */
 static void *open_clock(void)
 {
@@ -152,6 +339,45 @@ static void an_account_travels_whole(void **state)
 		        protocol_decode(slice_of(buf_slice(&datagram).ptr, len), &message, &room),
 		        -EBADMSG);
 	buf_done(&datagram);
+}
+
+static void a_suspension_travels_with_its_reason(void **state)
+{
+	const struct auth_message blocked = {
+	        .type = AUTH_BLOCKED, .number = 3, .reason = SLICE("ticket 1")};
+	struct auth_account_room room;
+	struct auth_message message;
+	struct buf datagram;
+
+	(void)state;
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&blocked, NULL, &datagram), 0);
+	assert_int_equal(protocol_decode(buf_slice(&datagram), &message, &room), 0);
+	assert_slice_equal(message.reason, "ticket 1");
+	buf_done(&datagram);
+}
+
+/* A session of a credential that is tied to a sender gets that one, and none that is lost. */
+static void a_credential_brings_its_sender(void **state)
+{
+	struct identity *identity = make_identity(7);
+	struct credential credential = {.id = 1};
+	struct auth_account account;
+
+	(void)state;
+	identity->account.senders = &(struct slice){"@example.org", 12};
+	identity->account.sender_count = 1;
+	identity_account(identity, &credential, &account);
+	assert_int_equal(account.sender_count, 1);
+	assert_slice_equal(account.senders[0], "@example.org");
+	credential.sender = SLICE("info@example.org");
+	identity_account(identity, &credential, &account);
+	assert_int_equal(account.sender_count, 1);
+	assert_slice_equal(account.senders[0], "info@example.org");
+	credential.may_not_send = true;
+	identity_account(identity, &credential, &account);
+	assert_int_equal(account.sender_count, 0);
+	identity_unref(identity);
 }
 
 static void put(struct queue *queue, struct link *link, enum auth_type type, uint32_t number)
@@ -315,8 +541,16 @@ int main(void)
 	        cmocka_unit_test(a_notice_forgets),
 	        cmocka_unit_test_prestate(what_is_over_makes_room, shift),
 	        cmocka_unit_test(a_verifier_fits_its_password),
+	        cmocka_unit_test(a_verifier_is_made_for_its_password),
+	        cmocka_unit_test(hashes_of_other_systems_fit_their_passwords),
+	        cmocka_unit_test(a_hash_that_costs_too_much_is_not_tried),
+	        cmocka_unit_test(an_app_password_may_be_typed_in_many_ways),
+	        cmocka_unit_test(a_credential_keeps_to_its_networks_and_mechanisms),
+	        cmocka_unit_test(a_password_is_the_same_however_it_is_written),
 	        cmocka_unit_test(an_identity_is_small),
 	        cmocka_unit_test(an_account_travels_whole),
+	        cmocka_unit_test(a_suspension_travels_with_its_reason),
+	        cmocka_unit_test(a_credential_brings_its_sender),
 	        cmocka_unit_test(charges_go_before_logins),
 	        cmocka_unit_test(one_lane_charges_until_it_is_stuck),
 	        cmocka_unit_test(a_link_has_so_many_requests),
