@@ -69,12 +69,13 @@ class Cluster:
         for pid in [postmaster, *map(int, children)]:
             os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
-    def sql(self, text, database=None, **variables):
-        """Runs a script; its rows as text, without headers."""
+    def sql(self, text, database=None, stderr=False, **variables):
+        """Runs a script; its rows as text, without headers, or what it said beside them."""
         command = ["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", database or self.database]
         for name, value in variables.items():
             command += ["-v", f"{name}={value}"]
-        return run(*command, input=text.encode(), env=self.environment).stdout.decode().strip()
+        done = run(*command, input=text.encode(), env=self.environment)
+        return (done.stderr if stderr else done.stdout).decode().strip()
 
     @contextlib.contextmanager
     def as_user(self, name):

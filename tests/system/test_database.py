@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: ISC
 """The SQL interface as admins use it: the scripts, the roles, odd databases."""
+import re
 import subprocess
 
 from client import connect, message
@@ -74,7 +75,8 @@ def test_the_tool_makes_accounts(stage):
 # What each role may, in whatever way it has come by it: nothing else. "public" is everybody.
 TABLES = {
     "public": set(),
-    "postern_admin": {"account_overview", "audit", "credential_overview", "migration", "plan", "rate_limit", "usage_overview"},
+    "postern_admin": {"account_overview", "audit", "credential_overview", "migration", "network_overview", "plan",
+                      "rate_limit", "usage_overview"},
     "postern_auth": set(),
     "postern_relay": set(),
 }
@@ -83,8 +85,9 @@ FUNCTIONS = {
     "postern_admin": {
         "account_close", "account_create", "account_id", "account_import", "account_resume", "account_set_password", "account_set_plan",
         "account_set_route", "account_suspend", "app_password_create", "certificate_grant", "credential_revoke", "dkim_key_add", "limit_set",
-        "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "usage"},
-    "postern_auth": {"admit", "auth_lookup", "credential_upgrade", "credentials_used", "scram_iterations", "server_secret", "settle"},
+        "network_grant", "network_revoke", "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "usage"},
+    "postern_auth": {
+        "admit", "auth_lookup", "certificate_lookup", "credential_upgrade", "credentials_used", "network_lookup", "scram_iterations", "server_secret", "settle"},
     "postern_relay": {"dkim_keys"},
 }
 
