@@ -83,6 +83,9 @@ static void run(struct auth *auth, struct request *const batch[], unsigned count
 	case AUTH_LOGIN_STEP:
 		logins_step(auth->logins, link, message, db);
 		break;
+	case AUTH_LOGIN_NETWORK:
+		logins_network(auth->logins, link, message, db);
+		break;
 	case AUTH_ADMIT:
 		run_admits(auth, batch, count, db);
 		break;
@@ -135,6 +138,7 @@ static int take_datagram(struct auth *auth, struct link *link, struct slice data
 			return 0;
 		break;
 	case AUTH_LOGIN_STEP:
+	case AUTH_LOGIN_NETWORK:
 	case AUTH_ADMIT:
 	case AUTH_SETTLE:
 		break;

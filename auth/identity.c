@@ -364,6 +364,52 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 	return 0;
 }
 
+/* `sql` finds the login and a credential by the value. */
+static int fetch_by(struct identity_store *store, struct db *db, const char *sql,
+        struct slice value, struct identity **ret_identity, uint64_t *ret_credential,
+        struct why *why)
+{
+	char text[128], login[256];
+	const char *const params[] = {text};
+	PGresult *result;
+
+	snprintf(text, sizeof(text), "%.*s", SLICE_ARGS(value));
+	int r = db_exec_often(db, sql, 1, params, &result, why);
+	if (r < 0)
+		return r == -EPROTO ? -ENOTCONN : r;
+	bool found = PQntuples(result) > 0 && !PQgetisnull(result, 0, 0);
+	if (found) {
+		snprintf(login, sizeof(login), "%.*s", SLICE_ARGS(db_text(result, 0, 0)));
+		*ret_credential = (uint64_t)db_int(result, 0, 1);
+	}
+	PQclear(result);
+	*ret_identity = NULL;
+	if (!found)
+		return 0;
+	r = identity_fetch(store, db, slice_str(login), ret_identity, why);
+	/* Closed, or gone a moment ago. */
+	if (r == 0 && !(*ret_identity)->known)
+		identity_unref(TAKE(*ret_identity));
+	return r;
+}
+
+int identity_fetch_by_network(struct identity_store *store, struct db *db, struct slice address,
+        struct identity **ret_identity, struct why *why)
+{
+	uint64_t none;
+
+	return fetch_by(store, db, "select postern.network_lookup($1), 0", address, ret_identity,
+	        &none, why);
+}
+
+int identity_fetch_by_certificate(struct identity_store *store, struct db *db,
+        struct slice fingerprint, struct identity **ret_identity, uint64_t *ret_credential,
+        struct why *why)
+{
+	return fetch_by(store, db, "select login, credential from postern.certificate_lookup($1)",
+	        fingerprint, ret_identity, ret_credential, why);
+}
+
 /* HMAC over both with the length of the first, so that no two pairs share one. */
 static int make_proof(struct identity_store *store, struct slice login, struct slice password,
         uint8_t ret_proof[PROOF_SIZE])

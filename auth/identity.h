@@ -41,6 +41,17 @@ void identity_store_free(struct identity_store *store);
  */
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
         struct identity **ret_identity, struct why *why) must_check;
+
+/*
+ * The same by what needs no password: whose server has that address, or who showed the certificate
+ * with that SHA-256 (hex), and the credential that it is. NULL: nobody.
+ */
+int identity_fetch_by_network(struct identity_store *store, struct db *db, struct slice address,
+        struct identity **ret_identity, struct why *why) must_check;
+int identity_fetch_by_certificate(struct identity_store *store, struct db *db,
+        struct slice fingerprint, struct identity **ret_identity, uint64_t *ret_credential,
+        struct why *why) must_check;
+
 struct identity *identity_ref(struct identity *identity);
 void identity_unref(struct identity *identity);
 

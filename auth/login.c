@@ -142,7 +142,8 @@ static void log_ctx_of(const struct auth_message *message, struct log_ctx *log)
 	log_ctx_init(log);
 	log_ctx_add(log, "sid", message->session);
 	log_ctx_add(log, "ip", message->client_address);
-	log_ctx_add(log, "mechanism", message->mechanism);
+	log_ctx_add(log, "mechanism",
+	        message->type == AUTH_LOGIN_NETWORK ? SLICE("network") : message->mechanism);
 }
 
 static void log_login(const struct login *login, enum event event)
@@ -217,12 +218,108 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 	link_unref(link);
 }
 
+/* ---- without a password: the address, or TLS, has proven who it is ---- */
+
+/* What the look-up found: it may not be if there is a reason. */
+struct found {
+	int error; /* of the look-up, with why */
+	struct why why;
+	struct identity *identity;
+	uint64_t credential; /* 0: none */
+	const char *refusal;
+};
+
+static enum auth_type answer_type(const struct found *found)
+{
+	if (found->error < 0)
+		return AUTH_UNAVAILABLE;
+	if (found->refusal != NULL)
+		return AUTH_REFUSED;
+	return found->identity->suspended ? AUTH_BLOCKED : AUTH_DONE;
+}
+
+static void log_found(const struct auth_message *message, const struct found *found)
+{
+	struct slice login = found->identity != NULL ? found->identity->account.login : SLICE("");
+	const char *reason = found->refusal != NULL ? found->refusal : "suspended";
+	struct log_ctx log;
+
+	log_ctx_of(message, &log);
+	if (answer_type(found) == AUTH_DONE)
+		LOG(&log, EV_LOGIN_ACCEPTED, "account=%s", LOG_VALUE(login));
+	else
+		LOG(&log, EV_LOGIN_REFUSED, "account=%s reason=%s", LOG_VALUE(login), reason);
+}
+
+static void answer_found(struct logins *logins, struct link *link,
+        const struct auth_message *message, const struct found *found)
+{
+	struct auth_message answer = {.type = answer_type(found), .number = message->number};
+
+	outage_note(logins->settings.outage, found->error < 0 ? &found->why : NULL);
+	if (answer.type == AUTH_BLOCKED)
+		answer.reason = found->identity->suspended_reason;
+	if (answer.type != AUTH_UNAVAILABLE) {
+		log_found(message, found);
+		counter_add(answer.type == AUTH_DONE ? CT_LOGINS_ACCEPTED : CT_LOGINS_REFUSED, 1);
+	}
+	link_answer(link, &answer, answer.type == AUTH_DONE ? &found->identity->account : NULL);
+	if (answer.type == AUTH_DONE && found->credential != 0)
+		usage_note(logins->settings.usage, found->credential);
+	identity_unref(found->identity);
+}
+
+void logins_network(
+        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+{
+	struct found found = {0};
+
+	found.error = identity_fetch_by_network(
+	        logins->settings.store, db, message->client_address, &found.identity, &found.why);
+	if (found.identity == NULL)
+		found.refusal = "unknown_network";
+	answer_found(logins, link, message, &found);
+}
+
+/* Whether an authorization id names that account: empty, or its login. */
+static bool names(struct slice authzid, struct slice login)
+{
+	char wanted[LOGIN_MAX + 1], normal[LOGIN_MAX + 1];
+
+	return authzid.len == 0 ||
+	       (sasl_normal_login(authzid, wanted) == 0 && sasl_normal_login(login, normal) == 0 &&
+	               strcmp(wanted, normal) == 0);
+}
+
+/* RFC 4422, appendix A. Not the library's EXTERNAL: it would compare one name with another. */
+static void start_external(
+        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+{
+	struct found found = {0};
+
+	if (message->fingerprint.len > 0)
+		found.error = identity_fetch_by_certificate(logins->settings.store, db,
+		        message->fingerprint, &found.identity, &found.credential, &found.why);
+	if (found.identity == NULL)
+		found.refusal = "unknown_certificate";
+	else if (!names(message->data, found.identity->account.login))
+		found.refusal = "authzid";
+	answer_found(logins, link, message, &found);
+}
+
+/* ---- by SASL ---- */
+
 void logins_start(
         struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
 {
-	struct login *login = calloc(1, sizeof(*login));
+	struct login *login;
 	struct buf challenge;
 
+	if (slice_equal_nocase(message->mechanism, SLICE("EXTERNAL"))) {
+		start_external(logins, link, message, db);
+		return;
+	}
+	login = calloc(1, sizeof(*login));
 	int r = login == NULL ? -ENOMEM
 	                      : conversation_new(logins->settings.sasl, message->mechanism,
 	                                message->client_address, &login->conversation);

@@ -101,6 +101,11 @@ int protocol_encode(
 		pack_bytes(&pack, message->session);
 		pack_u8(&pack, message->has_initial);
 		pack_bytes(&pack, message->data);
+		pack_bytes(&pack, message->fingerprint);
+		break;
+	case AUTH_LOGIN_NETWORK:
+		pack_bytes(&pack, message->client_address);
+		pack_bytes(&pack, message->session);
 		break;
 	case AUTH_LOGIN_STEP:
 	case AUTH_MORE:
@@ -149,6 +154,11 @@ int protocol_decode(
 		message.session = unpack_bytes(&unpack, TEXT_MAX);
 		message.has_initial = unpack_u8(&unpack) != 0;
 		message.data = unpack_bytes(&unpack, PROTOCOL_DATAGRAM_MAX);
+		message.fingerprint = unpack_bytes(&unpack, TEXT_MAX);
+		break;
+	case AUTH_LOGIN_NETWORK:
+		message.client_address = unpack_bytes(&unpack, TEXT_MAX);
+		message.session = unpack_bytes(&unpack, TEXT_MAX);
 		break;
 	case AUTH_LOGIN_STEP:
 	case AUTH_MORE:

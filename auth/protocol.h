@@ -42,6 +42,8 @@ enum auth_type {
 	AUTH_LIMITED, /* over a rate */
 	AUTH_BLOCKED, /* the account may not send: suspended (also to a right password) or closed */
 	AUTH_CHANGED, /* this account (0: every account) has changed: what is known is old */
+	/* submit to auth */
+	AUTH_LOGIN_NETWORK, /* whose address is that? → DONE, REFUSED, BLOCKED, UNAVAILABLE */
 	AUTH_TYPE_COUNT
 };
 
@@ -81,15 +83,16 @@ struct auth_limited {
 struct auth_message {
 	enum auth_type type;
 	uint32_t number;
-	/* LOGIN_START */
+	/* LOGIN_START; LOGIN_NETWORK without the mechanism */
 	struct slice mechanism, client_address, session;
 	bool has_initial;
 	/* LOGIN_START: initial response; LOGIN_STEP: response; MORE: challenge (not base64) */
 	struct slice data;
+	struct slice fingerprint; /* LOGIN_START: SHA-256 of the client's certificate, hex; or "" */
+	struct slice reason;      /* BLOCKED: what the admin wrote; may be empty */
 	/* ADMIT, SETTLE, ADMITTED (charged_at), CHANGED (account) */
 	struct auth_charge charge;
 	struct auth_limited limited;
-	struct slice reason; /* BLOCKED: what the admin wrote; may be empty */
 };
 
 /*

@@ -17,6 +17,7 @@ static void check_again(struct slice datagram, const struct auth_message *messag
 	assert_bug(protocol_decode(buf_slice(&out), &again, &room_again) == 0);
 	assert_bug(again.type == message->type && again.number == message->number);
 	assert_bug(slice_equal(again.data, message->data));
+	assert_bug(slice_equal(again.fingerprint, message->fingerprint));
 	assert_bug(slice_equal(again.reason, message->reason));
 	assert_bug(protocol_encode(&again, &room_again.account, &out_again) == 0);
 	assert_bug(slice_equal(buf_slice(&out), buf_slice(&out_again)));
@@ -34,7 +35,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		return 0;
 	assert_bug(message.type > 0 && message.type < AUTH_TYPE_COUNT);
 	assert_bug(fuzz_is_inside(message.data, datagram));
+	assert_bug(fuzz_is_inside(message.fingerprint, datagram));
 	assert_bug(fuzz_is_inside(message.reason, datagram));
+	assert_bug(fuzz_is_inside(message.client_address, datagram));
 	if (message.type == AUTH_DONE) {
 		assert_bug(room.account.sender_count <= PROTOCOL_SENDERS_MAX);
 		for (uint32_t i = 0; i < room.account.sender_count; i++)
