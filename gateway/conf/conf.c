@@ -207,6 +207,17 @@ static void set_list(
 	memcpy(field, &list, sizeof(list));
 }
 
+static void set_bool(
+        struct load *load, const struct option *option, bool *field, const config_setting_t *at)
+{
+	char name[128];
+
+	if (config_setting_type(at) == CONFIG_TYPE_BOOL)
+		*field = config_setting_get_bool(at) != 0;
+	else
+		load_error(load, at, "%s: true or false is wanted here", full_name(option, name));
+}
+
 static void set_option(
         struct load *load, const struct option *option, void *group, const config_setting_t *at)
 {
@@ -215,6 +226,10 @@ static void set_option(
 
 	if (option->type == OPTION_LIST) {
 		set_list(load, option, field, at);
+		return;
+	}
+	if (option->type == OPTION_BOOL) {
+		set_bool(load, option, field, at);
 		return;
 	}
 	const char *text = setting_text(load, option, at, number);
@@ -234,6 +249,8 @@ static void set_fallback(struct load *load, const struct option *option, void *g
 
 	if (option->type == OPTION_STRING)
 		*(const char **)field = option->fallback;
+	else if (option->type == OPTION_BOOL)
+		*(bool *)field = strcmp(option->fallback, "true") == 0;
 	else if (option->type == OPTION_TLS_MODE || option->type == OPTION_TLS_POLICY)
 		set_word(load, option, field, option->fallback, NULL);
 	else
@@ -576,6 +593,8 @@ static bool is_same(const struct option *option, const void *a, const void *b)
 		return strcmp(*(const char *const *)a, *(const char *const *)b) == 0;
 	case OPTION_LIST:
 		return is_same_list(a, b);
+	case OPTION_BOOL:
+		return *(const bool *)a == *(const bool *)b;
 	case OPTION_TLS_MODE:
 	case OPTION_TLS_POLICY:
 		return *(const unsigned *)a == *(const unsigned *)b;

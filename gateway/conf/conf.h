@@ -37,6 +37,7 @@ struct conf_listener {
 	const char *const *address; /* as written; each parses with addr_parse() */
 	size_t address_count;
 	enum conf_tls_mode tls;
+	bool networks; /* who stands in an account's network needs no login */
 };
 
 struct conf_tls {

@@ -60,6 +60,9 @@ static void put_value(struct writer *writer, const struct option *option, const 
 			writer->error = buf_printf(writer->out, "\"%" PRIu64 "%s\"",
 			        *(const uint64_t *)field, option->type == OPTION_TIME ? "ms" : "");
 		break;
+	case OPTION_BOOL:
+		put(writer, *(const bool *)field ? "true" : "false");
+		break;
 	case OPTION_TLS_MODE:
 		put_quoted(writer, option_word(option->type, *(const enum conf_tls_mode *)field));
 		break;

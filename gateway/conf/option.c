@@ -19,6 +19,7 @@
 #define CTYPE_COUNT      uint64_t
 #define CTYPE_SIZE       uint64_t
 #define CTYPE_TIME       uint64_t
+#define CTYPE_BOOL       bool
 #define CTYPE_TLS_MODE   enum conf_tls_mode
 #define CTYPE_TLS_POLICY enum conf_tls_policy
 

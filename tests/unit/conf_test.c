@@ -216,11 +216,41 @@ static void what_does_not_fit_is_an_error(void **state)
 	buf_done(&text);
 }
 
+static void true_and_false_are_words(void **state)
+{
+	static const char *const wrong[] = {"\"true\"", "1", "[true]"};
+	struct buf text, errors;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++) {
+		buf_init(&text, 10000);
+		assert_int_equal(
+		        buf_printf(&text,
+		                "listener = { submission = { address = [\"127.0.0.1:5587\"]\n"
+		                " networks = %s } }\n",
+		                wrong[i]),
+		        0);
+		assert_null(parse(buf_str(&text), &errors));
+		assert_non_null(strstr(buf_str(&errors),
+		        "test.conf:2: listener.networks: true or false is wanted here\n"));
+		buf_done(&errors);
+		buf_done(&text);
+	}
+}
+
 /* How the supervisor hands the configuration to its children. */
 static void what_is_written_reads_back(void **state)
 {
+	static const char full[] =
+	        "hostname = \"h.example\"\n"
+	        "database = \"dbname=postern\"\n"
+	        "listener = { submission = { address = [\"127.0.0.1:5587\"] }\n"
+	        "             relay = { address = [\"127.0.0.1:25\"]  networks = true } }\n"
+	        "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	        "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	        "route = \"isp\"\n";
 	struct buf errors, text, again;
-	const struct conf *conf = parse(SMALLEST, &errors), *back;
+	const struct conf *conf = parse(full, &errors), *back;
 
 	(void)state;
 	buf_init(&text, 100000);
@@ -229,6 +259,7 @@ static void what_is_written_reads_back(void **state)
 	assert_int_equal(conf_parse(buf_str(&text), "again", &errors, &back), 0);
 	assert_int_equal(conf_format(back, &again), 0);
 	assert_slice_equal(buf_slice(&again), buf_str(&text));
+	assert_true(!back->listeners[0].networks && back->listeners[1].networks);
 	conf_unref(conf);
 	conf_unref(back);
 	buf_done(&errors);
@@ -247,6 +278,7 @@ int main(void)
 	        cmocka_unit_test(a_folder_cannot_be_included),
 	        cmocka_unit_test(upstreams_have_a_limit),
 	        cmocka_unit_test(what_does_not_fit_is_an_error),
+	        cmocka_unit_test(true_and_false_are_words),
 	        cmocka_unit_test(what_is_written_reads_back),
 	};
 
