@@ -12,8 +12,8 @@ struct trace {
 	struct slice helo; /* as the client said it; left out when it is not presentable */
 	const char *hostname;
 	const char *id;
-	const char *tls_version, *tls_cipher;
-	bool esmtp, smtputf8;
+	const char *tls_version, *tls_cipher; /* NULL: in the clear */
+	bool esmtp, smtputf8, logged_in;
 	int64_t wall_s;
 };
 

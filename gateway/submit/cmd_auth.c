@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535 and 525
- * leaves at a fixed time after the client's last word, so that time tells nothing.
+ * leaves at a fixed time after the client's last word, so that time tells nothing. And
+ * whose an address is, on listeners where that is enough.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,10 +30,10 @@ enum reply auth_check(struct session *session, struct slice args)
 	static const char *const offered[] = {"SCRAM-SHA-256", "PLAIN", "LOGIN"};
 	struct slice mechanism, initial;
 
-	if (!conn_is_secure(session->conn))
-		return REPLY_AUTH_NEEDS_TLS;
 	if (session->account != NULL)
 		return REPLY_ALREADY_LOGGED_IN;
+	if (!conn_is_secure(session->conn))
+		return REPLY_AUTH_NEEDS_TLS;
 	split(args, &mechanism, &initial);
 	for (size_t i = 0; i < ARRAY_LEN(offered); i++) {
 		if (slice_equal_nocase(mechanism, slice_str(offered[i])))
@@ -176,12 +178,22 @@ static int keep_account(struct session *session, const struct auth_account *fact
 	return 0;
 }
 
-static void drop_account(struct session *session)
+/*
+ * The session is that account's from now on. 0; -ENOMEM; -EUSERS when the account has too many
+ * sessions, and this one has ended.
+ */
+static int enter(struct session *session, const struct auth_account *facts)
 {
-	struct account *account = TAKE(session->account);
+	struct serving *serving = session->serving;
 
-	arena_reset(&account->arena);
-	free(account);
+	if (!serving->take_login(serving, facts->id, facts->connections)) {
+		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
+		return -EUSERS;
+	}
+	int r = keep_account(session, facts);
+	if (r < 0)
+		serving->give_login_back(serving, facts->id);
+	return r;
 }
 
 /* The client may not pipeline behind AUTH; true if it did, and the session is gone. */
@@ -195,14 +207,13 @@ static bool talked_too_early(struct session *session)
 
 static void say_refused(struct session *session)
 {
-	char *reason = TAKE(session->suspended_reason);
+	const char *reason = session->suspended_reason;
 
 	if (reason == NULL)
 		session_reply(session, REPLY_LOGIN_REFUSED, NULL);
 	else
 		session_reply(session, REPLY_ACCOUNT_SUSPENDED,
 		        REPLY_ARGS(*reason != '\0' ? ": " : "", reason));
-	free(reason);
 }
 
 static void refusal_due(void *arg)
@@ -256,23 +267,98 @@ static void on_answer(
 		return;
 	}
 	if (answer->type == AUTH_REFUSED || answer->type == AUTH_BLOCKED) {
-		if (answer->type == AUTH_BLOCKED)
-			session->suspended_reason = slice_dup(answer->reason);
+		session->suspended_reason = answer->type == AUTH_BLOCKED
+		                                    ? arena_str(&session->arena, answer->reason)
+		                                    : NULL;
 		refuse_later(session);
 		return;
 	}
 	if (answer->type == AUTH_MALFORMED)
 		reply = REPLY_BAD_BASE64;
-	else if (answer->type == AUTH_DONE && !is_stale(session, account->id) &&
-	         keep_account(session, account) == 0)
-		reply = REPLY_LOGGED_IN;
-	if (reply == REPLY_LOGGED_IN && !session->serving->take_login(session->serving, account->id,
-	                                        account->connections)) {
-		drop_account(session);
-		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
-		return;
+	if (answer->type == AUTH_DONE && !is_stale(session, account->id)) {
+		int r = enter(session, account);
+		if (r == -EUSERS)
+			return;
+		reply = r == 0 ? REPLY_LOGGED_IN : REPLY_LOGIN_UNAVAILABLE;
 	}
 	session_move(session, ST_READY);
 	session_reply(session, reply, NULL);
 	session_continue(session);
+}
+
+/* ---- by network ---- */
+
+bool auth_wants_network(const struct session *session)
+{
+	struct slice input = conn_input(session->conn);
+
+	return session->listener->networks && session->account == NULL &&
+	       session->state == ST_READY && session->nobody_in != session->serving->era &&
+	       !session->skipping_line && slice_starts_with_nocase(input, SLICE("MAIL ")) &&
+	       slice_find(input, '\n') >= 0;
+}
+
+/* The MAIL that waits gets this reply. */
+static void refuse_mail(struct session *session, enum reply reply, const struct reply_args *args)
+{
+	struct slice input = conn_input(session->conn);
+
+	conn_consume(session->conn, (size_t)slice_find(input, '\n') + 1);
+	session_reply(session, reply, args);
+}
+
+static void refuse_suspended(struct session *session, struct slice reason)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), "%.*s", SLICE_ARGS(reason));
+	refuse_mail(session, REPLY_NETWORK_SUSPENDED, REPLY_ARGS(reason.len > 0 ? ": " : "", text));
+}
+
+static void on_network(
+        void *arg, const struct auth_message *answer, const struct auth_account *account)
+{
+	struct session *session = arg;
+	int r = -EAGAIN;
+
+	session->call = NULL;
+	/* What is stale is asked again: the line is still there. */
+	bool stale = answer->type == AUTH_DONE && is_stale(session, account->id);
+	if (answer->type == AUTH_DONE && !stale)
+		r = enter(session, account);
+	if (r == -EUSERS)
+		return;
+	session_move(session, ST_READY);
+	if (answer->type != AUTH_REFUSED)
+		session->nobody_in = 0;
+	if (r == 0)
+		session->account->by_network = true;
+	else if (answer->type == AUTH_REFUSED)
+		refuse_mail(session, command_of_nobody(session), NULL);
+	else if (answer->type == AUTH_BLOCKED)
+		refuse_suspended(session, answer->reason);
+	else if (!stale)
+		refuse_mail(session, REPLY_TRY_LATER, NULL);
+	session_continue(session);
+}
+
+void auth_ask_network(struct session *session)
+{
+	char ip[ADDR_TEXT];
+	const struct auth_message question = {
+	        .type = AUTH_LOGIN_NETWORK,
+	        .client_address = slice_str(addr_format_ip(&session->peer, ip)),
+	        .session = slice_str(session->sid),
+	};
+
+	session->stale_login = NOBODY;
+	session->nobody_in = session->serving->era; /* until the answer says something else */
+	session->call = auth_call_new(session->serving->auth, &question, on_network, session);
+	if (session->call == NULL) {
+		session->nobody_in = 0;
+		refuse_mail(session, REPLY_TRY_LATER, NULL);
+		session_continue(session);
+		return;
+	}
+	session_move(session, ST_NETWORK);
 }

@@ -150,6 +150,7 @@ enum reply starttls_act(struct session *session, struct slice args)
 	session_reply(session, REPLY_START_TLS, NULL);
 	/* RFC 3207 4.2: everything from before is forgotten. */
 	session_reset(session);
+	session_forget_login(session);
 	arena_reset(&session->arena);
 	session->helo = SLICE("");
 	session_move(session, ST_TLS);

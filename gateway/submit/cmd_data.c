@@ -24,6 +24,7 @@ static struct transaction_context context_of(struct session *session)
 	        .session = session->sid,
 	        .helo = session->helo,
 	        .esmtp = session->esmtp,
+	        .logged_in = !session->account->by_network,
 	        .tls_version = conn_tls_version(session->conn),
 	        .tls_cipher = conn_tls_cipher(session->conn),
 	        .size_limit = session_size_limit(session),

@@ -10,12 +10,12 @@ const struct command command_table[] = {
         {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND},
         {"STARTTLS", starttls_check, starttls_act, S(START) | S(READY), NOTHING_BEHIND},
         {"AUTH", auth_check, auth_act, S(READY), NOTHING_BEHIND},
-        {"MAIL", mail_check, mail_act, S(READY), NEED_TLS | NEED_AUTH},
-        {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_TLS | NEED_AUTH},
-        {"DATA", data_check, data_act, S(RCPT), NEED_TLS | NEED_AUTH | NOTHING_BEHIND},
+        {"MAIL", mail_check, mail_act, S(READY), NEED_AUTH},
+        {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_AUTH},
+        {"DATA", data_check, data_act, S(RCPT), NEED_AUTH | NOTHING_BEHIND},
         {"RSET", no_args, rset_act, ANY_COMMAND, 0},
         {"NOOP", no_check, noop_act, ANY_COMMAND, 0},
-        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_TLS | NEED_AUTH},
+        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_AUTH},
         {"HELP", no_check, help_act, ANY_COMMAND, 0},
         {"QUIT", no_args, quit_act, ANY_COMMAND, 0},
 };
@@ -57,13 +57,16 @@ static const char *hint(const struct session *session, const struct command *com
 	return "not in a transaction";
 }
 
+enum reply command_of_nobody(const struct session *session)
+{
+	return conn_is_secure(session->conn) ? REPLY_NEED_LOGIN : REPLY_NEED_TLS_FIRST;
+}
+
 static enum reply not_permitted(const struct session *session, const struct command *command)
 {
-	if ((command->flags & NEED_TLS) != 0 && !conn_is_secure(session->conn))
-		return REPLY_NEED_TLS_FIRST;
-	if ((command->flags & NEED_AUTH) != 0 && session->account == NULL)
-		return REPLY_NEED_LOGIN;
-	return REPLY_COUNT;
+	return (command->flags & NEED_AUTH) == 0 || session->account != NULL
+	               ? REPLY_COUNT
+	               : command_of_nobody(session);
 }
 
 void command_run(struct session *session, struct slice line)

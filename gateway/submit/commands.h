@@ -12,10 +12,9 @@
 typedef enum reply (*command_fn)(struct session *session, struct slice args);
 
 enum command_flags {
-	NEED_TLS = 1,
-	NEED_AUTH = 2,
+	NEED_AUTH = 1, /* by a login, which needs TLS, or by its network */
 	NOTHING_BEHIND =
-	        4, /* the client must wait for the reply: what is behind ends the session */
+	        2, /* the client must wait for the reply: what is behind ends the session */
 };
 
 struct command {
@@ -30,6 +29,9 @@ extern const size_t command_count;
 
 /* Runs one command line (without its line end). */
 void command_run(struct session *session, struct slice line);
+
+/* The reply to NEED_AUTH of a client that is nobody. */
+enum reply command_of_nobody(const struct session *session);
 
 /* cmd_basic.c */
 enum reply no_check(struct session *session, struct slice args);
@@ -50,6 +52,10 @@ enum reply auth_check(struct session *session, struct slice args);
 enum reply auth_act(struct session *session, struct slice args);
 /* The client's next response, in AUTH_MORE. */
 void auth_response(struct session *session, struct slice line);
+/* Whether the next line is MAIL of somebody whom his address may tell. */
+bool auth_wants_network(const struct session *session);
+/* Asks whose it is; the line stays, and is read again when the answer is there. */
+void auth_ask_network(struct session *session);
 
 /* cmd_mail.c */
 enum reply mail_check(struct session *session, struct slice text);

@@ -34,10 +34,11 @@ static const struct {
         /*            may go to                            deadline            in the log */
         [ST_TLS] = {S(START) | S(CLOSED), T(command_timeout), "handshake"},
         [ST_START] = {COMMAND_OK, T(command_timeout), "before EHLO"},
-        [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(MAIL), T(command_timeout),
-                "between transactions"},
+        [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(NETWORK) | S(MAIL),
+                T(command_timeout), "between transactions"},
         [ST_AUTH_WAIT] = {LOGIN_OK | S(AUTH_MORE), 0, "login"},
         [ST_AUTH_MORE] = {LOGIN_OK | S(AUTH_WAIT), T(command_timeout), "login response"},
+        [ST_NETWORK] = {LOGIN_OK, 0, "look-up of the network"},
         [ST_MAIL] = {COMMAND_OK | S(RCPT), T(command_timeout), "MAIL"},
         [ST_RCPT] = {COMMAND_OK | S(RCPT) | S(ADMIT), T(command_timeout), "RCPT"},
         [ST_ADMIT] = {LOGIN_OK | S(DATA), 0, "DATA"},
@@ -140,6 +141,36 @@ static void log_end(const struct session *session, enum closing why)
 	        clock_mono_ms() - session->opened_ms);
 }
 
+/* What every line of its log has. */
+static void begin_log(struct session *session)
+{
+	char ip[ADDR_TEXT];
+
+	log_ctx_init(&session->log);
+	log_ctx_add(&session->log, "sid", slice_str(session->sid));
+	log_ctx_add(&session->log, "ip", slice_str(addr_format_ip(&session->peer, ip)));
+}
+
+static void drop_account(struct session *session)
+{
+	struct account *account = TAKE(session->account);
+
+	if (account == NULL)
+		return;
+	session->serving->give_login_back(session->serving, account->facts.id);
+	arena_reset(&account->arena);
+	free(account);
+}
+
+void session_forget_login(struct session *session)
+{
+	if (session->account == NULL)
+		return;
+	drop_account(session);
+	begin_log(session);
+	timer_start(&session->timer, session->conf->submission.login_timeout);
+}
+
 /* Everything but the connection. */
 static void take_down(struct session *session, enum closing why)
 {
@@ -151,13 +182,8 @@ static void take_down(struct session *session, enum closing why)
 	auth_call_cancel(session->call);
 	drop_transaction(session);
 	session_move(session, ST_CLOSED);
-	uint64_t account = session->account != NULL ? session->account->facts.id : 0;
-	if (session->account != NULL) {
-		arena_reset(&session->account->arena);
-		free(session->account);
-	}
+	drop_account(session);
 	arena_reset(&session->arena);
-	free(session->suspended_reason);
 	tls_server_unref(session->tls);
 	conf_unref(session->conf);
 	list_remove(&session->link);
@@ -165,7 +191,7 @@ static void take_down(struct session *session, enum closing why)
 		serving->running = NULL;
 	struct addr peer = session->peer;
 	free(session);
-	serving->on_session_gone(serving, &peer, account);
+	serving->on_session_gone(serving, &peer);
 }
 
 void session_close(struct session *session, enum closing why)
@@ -297,6 +323,10 @@ static void on_data(void *arg)
 			session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
 			return;
 		}
+		if (auth_wants_network(session)) {
+			auth_ask_network(session);
+			return;
+		}
 		if (!take_line(session))
 			return;
 	}
@@ -317,7 +347,7 @@ static void on_secure(void *arg)
 	struct session *session = arg;
 
 	session_move(session, ST_START);
-	if (session->tls_mode == CONF_TLS_IMPLICIT)
+	if (session->listener->tls == CONF_TLS_IMPLICIT)
 		session_reply(session, REPLY_GREETING, REPLY_ARGS(session->conf->hostname));
 }
 
@@ -341,11 +371,9 @@ static const struct conn_events conn_events = {
         .on_closed = on_closed,
 };
 
-int session_new(
-        struct serving *serving, int fd, const struct addr *peer, enum conf_tls_mode tls_mode)
+int session_new(struct serving *serving, int fd, const struct addr *peer, size_t listener)
 {
 	struct session *session = calloc(1, sizeof(*session));
-	char ip[ADDR_TEXT];
 	uint32_t number;
 
 	if (session == NULL) {
@@ -360,7 +388,7 @@ int session_new(
 	session->serving = serving;
 	session->conf = conf_ref(serving->conf);
 	session->tls = tls_server_ref(serving->tls);
-	session->tls_mode = tls_mode;
+	session->listener = &session->conf->listeners[listener];
 	session->peer = *peer;
 	session->opened_ms = clock_mono_ms();
 	session->state = ST_START;
@@ -368,14 +396,12 @@ int session_new(
 	random_bytes(&number, sizeof(number));
 	hex_encode(&number, sizeof(number), session->sid);
 	arena_init(&session->arena, ARENA_MAX);
-	log_ctx_init(&session->log);
-	log_ctx_add(&session->log, "sid", slice_str(session->sid));
-	log_ctx_add(&session->log, "ip", slice_str(addr_format_ip(peer, ip)));
+	begin_log(session);
 	timer_init(&session->timer, serving->loop, on_timeout, session);
 	timer_start(&session->timer, session->conf->submission.login_timeout);
 	list_append(&serving->sessions, &session->link);
 	counter_add(CT_CONNECTIONS, 1);
-	if (tls_mode == CONF_TLS_IMPLICIT) {
+	if (session->listener->tls == CONF_TLS_IMPLICIT) {
 		session->state = ST_TLS;
 		conn_start_tls_server(session->conn, session->tls);
 	} else {
@@ -398,7 +424,7 @@ void session_account_changed(struct session *session, uint64_t account)
 	 */
 	if (account == 0)
 		return;
-	if (session->state == ST_AUTH_MORE) {
+	if (session->state == ST_AUTH_MORE || session->state == ST_NETWORK) {
 		/* `auth` may have looked it up already; whose login it is only the end tells. */
 		bool other = session->stale_login != NOBODY && session->stale_login != account;
 		session->stale_login = other ? ANYBODY : account;

@@ -6,6 +6,7 @@
  *    ▲        │            │ ▲                                     │            │
  *    └STARTTLS┴────────────┘ └──────────── RSET, EHLO, refusals ◄──┴── COMMIT ◄─┘
  *                          READY ─AUTH─► AUTH_WAIT ◄──► AUTH_MORE ─► READY
+ *                          READY ─MAIL─► NETWORK ─► READY, and the MAIL again
  *
  * states[] in session.c is that drawing as a table; commands.c tells what each
  * command needs. The loop's thread only.
@@ -34,6 +35,7 @@ enum session_state {
 	ST_READY,     /* between transactions */
 	ST_AUTH_WAIT, /* `auth` thinks */
 	ST_AUTH_MORE, /* the client's next response */
+	ST_NETWORK,   /* `auth` looks whose address it is */
 	ST_MAIL,      /* a sender, no recipient yet */
 	ST_RCPT,      /* at least one recipient */
 	ST_ADMIT,     /* `auth` charges the limits, before 354 */
@@ -60,21 +62,23 @@ struct serving {
 	struct tls_server *tls;  /* likewise */
 	struct list sessions;
 	struct session *running; /* whose input is being read */
+	uint64_t era;            /* counts changes of accounts */
 	bool stopping;
 	/* Counts a connection of that account: false when it has `most` already (0: any number). */
 	bool (*take_login)(struct serving *serving, uint64_t account, uint32_t most);
-	/* `account`: whose connection was counted, or 0. */
-	void (*on_session_gone)(struct serving *serving, const struct addr *peer, uint64_t account);
+	void (*give_login_back)(struct serving *serving, uint64_t account);
+	void (*on_session_gone)(struct serving *serving, const struct addr *peer);
 };
 
 /* Values of stale_login that are no account's number. */
 #define NOBODY  0
 #define ANYBODY UINT64_MAX
 
-/* Of a login: shared by nobody, dropped with the session. */
+/* Who the session is: shared by nobody, dropped with it. */
 struct account {
 	struct auth_account facts;
 	struct arena arena;
+	bool by_network; /* because of its address: it has not logged in */
 };
 
 struct session {
@@ -82,8 +86,8 @@ struct session {
 	struct serving *serving;
 	const struct conf *conf;
 	struct tls_server *tls;
+	const struct conf_listener *listener; /* of the conf */
 	struct conn *conn;
-	enum conf_tls_mode tls_mode;
 	struct addr peer;
 	char sid[9];
 	struct log_ctx log;
@@ -98,11 +102,12 @@ struct session {
 	bool replies_wait;    /* so many that no command is run until they have left */
 	bool account_changed; /* the account was changed: no next transaction */
 
-	struct account *account; /* NULL before the login */
+	struct account *account; /* NULL: nobody yet */
+	uint64_t nobody_in;      /* the era in which its address was nobody's; 0: none */
 	unsigned failures;
-	struct auth_call *call; /* a login or an admission */
-	struct timer refusal;   /* a 535 or 525 that waits for its time */
-	char *suspended_reason; /* of the 525; NULL: it is 535 */
+	struct auth_call *call;       /* a login or an admission */
+	struct timer refusal;         /* a 535 or 525 that waits for its time */
+	const char *suspended_reason; /* of the 525, in the arena; NULL: 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
 	uint64_t stale_login; /* changed between two steps: NOBODY, an account, ANYBODY */
@@ -112,9 +117,9 @@ struct session {
 	unsigned messages;
 };
 
-/* Takes the descriptor over. 0 or -errno. */
-int session_new(struct serving *serving, int fd, const struct addr *peer,
-        enum conf_tls_mode tls_mode) must_check;
+/* Takes the descriptor over; `listener` is where in the configuration's. 0 or -errno. */
+int session_new(
+        struct serving *serving, int fd, const struct addr *peer, size_t listener) must_check;
 
 /* Ends it at once, without a word. */
 void session_close(struct session *session, enum closing why);
@@ -138,6 +143,9 @@ void session_continue(struct session *session);
 
 /* Drops the transaction, gives back what it was charged, back to READY or START. */
 void session_reset(struct session *session);
+
+/* It is nobody again: at STARTTLS. */
+void session_forget_login(struct session *session);
 
 /* At a stop: between two commands it ends now, else soon. */
 void session_stop(struct session *session);

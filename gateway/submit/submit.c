@@ -45,7 +45,7 @@ struct account_use {
 struct listening {
 	struct submit *submit;
 	struct listener *listener;
-	enum conf_tls_mode tls;
+	size_t in_conf; /* which listener of the configuration it is of */
 };
 
 struct submit {
@@ -74,7 +74,7 @@ struct order {
 	struct server *server;
 	int fd; /* a newcomer, or a link to `auth` */
 	struct addr peer;
-	enum conf_tls_mode tls_mode;
+	size_t listener;
 	const struct conf *conf;
 	struct tls_server *tls;
 };
@@ -163,7 +163,7 @@ static void run_newcomer(struct post *post)
 	if (server->serving.stopping) {
 		close(order->fd);
 		give_place_back(server->submit, &order->peer);
-	} else if (session_new(&server->serving, order->fd, &order->peer, order->tls_mode) < 0) {
+	} else if (session_new(&server->serving, order->fd, &order->peer, order->listener) < 0) {
 		give_place_back(server->submit, &order->peer);
 	}
 	free(order);
@@ -178,9 +178,10 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
 
 	pthread_mutex_lock(&submit->lock);
 	bool has_place = take_place(submit, peer);
+	enum conf_tls_mode tls = submit->conf->listeners[listening->in_conf].tls;
 	pthread_mutex_unlock(&submit->lock);
 	if (!has_place) {
-		turn_away(fd, listening->tls);
+		turn_away(fd, tls);
 		return;
 	}
 	if (order_new(server, run_newcomer, &order) < 0) {
@@ -190,7 +191,7 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
 	}
 	order->fd = fd;
 	order->peer = *peer;
-	order->tls_mode = listening->tls;
+	order->listener = listening->in_conf;
 	order_send(order);
 }
 
@@ -245,8 +246,10 @@ static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
 	return taken;
 }
 
-static void give_login_back(struct submit *submit, uint64_t account)
+static void give_login_back(struct serving *serving, uint64_t account)
 {
+	struct submit *submit = container_of(serving, struct server, serving)->submit;
+
 	pthread_mutex_lock(&submit->lock);
 	struct account_use *use = map_get(&submit->accounts, account_key(&account));
 	if (use != NULL && --use->count == 0) {
@@ -256,13 +259,11 @@ static void give_login_back(struct submit *submit, uint64_t account)
 	pthread_mutex_unlock(&submit->lock);
 }
 
-static void on_session_gone(struct serving *serving, const struct addr *peer, uint64_t account)
+static void on_session_gone(struct serving *serving, const struct addr *peer)
 {
 	struct server *server = container_of(serving, struct server, serving);
 
 	give_place_back(server->submit, peer);
-	if (account != 0)
-		give_login_back(server->submit, account);
 	check_drained(server);
 }
 
@@ -270,6 +271,7 @@ static void on_changed(void *arg, uint64_t account)
 {
 	struct server *server = arg;
 
+	server->serving.era++;
 	list_for_each_safe (at, &server->serving.sessions)
 		session_account_changed(list_entry(at, struct session, link), account);
 }
@@ -295,7 +297,9 @@ static int server_init(
 	        .spool = submit->spool,
 	        .conf = conf_ref(submit->conf),
 	        .tls = tls_server_ref(tls),
+	        .era = 1,
 	        .take_login = take_login,
+	        .give_login_back = give_login_back,
 	        .on_session_gone = on_session_gone,
 	};
 	list_init(&server->serving.sessions);
@@ -340,7 +344,7 @@ static int listen_on(struct submit *submit, const struct submit_settings *settin
 			if (next == settings->listener_count || next == LISTENERS_MAX)
 				return -EINVAL;
 			struct listening *listening = &submit->listeners[next];
-			*listening = (struct listening){.submit = submit, .tls = listener->tls};
+			*listening = (struct listening){.submit = submit, .in_conf = i};
 			r = listener_new(submit->main_loop, settings->listeners[next++], on_accept,
 			        listening, &listening->listener);
 			if (r < 0)

@@ -133,6 +133,7 @@ static int fix_header(struct transaction *transaction, const struct transaction_
 	        .tls_version = context->tls_version,
 	        .tls_cipher = context->tls_cipher,
 	        .esmtp = context->esmtp,
+	        .logged_in = context->logged_in,
 	        .smtputf8 = transaction->envelope.smtputf8,
 	        .wall_s = now,
 	};

@@ -28,8 +28,8 @@ struct transaction_context {
 	void *arg;
 	const char *hostname, *session;
 	struct slice helo;
-	bool esmtp;
-	const char *tls_version, *tls_cipher;
+	bool esmtp, logged_in;
+	const char *tls_version, *tls_cipher; /* NULL: in the clear */
 	uint64_t size_limit;
 };
 

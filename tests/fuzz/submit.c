@@ -147,11 +147,10 @@ static void on_question(void *arg, unsigned events)
 	bench_in_harness = false;
 }
 
-static void on_session_gone(struct serving *serving, const struct addr *peer, uint64_t account)
+static void on_session_gone(struct serving *serving, const struct addr *peer)
 {
 	(void)serving;
 	(void)peer;
-	(void)account;
 }
 
 static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
@@ -160,6 +159,12 @@ static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
 	(void)account;
 	(void)most;
 	return true;
+}
+
+static void give_login_back(struct serving *serving, uint64_t account)
+{
+	(void)serving;
+	(void)account;
 }
 
 static void on_changed(void *arg, uint64_t account)
@@ -251,6 +256,7 @@ static void set_up(void)
 	bench.serving.loop = bench.loop;
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
+	bench.serving.give_login_back = give_login_back;
 	list_init(&bench.serving.sessions);
 	assert_bug(auth_link_new(bench.loop, on_changed, NULL, &bench.serving.auth) == 0);
 	assert_bug(
@@ -776,7 +782,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	assert_bug(watch_new(bench.loop, client.fd, on_output, &client, &watch) == 0);
 	watch_set(watch, WATCH_READ);
 	bench_in_harness = false;
-	int r = session_new(&bench.serving, pair[1], &peer, CONF_TLS_STARTTLS);
+	int r = session_new(&bench.serving, pair[1], &peer, 0);
 	bench_in_harness = true;
 	assert_bug(r == 0 || bench_memory_failed);
 

@@ -22,6 +22,8 @@ class Gateway:
         self.certificate, self.key = certificate, key
         self.upstreams = {"up": {"hosts": [f"localhost:{upstream_port}"], "tls": "none"}}
         self.submission = {}
+        self.hosts = ["127.0.0.1"]
+        self.listener = {}  # options of both listeners
         self.retry = {"first": "1s", "max": "2s"}
         self.route = "up"
         self.extra = ""
@@ -43,20 +45,25 @@ class Gateway:
     def value(value):
         if isinstance(value, list):
             return "[" + ", ".join(f'"{item}"' for item in value) + "]"
+        if isinstance(value, bool):
+            return str(value).lower()
         return str(value) if isinstance(value, int) else f'"{value}"'
 
     def group(self, settings):
         return "{ " + "  ".join(f"{k} = {self.value(v)}" for k, v in settings.items()) + " }"
 
     def write_conf(self):
+        def listener(port, tls):
+            return self.group({"address": [f"{host}:{port}" for host in self.hosts], "tls": tls, **self.listener})
+
         upstreams = "\n".join(f"  {name} = {self.group(u)}" for name, u in self.upstreams.items())
         self.conf.write_text(f"""hostname = "gateway.test"
 database = "{self.cluster.conninfo}"
 spool = "{self.folder}/spool"
 runtime = "{self.folder}/run"
 listener = {{
-  submission = {{ address = ["127.0.0.1:{self.port}"]  tls = "starttls" }}
-  submissions = {{ address = ["127.0.0.1:{self.tls_port}"]  tls = "implicit" }}
+  submission = {listener(self.port, "starttls")}
+  submissions = {listener(self.tls_port, "implicit")}
 }}
 tls = {{ certificate = "{self.certificate}"  key = "{self.key}" }}
 submission = {self.group(self.submission)}

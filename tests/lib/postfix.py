@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: ISC
-"""A Postfix of its own, as a customer has it: it relays through the gateway, with a login. Needs root."""
+"""A Postfix of its own, as a customer has it: it relays through the gateway, with a login or by its address. Needs root."""
 import os
 import pwd
 
@@ -23,10 +23,22 @@ postlog unix-dgram n - n - 1 postlogd
 """
 
 
+WITH_A_LOGIN = """smtp_tls_security_level = secure
+smtp_tls_CAfile = {authority}
+smtp_tls_secure_cert_match = hostname
+smtp_sasl_auth_enable = yes
+smtp_sasl_password_maps = inline:{{ {{[localhost]:{gateway_port} = {login}:{password}}} }}
+smtp_sasl_security_options = noanonymous
+"""
+BY_ITS_ADDRESS = """smtp_tls_security_level = none
+smtp_bind_address = {source}
+"""
+
+
 class Postfix:
     """start() returns when it takes mail on `port`; log() is what it has said."""
 
-    def __init__(self, folder, gateway_port, authority, login, password):
+    def __init__(self, folder, gateway_port, authority=None, login=None, password=None, source=None):
         self.folder, self.port = folder, free_port()
         conf, queue, data = (folder / name for name in ("conf", "queue", "data"))
         for path in (folder, conf, queue, data):
@@ -34,6 +46,8 @@ class Postfix:
             path.chmod(0o755)
         os.chown(data, pwd.getpwnam("postfix").pw_uid, 0)
         (conf / "master.cf").write_text(MASTER.format(port=self.port))
+        how = (WITH_A_LOGIN if login else BY_ITS_ADDRESS).format(
+            authority=authority, gateway_port=gateway_port, login=login, password=password, source=source)
         (conf / "main.cf").write_text(f"""compatibility_level = 3.6
 queue_directory = {queue}
 data_directory = {data}
@@ -46,13 +60,7 @@ alias_maps =
 smtputf8_enable = yes
 relayhost = [localhost]:{gateway_port}
 smtp_host_lookup = native
-smtp_tls_security_level = secure
-smtp_tls_CAfile = {authority}
-smtp_tls_secure_cert_match = hostname
-smtp_sasl_auth_enable = yes
-smtp_sasl_password_maps = inline:{{ {{[localhost]:{gateway_port} = {login}:{password}}} }}
-smtp_sasl_security_options = noanonymous
-minimal_backoff_time = 1s
+{how}minimal_backoff_time = 1s
 maximal_backoff_time = 2s
 queue_run_delay = 1s
 """)

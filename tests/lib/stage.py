@@ -63,12 +63,12 @@ class Stage:
             self.upstream.start()
         self.upstream.reply = None
         gateway = self.gateway
-        defaults = ({"up": {"hosts": [f"localhost:{self.upstream.port}"], "tls": "none"}}, {},
-                    {"first": "1s", "max": "2s"}, {})
+        defaults = {"upstreams": {"up": {"hosts": [f"localhost:{self.upstream.port}"], "tls": "none"}}, "submission": {},
+                    "hosts": ["127.0.0.1"], "listener": {}, "retry": {"first": "1s", "max": "2s"}, "environment": {}}
         alive = gateway.process is not None and gateway.process.poll() is None
-        if not alive or (gateway.upstreams, gateway.submission, gateway.retry, gateway.environment) != defaults:
+        if not alive or any(getattr(gateway, name) != value for name, value in defaults.items()):
             gateway.stop()
-            gateway.upstreams, gateway.submission, gateway.retry, gateway.environment = defaults
+            vars(gateway).update(defaults)
             gateway.start()
         gateway.tool("queue", "retry", "all")
         gateway.wait_queue(0)

@@ -151,13 +151,56 @@ static void names_of_clients_cannot_break_received(void **state)
 		        buf_slice(&out), SLICE("Received: from EHLO\r\n\tby mail.example ")));
 	}
 	trace.helo = SLICE("[IPv6:2001:db8::1]");
-	trace.smtputf8 = true;
+	trace.smtputf8 = trace.logged_in = true;
 	buf_clear(&out);
 	assert_int_equal(trace_write(&trace, &out), 0);
 	assert_slice_equal(buf_slice(&out), "Received: from [IPv6:2001:db8::1]\r\n"
 	                                    "\tby mail.example (Postern) with UTF8SMTPSA id id1\r\n"
 	                                    "\t(using TLS1.3 with cipher AES-256-GCM);\r\n"
 	                                    "\tTue, 14 Nov 2023 22:13:20 +0000\r\n");
+	buf_done(&out);
+}
+
+static void received_tells_how_it_came(void **state)
+{
+	static const struct {
+		bool esmtp, smtputf8, logged_in;
+		const char *tls, *with;
+	} ways[] = {
+	        {false, false, false, NULL, "SMTP id id1;"},
+	        {true, false, false, NULL, "ESMTP id id1;"},
+	        {true, false, false, "TLS1.3", "ESMTPS id id1\r\n\t(using TLS1.3 with cipher x);"},
+	        {true, false, true, "TLS1.3", "ESMTPSA id id1\r\n\t(using TLS1.3 with cipher x);"},
+	        {false, false, true, "TLS1.3", "SMTP id id1\r\n\t(using TLS1.3 with cipher x);"},
+	        {true, true, false, NULL, "UTF8SMTP id id1;"},
+	        {true, true, false, "TLS1.3",
+	                "UTF8SMTPS id id1\r\n\t(using TLS1.3 with cipher x);"},
+	};
+	char wanted[200];
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, 10000);
+	for (size_t i = 0; i < ARRAY_LEN(ways); i++) {
+		const struct trace trace = {
+		        .helo = SLICE("c.example"),
+		        .hostname = "mail.example",
+		        .id = "id1",
+		        .tls_version = ways[i].tls,
+		        .tls_cipher = "x",
+		        .esmtp = ways[i].esmtp,
+		        .smtputf8 = ways[i].smtputf8,
+		        .logged_in = ways[i].logged_in,
+		        .wall_s = 1700000000,
+		};
+		buf_clear(&out);
+		assert_int_equal(trace_write(&trace, &out), 0);
+		snprintf(wanted, sizeof(wanted),
+		        "Received: from c.example\r\n\tby mail.example (Postern) with %s\r\n"
+		        "\tTue, 14 Nov 2023 22:13:20 +0000\r\n",
+		        ways[i].with);
+		assert_slice_equal(buf_slice(&out), wanted);
+	}
 	buf_done(&out);
 }
 
@@ -724,6 +767,7 @@ int main(void)
 	        cmocka_unit_test(paths_end_where_they_end),
 	        cmocka_unit_test(mailboxes_have_limits),
 	        cmocka_unit_test(names_of_clients_cannot_break_received),
+	        cmocka_unit_test(received_tells_how_it_came),
 	        cmocka_unit_test(parameters_are_split_at_blanks),
 	        cmocka_unit_test(offers_of_upstreams_are_read),
 	        cmocka_unit_test(xtext_is_checked),
