@@ -21,6 +21,7 @@ static void pack_account(struct pack *pack, const struct auth_account *account)
 	pack_u32(pack, account->sender_count);
 	for (uint32_t i = 0; i < account->sender_count; i++)
 		pack_bytes(pack, account->senders[i]);
+	pack_u8(pack, account->add_sender);
 }
 
 static void unpack_account(struct unpack *unpack, struct auth_account_room *room)
@@ -41,6 +42,7 @@ static void unpack_account(struct unpack *unpack, struct auth_account_room *room
 	account->sender_count = 0;
 	while (unpack->error == 0 && account->sender_count < count)
 		room->senders[account->sender_count++] = unpack_bytes(unpack, TEXT_MAX);
+	account->add_sender = unpack_u8(unpack) != 0;
 }
 
 static void pack_charge(struct pack *pack, const struct auth_charge *charge)

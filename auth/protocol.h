@@ -56,6 +56,7 @@ struct auth_account {
 	bool sign_required;
 	const struct slice *senders; /* patterns of sender_right.h */
 	uint32_t sender_count;
+	bool add_sender; /* the field Sender with the login, where From is another */
 };
 
 /* To decode an account into: its `senders` are those here. */

@@ -4,7 +4,7 @@
 
 set role postern_owner;
 
-create or replace function postern.changed(name text, old text, new text) returns text
+create function postern.changed(name text, old text, new text) returns text
 language sql immutable set search_path = postern, pg_temp as $$
     select name || ': ' || coalesce(old, 'none') || ' -> ' || coalesce(new, 'none') where old is distinct from new;
 $$;
@@ -126,7 +126,7 @@ $$;
 comment on function postern.account_set_route is 'Sends the mail of an account by another upstream of the configuration; null: the default route.';
 
 -- Nobody waits for a list of 200,000 accounts, or for one of them: each column is an index scan an account.
-create index if not exists credential_account on postern.credential (account);
+create index credential_account on postern.credential (account);
 create or replace view postern.account_overview as
     select a.login, a.state, a.state_reason, a.plan, a.route, a.created_at,
         (select count(*) from postern.credential c where c.account = a.id and c.revoked_at is null
@@ -147,7 +147,7 @@ comment on column postern.account_overview.senders is 'What it may send as, besi
 
 -- ---- plans ----
 
-alter table postern.plan add column if not exists add_sender boolean not null default false;
+alter table postern.plan add column add_sender boolean not null default false;
 comment on column postern.plan.add_sender is 'Whether a Sender with the login is added where the header From is another address (else nothing is).';
 
 drop function postern.plan_set(text, bigint, integer, integer, boolean);

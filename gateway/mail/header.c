@@ -151,6 +151,7 @@ static enum header_fault check_field(struct check *check, const struct header_fi
 			return HEADER_FROM_BAD;
 		fault = check_addresses(check, field, INT_MAX, HEADER_FROM_BAD);
 		check->facts.from_domain = check->first_domain;
+		check->facts.from = field->body;
 		return fault;
 	}
 	if (is_named(field, SLICE("Sender"))) {
@@ -194,6 +195,7 @@ enum header_fault header_check(struct slice block, bool smtputf8, address_fn eac
 		return HEADER_FROM_BAD;
 	if (check.facts.received > HEADER_HOPS_MAX)
 		return HEADER_LOOP;
+	check.facts.has_sender = check.sender > 0;
 	*ret_facts = check.facts;
 	return HEADER_FINE;
 }
@@ -237,6 +239,8 @@ int header_fix(struct slice block, const struct header_additions *additions, str
 		r = buf_printf(out, "Date: %s\r\n", additions->date);
 	if (r == 0 && additions->message_id != NULL)
 		r = buf_printf(out, "Message-ID: %s\r\n", additions->message_id);
+	if (r == 0 && additions->sender.len > 0)
+		r = buf_printf(out, "Sender: %.*s\r\n", SLICE_ARGS(additions->sender));
 	while (r == 0 && header_next(&block, &field) == 1) {
 		if (!is_dropped(&field))
 			r = buf_append_slice(out, field.all);

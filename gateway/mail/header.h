@@ -38,10 +38,11 @@ enum header_fault {
 };
 
 struct header_facts {
-	bool has_date, has_message_id;
+	bool has_date, has_message_id, has_sender;
 	unsigned received;
 	/* The domain of the first mailbox in From: whose key signs. Points into the block. */
 	struct slice from_domain;
+	struct slice from; /* body of the field */
 };
 
 /*
@@ -58,6 +59,7 @@ struct header_additions {
 	struct slice received;  /* a whole field */
 	const char *date;       /* body of the field to add, NULL: it has one */
 	const char *message_id; /* likewise */
+	struct slice sender;    /* address of a field Sender to add, empty: none */
 };
 
 /*

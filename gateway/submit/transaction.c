@@ -119,6 +119,38 @@ static enum reply reply_for_header(enum header_fault fault)
 	return REPLY_BAD_HEADER;
 }
 
+struct search {
+	struct slice address;
+	bool found;
+};
+
+/* As rights are compared: ASCII case does not matter. */
+static void compare(void *arg, const struct mailbox *mailbox)
+{
+	struct search *search = arg;
+
+	search->found = search->found || slice_equal_nocase(mailbox->text, search->address);
+}
+
+/*
+ * Who really sent it (RFC 6409 8.1), where the plan wants that told and From does not: the
+ * login, if that is an address of its own. Empty: no field is added.
+ */
+static struct slice sender_to_add(
+        const struct auth_account *account, bool smtputf8, const struct header_facts *facts)
+{
+	struct search search = {.address = account->login};
+	struct mailbox login;
+
+	if (!account->add_sender || facts->has_sender ||
+	        mailbox_parse(account->login, &login) < 0 || (login.is_utf8 && !smtputf8) ||
+	        !account_may_send_as(account, &login))
+		return SLICE("");
+	return address_list_parse(facts->from, compare, &search) > 0 && search.found
+	               ? SLICE("")
+	               : account->login;
+}
+
 /* Writes the final header block over the captured one. */
 static int fix_header(struct transaction *transaction, const struct transaction_context *context,
         struct slice block, const struct header_facts *facts)
@@ -147,6 +179,7 @@ static int fix_header(struct transaction *transaction, const struct transaction_
 	        .received = buf_slice(&received),
 	        .date = facts->has_date ? NULL : clock_rfc5322(now, date),
 	        .message_id = facts->has_message_id ? NULL : message_id,
+	        .sender = sender_to_add(context->account, transaction->envelope.smtputf8, facts),
 	};
 	if (r == 0)
 		r = header_fix(block, &additions, &fixed);

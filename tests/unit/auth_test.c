@@ -318,7 +318,8 @@ static void an_identity_is_small(void **state)
 static void an_account_travels_whole(void **state)
 {
 	struct slice senders[PROTOCOL_SENDERS_MAX];
-	struct auth_account account = {.id = 7, .login = SLICE("a"), .senders = senders};
+	struct auth_account account = {
+	        .id = 7, .login = SLICE("a"), .senders = senders, .add_sender = true};
 	const struct auth_message done = {.type = AUTH_DONE, .number = 3};
 	struct auth_account_room room;
 	struct auth_message message;
@@ -333,6 +334,7 @@ static void an_account_travels_whole(void **state)
 	assert_int_equal(message.number, 3);
 	assert_int_equal(room.account.sender_count, PROTOCOL_SENDERS_MAX);
 	assert_slice_equal(room.account.senders[PROTOCOL_SENDERS_MAX - 1], "@example.org");
+	assert_true(room.account.add_sender);
 	/* Cut anywhere it is nothing. */
 	for (size_t len = 0; len < buf_len(&datagram); len++)
 		assert_int_equal(
