@@ -69,6 +69,18 @@ static inline struct list *list_pop(struct list *list)
 	return link;
 }
 
+/* Appends all links of another list, which is empty then. */
+static inline void list_move(struct list *list, struct list *from)
+{
+	if (list_is_empty(from))
+		return;
+	from->next->prev = list->prev;
+	list->prev->next = from->next;
+	from->prev->next = list;
+	list->prev = from->prev;
+	list_init(from);
+}
+
 #define list_entry(link, type, member) container_of(link, type, member)
 
 /* `at` names a variable of the loop. NOLINTBEGIN(bugprone-macro-parentheses) */

@@ -92,7 +92,10 @@ static void refuse(struct client *client, const char *text)
 static const char *state_of(const struct spool_entry *entry)
 {
 	const struct task *task = task_of(entry);
+	const char *held = accounts_hold_reason(task->relay->accounts, entry);
 
+	if (held != NULL && task->state != TASK_RUNNING)
+		return held;
 	switch (task->state) {
 	case TASK_RUNNING:
 		return "sending";

@@ -25,6 +25,7 @@
 #include "gateway/net/jobs.h"
 #include "gateway/net/loop.h"
 #include "gateway/net/timer.h"
+#include "gateway/relay/accounts.h"
 #include "gateway/relay/keys.h"
 #include "gateway/relay/relay.h"
 #include "gateway/relay/task.h"
@@ -38,6 +39,7 @@
 #define STOP_WAIT_MS      10000
 
 struct control;
+struct notices;
 
 struct relay {
 	const struct conf *conf;
@@ -46,6 +48,8 @@ struct relay {
 	struct jobs *names; /* looks up hosts; apart: a name server may be silent for long */
 	struct spool_out *spool;
 	struct keys *keys;
+	struct accounts *accounts;
+	struct notices *notices; /* tells both */
 	struct control *control;
 	struct scheduler scheduler;
 	struct list upstreams;

@@ -3,7 +3,6 @@
 #include "gateway/relay/keys.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -13,10 +12,8 @@
 #include "gateway/base/log.h"
 #include "gateway/base/map.h"
 
-#define DOMAINS_MAX    50000
-#define QUESTIONS_MAX  4096
-#define NOTICE_WAIT_MS 1000
-#define REST_MS        200
+#define DOMAINS_MAX   50000
+#define QUESTIONS_MAX 4096
 
 struct domain_keys {
 	char domain[256];
@@ -26,12 +23,9 @@ struct domain_keys {
 
 struct keys {
 	struct loop *loop;
-	char *database, *password;
 	struct db *db;     /* of the one worker */
 	struct jobs *jobs; /* one thread */
-	pthread_t notices;
-	bool notices_run, away;
-	_Atomic bool ending;
+	bool away;
 	pthread_mutex_t lock;
 	struct map domains;
 	uint64_t era; /* grows with each notice: answers from before are not kept */
@@ -154,8 +148,7 @@ static struct keyset *find_stale(struct keys *keys, const char *domain)
 	return keyset;
 }
 
-/* An empty domain means all. */
-static void mark_stale(struct keys *keys, struct slice domain)
+void keys_changed(struct keys *keys, struct slice domain)
 {
 	struct domain_keys *known;
 	size_t position = 0;
@@ -230,37 +223,7 @@ int keys_ask(struct keys *keys, struct slice domain, struct key_wait *wait)
 	return jobs_submit(keys->jobs, &wait->job);
 }
 
-/* ---- notices: a thread of their own ---- */
-
-static void *notices(void *arg)
-{
-	struct keys *keys = arg;
-	const struct db_settings settings = {
-	        .conninfo = keys->database,
-	        .user = "postern_relay",
-	        .password = keys->password,
-	};
-	struct slice prefix = SLICE("dkim ");
-	struct buf payload;
-	struct db *db;
-	bool anew = false;
-
-	if (db_new(&settings, &db, NULL) < 0)
-		return NULL;
-	buf_init(&payload, 8192);
-	while (!keys->ending) {
-		int r = db_wait_notice(db, "postern", NOTICE_WAIT_MS, &payload, &anew);
-		if (r == 1 && slice_starts_with(buf_slice(&payload), prefix))
-			mark_stale(keys, slice_part(buf_slice(&payload), prefix.len, SIZE_MAX));
-		if (anew)
-			mark_stale(keys, SLICE(""));
-		if (r < 0)
-			poll(NULL, 0, REST_MS);
-	}
-	buf_done(&payload);
-	db_free(db);
-	return NULL;
-}
+/* ---- life ---- */
 
 int keys_new(const struct keys_settings *settings, struct keys **ret_keys, struct why *why)
 {
@@ -272,22 +235,18 @@ int keys_new(const struct keys_settings *settings, struct keys **ret_keys, struc
 	keys->loop = settings->loop;
 	pthread_mutex_init(&keys->lock, NULL);
 	map_init(&keys->domains);
-	keys->database = strdup(settings->database);
-	keys->password = slice_dup(settings->password);
-	int r = keys->database != NULL && keys->password != NULL ? 0 : -ENOMEM;
+	char *password = slice_dup(settings->password);
 	const struct db_settings db = {
-	        .conninfo = keys->database,
+	        .conninfo = settings->database,
 	        .user = "postern_relay",
-	        .password = keys->password,
+	        .password = password,
 	};
-	if (r == 0)
-		r = db_new(&db, &keys->db, why);
+	int r = password != NULL ? db_new(&db, &keys->db, why) : -ENOMEM;
+	if (password != NULL)
+		explicit_bzero(password, strlen(password));
+	free(password);
 	if (r == 0)
 		r = jobs_new(1, QUESTIONS_MAX, &keys->jobs);
-	if (r == 0) {
-		r = -pthread_create(&keys->notices, NULL, notices, keys);
-		keys->notices_run = r == 0;
-	}
 	if (r < 0) {
 		keys_free(keys);
 		return r;
@@ -300,17 +259,10 @@ void keys_free(struct keys *keys)
 {
 	if (keys == NULL)
 		return;
-	keys->ending = true;
 	jobs_free(keys->jobs);
-	if (keys->notices_run)
-		pthread_join(keys->notices, NULL);
 	db_free(keys->db);
 	drop_all(keys);
 	map_done(&keys->domains);
-	if (keys->password != NULL)
-		explicit_bzero(keys->password, strlen(keys->password));
-	free(keys->password);
-	free(keys->database);
 	pthread_mutex_destroy(&keys->lock);
 	free(keys);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * The DKIM keys of the senders' domains: fetched from the database when first
- * needed, kept until the database says that they have changed.
+ * needed, kept until somebody says that they have changed.
  */
 #pragma once
 
@@ -37,7 +37,7 @@ struct keys_settings {
 	struct slice password;
 };
 
-/* Starts its threads; connects by and by. 0 or -errno with the reason. */
+/* Starts its thread; connects by and by. 0 or -errno with the reason. */
 int keys_new(
         const struct keys_settings *settings, struct keys **ret_keys, struct why *why) must_check;
 /* No question is outstanding. */
@@ -45,6 +45,9 @@ void keys_free(struct keys *keys);
 
 /* A reference to what is known of the domain, or NULL: ask. Any thread. */
 struct keyset *keys_find(struct keys *keys, struct slice domain);
+
+/* The keys of the domain (empty: of all) may have changed. Any thread. */
+void keys_changed(struct keys *keys, struct slice domain);
 
 /* A question, embedded in who asks it. */
 struct key_wait {

@@ -310,6 +310,8 @@ void outcome_record(struct attempt *attempt)
 		        TASK_WAITING; /* as if this attempt had not been: the next start tries */
 	} else if (deferred != NULL) {
 		wait_for_time(attempt, recipient, deferred);
+	} else if (accounts_hold(task->relay->accounts, task)) {
+		return; /* suspended while it waited for a connection */
 	} else if (waiting != NULL) {
 		task_hold(task, &waiting->upstream->held, waiting->frozen);
 	} else {

@@ -10,6 +10,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/relay/control.h"
 #include "gateway/relay/inner.h"
+#include "gateway/relay/notices.h"
 #include "gateway/relay/sasl_client.h"
 
 #define WORKERS       4
@@ -29,7 +30,8 @@ static void dispatch(struct defer *defer)
 	while (!relay->stopping && !spool_out_is_failing(relay->spool) &&
 	        relay->running < relay->window &&
 	        (task = scheduler_take(&relay->scheduler)) != NULL)
-		attempt_start(task);
+		if (!accounts_hold(relay->accounts, task))
+			attempt_start(task);
 }
 
 void relay_dispatch_soon(struct relay *relay)
@@ -173,21 +175,39 @@ static int open_spool(struct relay *relay, struct why *why)
 	return spool_out_open(&settings, &relay->spool, why);
 }
 
-static int start(struct relay *relay, const struct relay_settings *settings, struct why *why)
+/* What comes from the database. */
+static int start_asking(struct relay *relay, const struct relay_settings *settings, struct why *why)
 {
 	const struct keys_settings keys = {
 	        .loop = relay->loop,
 	        .database = settings->conf->database,
 	        .password = settings->database_password,
 	};
+	struct notices_settings notices = {
+	        .database = settings->conf->database,
+	        .password = settings->database_password,
+	};
 
+	int r = keys_new(&keys, &relay->keys, why);
+	if (r < 0)
+		return r;
+	r = accounts_new(relay->loop, &relay->accounts);
+	notices.keys = relay->keys;
+	notices.accounts = relay->accounts;
+	if (r == 0)
+		r = notices_new(&notices, &relay->notices);
+	return r == 0 ? 0 : why_errno(why, r, "cannot listen to the database");
+}
+
+static int start(struct relay *relay, const struct relay_settings *settings, struct why *why)
+{
 	int r = sasl_client_prepare(why);
 	if (r == 0)
 		r = jobs_new(WORKERS, JOBS_MAX, &relay->jobs);
 	if (r == 0)
 		r = jobs_new(NAME_WORKERS, JOBS_MAX, &relay->names);
 	if (r == 0)
-		r = keys_new(&keys, &relay->keys, why);
+		r = start_asking(relay, settings, why);
 	if (r == 0)
 		r = configure(
 		        relay, settings->conf, settings->passwords, settings->password_count, why);
@@ -304,6 +324,8 @@ void relay_free(struct relay *relay)
 	}
 	while ((link = list_pop(&relay->upstreams)) != NULL)
 		upstream_free(list_entry(link, struct upstream, link));
+	notices_free(relay->notices);
+	accounts_free(relay->accounts);
 	keys_free(relay->keys);
 	jobs_free(relay->jobs);
 	jobs_free(relay->names);

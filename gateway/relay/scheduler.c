@@ -140,6 +140,20 @@ void task_hold(struct task *task, struct list *held, bool frozen)
 	list_append(held, &task->link);
 }
 
+static void unfreeze(struct task *task)
+{
+	if (!task->frozen)
+		return;
+	task->frozen = false;
+	task->counted_from = clock_mono_ms();
+}
+
+void task_release(struct task *task)
+{
+	unfreeze(task);
+	task_wait(task);
+}
+
 void task_wake_some(struct list *held, size_t most)
 {
 	struct list *link;
@@ -155,10 +169,7 @@ void task_wake(struct task *task)
 		return;
 	timer_stop(&task->timer);
 	list_remove(&task->link);
-	if (task->frozen) {
-		task->frozen = false;
-		task->counted_from = clock_mono_ms();
-	}
+	unfreeze(task);
 	if (scheduler_add(&task->relay->scheduler, task) < 0) {
 		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
 		return;

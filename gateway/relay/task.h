@@ -38,7 +38,8 @@ struct task {
 	struct spool_entry *entry;
 	struct timer timer; /* of the next attempt */
 	enum task_state state;
-	bool frozen;           /* waits for a stopped upstream or an unknown route: does not age */
+	bool frozen; /* waits for a stopped upstream, an unknown route or a held account: does not
+	                age */
 	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
 	char *last;            /* what the last attempt came to, printable; or NULL */
 };
@@ -80,7 +81,10 @@ void task_hold(struct task *task, struct list *held, bool frozen);
 /* Makes a waiting task ready now; nothing for others. */
 void task_wake(struct task *task);
 
-/* The same for so many of those that are in a list. */
+/* Lets a task that was held wait for the entry's next_us again. Not in a list any more. */
+void task_release(struct task *task);
+
+/* As task_wake() for so many of those that are in a list. */
 void task_wake_some(struct list *held, size_t most);
 
 /* How long it has tried to be delivered, in ms; also written into the entry. */

@@ -299,7 +299,9 @@ static void on_dot_reply(struct session *session)
 
 	if (session->tx.accepted > 0 && class == 2) {
 		record_delivered(session);
-		again = session->tx.too_many && !relay_of(session)->stopping;
+		again = session->tx.too_many && !relay_of(session)->stopping &&
+		        accounts_hold_reason(relay_of(session)->accounts,
+		                delivery->attempt->task->entry) == NULL;
 	} else {
 		spool_mark_free(TAKE(session->tx.mark));
 		refuse_all(session, FATE_ACCEPTED);

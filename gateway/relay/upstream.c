@@ -168,15 +168,27 @@ static void hold_waiting(struct upstream *upstream, bool frozen)
 		attempt_delivery_held(delivery, frozen);
 }
 
+/* The next that may leave now: the account of one may have been suspended while it waited. */
+static struct delivery *next_waiting(struct upstream *upstream)
+{
+	struct delivery *delivery;
+
+	while ((delivery = pop_waiting(upstream)) != NULL &&
+	        accounts_hold_reason(upstream->relay->accounts, delivery->attempt->task->entry) !=
+	                NULL)
+		attempt_delivery_held(delivery, true);
+	return delivery;
+}
+
 /* Sessions for what waits, as far as they are allowed and can be had. */
 static void serve(struct upstream *upstream)
 {
-	struct session *session;
+	struct delivery *delivery;
 
 	if (upstream->relay->stopping)
 		return;
-	while (upstream->waiting_count > 0 && (session = pop_idle(upstream)) != NULL)
-		session_give(session, pop_waiting(upstream));
+	while (!list_is_empty(&upstream->idle) && (delivery = next_waiting(upstream)) != NULL)
+		session_give(pop_idle(upstream), delivery);
 	while (upstream->connecting < upstream->waiting_count &&
 	        upstream->session_count < upstream->settings->connections &&
 	        upstream_choose_host(upstream, 0) < upstream->host_count)
@@ -214,7 +226,7 @@ static void wake_held(struct upstream *upstream)
 struct delivery *upstream_next_delivery(struct upstream *upstream)
 {
 	struct delivery *delivery =
-	        upstream->stopped || upstream->relay->stopping ? NULL : pop_waiting(upstream);
+	        upstream->stopped || upstream->relay->stopping ? NULL : next_waiting(upstream);
 
 	wake_held(upstream);
 	return delivery;

@@ -20,6 +20,7 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/relay/notices.h"
 #include "gateway/relay/sasl_client.h"
 #include "gateway/spool/out.h"
 #include "gateway/spool/segment.h"
@@ -90,6 +91,8 @@ void __wrap_jobs_free(struct jobs *jobs);
 int __wrap_keys_new(const struct keys_settings *settings, struct keys **ret_keys, struct why *why);
 void __wrap_keys_free(struct keys *keys);
 struct keyset *__wrap_keys_find(struct keys *keys, struct slice domain);
+int __wrap_notices_new(const struct notices_settings *settings, struct notices **ret_notices);
+void __wrap_notices_free(struct notices *notices);
 int __wrap_sasl_client_prepare(struct why *why);
 int __wrap_sasl_client_plain(const char *host, const char *username, const char *password,
         struct buf *ret_response, struct why *why);
@@ -142,6 +145,18 @@ struct keyset *__wrap_keys_find(struct keys *keys, struct slice domain)
 	(void)keys;
 	(void)domain;
 	return NULL;
+}
+
+/* The database has told, and nobody is suspended. */
+int __wrap_notices_new(const struct notices_settings *settings, struct notices **ret_notices)
+{
+	*ret_notices = NULL;
+	return accounts_tell(settings->accounts, NULL, 0);
+}
+
+void __wrap_notices_free(struct notices *notices)
+{
+	(void)notices;
 }
 
 int __wrap_sasl_client_prepare(struct why *why)
