@@ -61,7 +61,7 @@ static void ask(struct session *session, bool has_response, struct slice respons
 		auth_call_step(session->call, response);
 		return;
 	}
-	session->stale_login = NOBODY;
+	session->changes_before = session->serving->changes;
 	session->call = auth_call_new(session->serving->auth, &start, on_answer, session);
 	if (session->call == NULL) {
 		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
@@ -241,12 +241,6 @@ static void refuse_later(struct session *session)
 	timer_start(&session->refusal, due > now ? due - now : 0);
 }
 
-/* Whether the account has changed between two steps: then what the login brings may be old. */
-static bool is_stale(const struct session *session, uint64_t account)
-{
-	return session->stale_login == ANYBODY || session->stale_login == account;
-}
-
 static void on_answer(
         void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
@@ -275,7 +269,7 @@ static void on_answer(
 	}
 	if (answer->type == AUTH_MALFORMED)
 		reply = REPLY_BAD_BASE64;
-	if (answer->type == AUTH_DONE && !is_stale(session, account->id)) {
+	if (answer->type == AUTH_DONE && !session_login_is_stale(session, account->id)) {
 		int r = enter(session, account);
 		if (r == -EUSERS)
 			return;
@@ -293,7 +287,7 @@ bool auth_wants_network(const struct session *session)
 	struct slice input = conn_input(session->conn);
 
 	return session->listener->networks && session->account == NULL &&
-	       session->state == ST_READY && session->nobody_in != session->serving->era &&
+	       session->state == ST_READY && session->nobody_at != session->serving->changes &&
 	       !session->skipping_line && slice_starts_with_nocase(input, SLICE("MAIL ")) &&
 	       slice_find(input, '\n') >= 0;
 }
@@ -323,14 +317,14 @@ static void on_network(
 
 	session->call = NULL;
 	/* What is stale is asked again: the line is still there. */
-	bool stale = answer->type == AUTH_DONE && is_stale(session, account->id);
+	bool stale = answer->type == AUTH_DONE && session_login_is_stale(session, account->id);
 	if (answer->type == AUTH_DONE && !stale)
 		r = enter(session, account);
 	if (r == -EUSERS)
 		return;
 	session_move(session, ST_READY);
 	if (answer->type != AUTH_REFUSED)
-		session->nobody_in = 0;
+		session->nobody_at = 0;
 	if (r == 0)
 		session->account->by_network = true;
 	else if (answer->type == AUTH_REFUSED)
@@ -351,11 +345,11 @@ void auth_ask_network(struct session *session)
 	        .session = slice_str(session->sid),
 	};
 
-	session->stale_login = NOBODY;
-	session->nobody_in = session->serving->era; /* until the answer says something else */
+	session->changes_before = session->serving->changes;
+	session->nobody_at = session->serving->changes; /* until the answer says something else */
 	session->call = auth_call_new(session->serving->auth, &question, on_network, session);
 	if (session->call == NULL) {
-		session->nobody_in = 0;
+		session->nobody_at = 0;
 		refuse_mail(session, REPLY_TRY_LATER, NULL);
 		session_continue(session);
 		return;

@@ -101,6 +101,10 @@ static void on_admitted(
 	if (!is_admitted(session, answer))
 		return;
 	session->transaction->charged = answer->charge;
+	if (session->account_changed) {
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+		return;
+	}
 	if (session_has_input(session)) {
 		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
 		return;
@@ -164,6 +168,10 @@ static void finish(struct session *session)
 	const struct transaction_context context = context_of(session);
 	char room[32];
 
+	if (session->account_blocked) {
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+		return;
+	}
 	session_move(session, ST_COMMIT);
 	/* Also the client's end waits: what is being stored is answered, whatever it does. */
 	conn_pause(session->conn);

@@ -20,6 +20,7 @@
 #define LINE_MAX_SMTP 4096  /* RFC 5321 4.5.3.1.4 asks for 512 */
 #define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
 #define ANSWER_MS     20000 /* for `auth`, whose own deadlines are shorter */
+#define LAST_WORDS_MS 500   /* for the rest of a message that will not be taken */
 #define ARENA_MAX     1024
 
 #define LOGIN_OK   (S(READY) | S(CLOSED))
@@ -60,8 +61,9 @@ void session_move(struct session *session, enum session_state to)
 
 	assert_bug(session->state == to || (states[session->state].successors & 1U << to) != 0);
 	session->state = to;
-	/* Until the login one deadline covers everything. */
-	if (session->account == NULL || to == ST_CLOSED)
+	/* Until the login one deadline covers everything; so does the last one of a blocked
+	 * account. */
+	if (session->account == NULL || session->account_blocked || to == ST_CLOSED)
 		return;
 	if (states[to].timeout != 0)
 		memcpy(&timeout, (const char *)&session->conf->submission + states[to].timeout,
@@ -102,14 +104,29 @@ static bool between_messages(const struct session *session)
 	return (S(START) | S(READY)) & 1U << session->state;
 }
 
+static bool between_commands(const struct session *session)
+{
+	return (S(START) | S(READY) | S(MAIL) | S(RCPT)) & 1U << session->state;
+}
+
+/* Between two commands: whether it ends instead of taking the next one; then it is gone. */
+static bool must_end(struct session *session)
+{
+	if (between_commands(session) && session->account_changed)
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+	else if (between_messages(session) && session->serving->stopping)
+		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
+	else
+		return false;
+	return true;
+}
+
 void session_continue(struct session *session)
 {
 	if (session->state == ST_CLOSED)
 		return;
-	/* What was being stored when the stop came has been answered now. */
-	if (session->serving->stopping && between_messages(session))
-		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
-	else
+	/* What was being stored when the stop or the change came has been answered now. */
+	if (!must_end(session))
 		conn_resume(session->conn);
 }
 
@@ -180,6 +197,7 @@ static void take_down(struct session *session, enum closing why)
 	timer_stop(&session->timer);
 	timer_stop(&session->refusal);
 	auth_call_cancel(session->call);
+	auth_call_cancel(session->check);
 	drop_transaction(session);
 	session_move(session, ST_CLOSED);
 	drop_account(session);
@@ -214,7 +232,12 @@ void session_close_with(struct session *session, enum closing why, enum reply re
 
 static void on_timeout(void *arg)
 {
-	session_close_with(arg, CLOSING_TIMEOUT, REPLY_TIMED_OUT);
+	struct session *session = arg;
+
+	if (session->account_blocked)
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+	else
+		session_close_with(session, CLOSING_TIMEOUT, REPLY_TIMED_OUT);
 }
 
 /* Whether a line may be run: no control characters, which includes a bare CR. */
@@ -315,14 +338,8 @@ static void on_data(void *arg)
 			conn_pause(session->conn);
 			return;
 		}
-		if (between_messages(session) && session->account_changed) {
-			session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+		if (must_end(session))
 			return;
-		}
-		if (between_messages(session) && serving->stopping) {
-			session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
-			return;
-		}
 		if (auth_wants_network(session)) {
 			auth_ask_network(session);
 			return;
@@ -416,22 +433,68 @@ void session_stop(struct session *session)
 		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
 }
 
-void session_account_changed(struct session *session, uint64_t account)
+static void on_checked(
+        void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
+	struct session *session = arg;
+
+	(void)account;
+	session->check = NULL;
+	/* When its final dot has come meanwhile, it is taken or refused as any. */
+	if (answer->type != AUTH_BLOCKED || session->state != ST_DATA)
+		return;
+	session->account_blocked = true;
+	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s", session->transaction->id_text,
+	        reply_name(REPLY_ACCOUNT_CHANGED));
+	timer_start(&session->timer, LAST_WORDS_MS);
+}
+
+/*
+ * Whether the message that is coming may still be sent: a charge of nothing tells. Without an
+ * answer it goes on; should it be stored, `relay` holds it.
+ */
+static void check_account(struct session *session)
+{
+	const struct auth_message question = {
+	        .type = AUTH_ADMIT, .charge = {.account = session->account->facts.id}};
+
+	auth_call_cancel(session->check); /* what it says may be old */
+	session->check = auth_call_new(session->serving->auth, &question, on_checked, session);
+}
+
+static void account_changed(struct session *session)
+{
+	session->account_changed = true;
+	if (between_commands(session))
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+	else if (session->state == ST_DATA)
+		check_account(session);
+}
+
+void sessions_account_changed(struct serving *serving, uint64_t account)
+{
+	serving->changed[serving->changes++ % CHANGES_KEPT] = account;
 	/*
 	 * 0: the database was away, and nobody knows what changed. Then the next ADMIT
 	 * finds out; ending every session would punish all for a restart.
 	 */
 	if (account == 0)
 		return;
-	if (session->state == ST_AUTH_MORE || session->state == ST_NETWORK) {
-		/* `auth` may have looked it up already; whose login it is only the end tells. */
-		bool other = session->stale_login != NOBODY && session->stale_login != account;
-		session->stale_login = other ? ANYBODY : account;
+	list_for_each_safe (at, &serving->sessions) {
+		struct session *session = list_entry(at, struct session, link);
+		if (session->account != NULL && session->account->facts.id == account)
+			account_changed(session);
 	}
-	if (session->account == NULL || session->account->facts.id != account)
-		return;
-	session->account_changed = true;
-	if (between_messages(session))
-		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+}
+
+bool session_login_is_stale(const struct session *session, uint64_t account)
+{
+	const struct serving *serving = session->serving;
+	uint64_t at = session->changes_before;
+
+	if (serving->changes - at > CHANGES_KEPT)
+		return true;
+	while (at != serving->changes && serving->changed[at % CHANGES_KEPT] != account)
+		at++;
+	return at != serving->changes;
 }

@@ -53,6 +53,9 @@ enum closing {
 #undef CLOSING
 };
 
+/* More than change while a login waits for its client; if not, it fails for now. */
+#define CHANGES_KEPT 1024
+
 /* What the sessions of one loop share. */
 struct serving {
 	struct loop *loop;
@@ -61,18 +64,16 @@ struct serving {
 	const struct conf *conf; /* of new sessions */
 	struct tls_server *tls;  /* likewise */
 	struct list sessions;
+	/* The last accounts that have changed (0: maybe all), at their number % CHANGES_KEPT. */
+	uint64_t changed[CHANGES_KEPT];
+	uint64_t changes;        /* number of the next one; the first is 1 */
 	struct session *running; /* whose input is being read */
-	uint64_t era;            /* counts changes of accounts */
 	bool stopping;
 	/* Counts a connection of that account: false when it has `most` already (0: any number). */
 	bool (*take_login)(struct serving *serving, uint64_t account, uint32_t most);
 	void (*give_login_back)(struct serving *serving, uint64_t account);
 	void (*on_session_gone)(struct serving *serving, const struct addr *peer);
 };
-
-/* Values of stale_login that are no account's number. */
-#define NOBODY  0
-#define ANYBODY UINT64_MAX
 
 /* Who the session is: shared by nobody, dropped with it. */
 struct account {
@@ -100,17 +101,19 @@ struct session {
 	bool esmtp;           /* EHLO, not HELO */
 	bool skipping_line;   /* too long: the rest is thrown away */
 	bool replies_wait;    /* so many that no command is run until they have left */
-	bool account_changed; /* the account was changed: no next transaction */
+	bool account_changed; /* the account was changed: it ends after this command */
+	bool account_blocked; /* may send no more, in mid-message: its last deadline runs */
 
 	struct account *account; /* NULL: nobody yet */
-	uint64_t nobody_in;      /* the era in which its address was nobody's; 0: none */
+	uint64_t nobody_at;      /* serving->changes when its address was nobody's; 0: never */
 	unsigned failures;
 	struct auth_call *call;       /* a login or an admission */
+	struct auth_call *check;      /* whether the account may send, in mid-message */
 	struct timer refusal;         /* a 535 or 525 that waits for its time */
 	const char *suspended_reason; /* of the 525, in the arena; NULL: 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
-	uint64_t stale_login; /* changed between two steps: NOBODY, an account, ANYBODY */
+	uint64_t changes_before; /* serving->changes when `auth` was asked who it is */
 	char mechanism[32];
 
 	struct transaction *transaction;
@@ -150,5 +153,12 @@ void session_forget_login(struct session *session);
 /* At a stop: between two commands it ends now, else soon. */
 void session_stop(struct session *session);
 
-/* An account has changed (0: any). A login to it that waits for its client will not succeed. */
-void session_account_changed(struct session *session, uint64_t account);
+/*
+ * An account has changed (0: any). Its sessions end with 421: between two commands now, else
+ * after the command; a message that is coming ends early only if the account may send no more.
+ */
+void sessions_account_changed(struct serving *serving, uint64_t account);
+
+/* Whether the account has changed since the session began its login: what that brings may be old.
+ */
+bool session_login_is_stale(const struct session *session, uint64_t account);

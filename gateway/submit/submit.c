@@ -271,9 +271,7 @@ static void on_changed(void *arg, uint64_t account)
 {
 	struct server *server = arg;
 
-	server->serving.era++;
-	list_for_each_safe (at, &server->serving.sessions)
-		session_account_changed(list_entry(at, struct session, link), account);
+	sessions_account_changed(&server->serving, account);
 }
 
 static void on_drain_end(void *arg)
@@ -297,7 +295,7 @@ static int server_init(
 	        .spool = submit->spool,
 	        .conf = conf_ref(submit->conf),
 	        .tls = tls_server_ref(tls),
-	        .era = 1,
+	        .changes = 1,
 	        .take_login = take_login,
 	        .give_login_back = give_login_back,
 	        .on_session_gone = on_session_gone,

@@ -170,7 +170,7 @@ static void give_login_back(struct serving *serving, uint64_t account)
 static void on_changed(void *arg, uint64_t account)
 {
 	(void)arg;
-	(void)account;
+	sessions_account_changed(&bench.serving, account);
 }
 
 static void load_conf(void)
