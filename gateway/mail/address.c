@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <string.h>
 
+#include "gateway/mail/encoded_word.h"
+
 #define COMMENT_DEPTH_MAX 8
 #define MAILBOXES_MAX     1000
 
@@ -18,13 +20,20 @@ static void advance(struct slice *text, size_t len)
 	*text = slice_part(*text, len, text->len);
 }
 
+/* Within a name or a comment: what a reader that looks for "<" first would take for an address. */
+static bool is_bracket(char c)
+{
+	return c == '<' || c == '>';
+}
+
 /*
  * Whether the backslash there quotes an octet (RFC 5322 3.2.1). Not one at the end of a line:
  * readers differ in what is left of it when the line is unfolded.
  */
 static bool is_quoted_pair(struct slice text, size_t at)
 {
-	return at + 1 < text.len && text.ptr[at + 1] != '\r' && text.ptr[at + 1] != '\n';
+	return at + 1 < text.len && text.ptr[at + 1] != '\r' && text.ptr[at + 1] != '\n' &&
+	       !is_bracket(text.ptr[at + 1]);
 }
 
 /* Length of the comment at the front, or 0: nested parentheses, quoted pairs. */
@@ -32,7 +41,7 @@ static size_t comment_length(struct slice text)
 {
 	unsigned depth = 0;
 
-	for (size_t i = 0; i < text.len; i++) {
+	for (size_t i = 0; i < text.len && !is_bracket(text.ptr[i]); i++) {
 		if (text.ptr[i] == '\\') {
 			if (!is_quoted_pair(text, i++))
 				return 0;
@@ -75,13 +84,24 @@ static size_t atom_length(struct slice text)
 
 static size_t quoted_length(struct slice text)
 {
-	for (size_t i = 1; i < text.len; i++) {
+	for (size_t i = 1; i < text.len && !is_bracket(text.ptr[i]); i++) {
 		if (text.ptr[i] == '"')
 			return i + 1;
 		if (text.ptr[i] == '\\' && !is_quoted_pair(text, i++))
 			return 0;
 	}
 	return 0;
+}
+
+/* As quoted_length(), of a local part: only what could stand there without the quotes. */
+static size_t quoted_local_length(struct slice text)
+{
+	size_t len = 1;
+
+	while (len < text.len &&
+	        (path_is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
+		len++;
+	return len > 1 && len < text.len && text.ptr[len] == '"' ? len + 1 : 0;
 }
 
 /* Length of an addr-spec at the front, without any white space in it; 0 if there is none. */
@@ -92,7 +112,7 @@ static size_t addr_spec_length(struct slice text)
 	if (text.len == 0)
 		return 0;
 	if (text.ptr[0] == '"') {
-		len = quoted_length(text);
+		len = quoted_local_length(text);
 	} else {
 		while (len < text.len &&
 		        (path_is_atext((unsigned char)text.ptr[len]) || text.ptr[len] == '.'))
@@ -184,6 +204,8 @@ int address_list_parse(struct slice body, address_fn each, void *arg)
 	struct mailbox mailbox;
 	int count = 0;
 
+	if (!encoded_words_are_plain(body))
+		return -EINVAL;
 	for (;;) {
 		if (count == MAILBOXES_MAX || parse_mailbox(&body, &mailbox) < 0 ||
 		        skip_cfws(&body) < 0)

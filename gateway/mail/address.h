@@ -2,7 +2,8 @@
 /*
  * Addresses in header fields: RFC 5322 3.4, read strictly, so that no mail reader
  * can see another address than the one that was checked. Groups, routes, empty
- * members and obsolete forms are refused. Pure.
+ * members and obsolete forms are refused, and so are angle brackets that stand in a
+ * name or a comment, plain or encoded. Pure.
  */
 #pragma once
 

@@ -117,12 +117,25 @@ static void on_mailbox(void *arg, const struct mailbox *mailbox)
 	check->each(check->arg, mailbox);
 }
 
+/* Control characters and line ends above ASCII: U+0080 to U+009F, U+2028, U+2029. */
+static bool has_utf8_controls(struct slice text)
+{
+	for (size_t i = 0; i + 1 < text.len; i++) {
+		const unsigned char *at = (const unsigned char *)text.ptr + i;
+		if (at[0] == 0xc2 && at[1] < 0xa0)
+			return true;
+		if (i + 2 < text.len && at[0] == 0xe2 && at[1] == 0x80 && (at[2] & 0xfe) == 0xa8)
+			return true;
+	}
+	return false;
+}
+
 /* A field of 1 to `most` mailboxes; `fault` is what it is called otherwise. */
 static enum header_fault check_addresses(
         struct check *check, const struct header_field *field, int most, enum header_fault fault)
 {
 	check->first_domain = slice_of("", 0);
-	if (!slice_is_utf8(field->body))
+	if (!slice_is_utf8(field->body) || has_utf8_controls(field->body))
 		return fault;
 	int count = address_list_parse(field->body, on_mailbox, check);
 	if (count < 1 || count > most)

@@ -505,6 +505,7 @@ static void headers_are_completed(void **state)
 	        .received = SLICE("Received: here\r\n"),
 	        .date = "today",
 	        .message_id = NULL,
+	        .sender = SLICE("a@x.example"),
 	};
 	struct buf out;
 
@@ -523,6 +524,7 @@ static void headers_are_completed(void **state)
 	assert_null(memmem(all.ptr, all.len, "e@y", 3));
 	assert_null(memmem(all.ptr, all.len, "f@y", 3));
 	assert_non_null(memmem(all.ptr, all.len, "Date: today\r\n", 13));
+	assert_non_null(memmem(all.ptr, all.len, "\r\nSender: a@x.example\r\n", 23));
 	assert_true(slice_ends_with_nocase(all, SLICE("\r\n\r\n")));
 	buf_done(&out);
 }

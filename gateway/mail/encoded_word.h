@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: ISC */
+/* Encoded-words (RFC 2047) in fields that say who sent a message. Pure. */
+#pragma once
+
+#include <stdbool.h>
+
+#include "gateway/base/slice.h"
+
+/*
+ * Whether no encoded-word in the text hides a control character or an angle bracket: a
+ * reader that decodes a field before it looks for addresses would find another one. Only
+ * octets that are ASCII in the word's charset are judged.
+ */
+bool encoded_words_are_plain(struct slice text);
