@@ -186,6 +186,7 @@ static void load_conf(void)
 	struct buf errors;
 
 	buf_init(&errors, CONF_ERRORS_MAX);
+	bench.serving.changes = 1;
 	int r = conf_parse(text, "fuzz.conf", &errors, &bench.serving.conf);
 	if (r < 0)
 		fprintf(stderr, "%s", buf_str(&errors));

@@ -88,7 +88,7 @@ FUNCTIONS = {
         "network_grant", "network_revoke", "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "usage"},
     "postern_auth": {
         "admit", "auth_lookup", "certificate_lookup", "credential_upgrade", "credentials_used", "network_lookup", "scram_iterations", "server_secret", "settle"},
-    "postern_relay": {"dkim_keys"},
+    "postern_relay": {"dkim_keys", "held_accounts", "held_among"},
 }
 
 
