@@ -262,8 +262,8 @@ static int compare_numbers(const void *a, const void *b)
 
 static bool was_told(const struct accounts *accounts, uint64_t id)
 {
-	return bsearch(&id, accounts->told, accounts->told_count, sizeof(id), compare_numbers) !=
-	       NULL;
+	return accounts->told_count > 0 && bsearch(&id, accounts->told, accounts->told_count,
+	                                           sizeof(id), compare_numbers) != NULL;
 }
 
 /* Whether what the database says of these is what was told; `rows` are in ascending order. */
