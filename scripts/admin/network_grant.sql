@@ -4,4 +4,4 @@
 --
 --   psql -v login=alice@example.org -v network=192.0.2.0/24 -f scripts/admin/network_grant.sql
 \set ON_ERROR_STOP on
-select postern.network_grant(:'login', :'network'::cidr);
+select postern.network_grant(:'login', :'network');

@@ -161,7 +161,7 @@ WITHOUT_COMMENT = """
     select relname from relation where relkind <> 'c' and obj_description(oid, 'pg_class') is null
     union all
     select relname || '.' || attname from relation r join pg_attribute a on a.attrelid = r.oid and attnum > 0 and not attisdropped
-        where col_description(r.oid, attnum) is null
+        where relkind <> 'c' and col_description(r.oid, attnum) is null
     union all
     select oid::regprocedure::text from pg_proc where pronamespace = 'postern'::regnamespace and obj_description(oid, 'pg_proc') is null
         and not exists (select from theirs where classid = 'pg_proc'::regclass and objid = oid)
