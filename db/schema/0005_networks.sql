@@ -127,7 +127,20 @@ end
 $$;
 comment on function postern.network_lookup is 'For auth: login of the account whose server has that address, for auth_lookup; null: nobody''s.';
 
+-- ---- certificates ----
+
+create function postern.certificate_lookup(p_fingerprint text) returns table (login text, credential bigint)
+language plpgsql stable security definer set search_path = postern, pg_temp as $$
+begin
+    return query select a.login, c.id from postern.credential c join postern.account a on a.id = c.account
+        where c.kind = 'certificate' and c.verifier = p_fingerprint and c.revoked_at is null
+            and (c.expires_at is null or c.expires_at > now());
+end
+$$;
+comment on function postern.certificate_lookup is
+    'For auth: whose certificate it is, by its SHA-256 in lower-case hex: the login, for auth_lookup, and the credential.';
+
 grant select on postern.network_overview to postern_admin;
 grant execute on function postern.network_grant, postern.network_revoke to postern_admin;
-grant execute on function postern.network_lookup to postern_auth;
+grant execute on function postern.network_lookup, postern.certificate_lookup to postern_auth;
 reset role;
