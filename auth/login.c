@@ -297,9 +297,8 @@ static void start_external(
 {
 	struct found found = {0};
 
-	if (message->fingerprint.len > 0)
-		found.error = identity_fetch_by_certificate(logins->settings.store, db,
-		        message->fingerprint, &found.identity, &found.credential, &found.why);
+	found.error = identity_fetch_by_certificate(logins->settings.store, db,
+	        message->fingerprint, &found.identity, &found.credential, &found.why);
 	if (found.identity == NULL)
 		found.refusal = "unknown_certificate";
 	else if (!names(message->data, found.identity->account.login))

@@ -37,7 +37,8 @@ struct conf_listener {
 	const char *const *address; /* as written; each parses with addr_parse() */
 	size_t address_count;
 	enum conf_tls_mode tls;
-	bool networks; /* who stands in an account's network needs no login */
+	bool networks;            /* who stands in an account's network needs no login */
+	bool client_certificates; /* TLS asks for one */
 };
 
 struct conf_tls {

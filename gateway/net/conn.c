@@ -48,6 +48,7 @@ struct conn {
 	struct buf input, output;
 	gnutls_session_t session;
 	struct tls_server *server; /* one of the two, from the start of TLS on */
+	enum tls_ask ask;          /* of the server */
 	struct tls_client *client;
 	char *host;
 	size_t record_pending; /* octets of the output that GnuTLS holds half-sent */
@@ -246,7 +247,7 @@ static void begin_handshake(struct conn *conn)
 	/* What came in the clear behind STARTTLS must not be taken for protected input. */
 	buf_wipe(&conn->input);
 	if (conn->server != NULL)
-		r = tls_server_session(conn->server, conn->fd, &conn->session);
+		r = tls_server_session(conn->server, conn->ask, conn->fd, &conn->session);
 	else
 		r = tls_client_session(conn->client, conn->fd, conn->host, &conn->session);
 	if (r < 0)
@@ -599,8 +600,9 @@ static void start_tls(struct conn *conn)
 	loop_defer(conn->loop, &conn->turn_end);
 }
 
-void conn_start_tls_server(struct conn *conn, struct tls_server *server)
+void conn_start_tls_server(struct conn *conn, struct tls_server *server, enum tls_ask ask)
 {
+	conn->ask = ask;
 	conn->server = tls_server_ref(server);
 	start_tls(conn);
 }
@@ -630,6 +632,11 @@ const char *conn_tls_cipher(const struct conn *conn)
 {
 	return conn->session != NULL ? gnutls_cipher_get_name(gnutls_cipher_get(conn->session))
 	                             : NULL;
+}
+
+bool conn_fingerprint(const struct conn *conn, char ret_text[TLS_FINGERPRINT])
+{
+	return conn->state == STATE_SECURE && tls_fingerprint(conn->session, ret_text);
 }
 
 uint64_t conn_bytes_in(const struct conn *conn)

@@ -96,7 +96,7 @@ size_t conn_unsent(const struct conn *conn);
  * follows. Input in the window was sent in the clear: it is the caller's duty to
  * refuse a peer that sent any (RFC 3207 6), what is there is thrown away.
  */
-void conn_start_tls_server(struct conn *conn, struct tls_server *server);
+void conn_start_tls_server(struct conn *conn, struct tls_server *server, enum tls_ask ask);
 void conn_start_tls_client(struct conn *conn, struct tls_client *client, const char *host);
 
 bool conn_is_secure(const struct conn *conn);
@@ -104,6 +104,9 @@ bool conn_is_secure(const struct conn *conn);
 /* "TLS1.3" and "AES-256-GCM"; NULL before TLS. */
 const char *conn_tls_version(const struct conn *conn);
 const char *conn_tls_cipher(const struct conn *conn);
+
+/* Of the certificate that the peer has shown under TLS; false: none. */
+bool conn_fingerprint(const struct conn *conn, char ret_text[TLS_FINGERPRINT]);
 
 uint64_t conn_bytes_in(const struct conn *conn);
 uint64_t conn_bytes_out(const struct conn *conn);

@@ -3,9 +3,12 @@
 #include "gateway/net/tls.h"
 
 #include <errno.h>
+#include <gnutls/crypto.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "gateway/base/encode.h"
 
 /*
  * X25519 first: it makes the handshake 13 % cheaper than P-256. GnuTLS refuses
@@ -17,6 +20,9 @@ static const char priorities[] = "NONE:+VERS-TLS1.3:+VERS-TLS1.2:+ECDHE-ECDSA:+E
                                  ":+GROUP-X25519:+GROUP-SECP256R1:+GROUP-SECP384R1"
                                  ":+SIGN-ALL:-SIGN-RSA-SHA1:-SIGN-ECDSA-SHA1:-SIGN-DSA-SHA1"
                                  ":+COMP-NULL:+CTYPE-X509:%SERVER_PRECEDENCE";
+
+/* Octets of a handshake where clients may send a chain of certificates. */
+#define HANDSHAKE_MAX 32768
 
 struct tls_server {
 	_Atomic unsigned refs;
@@ -147,7 +153,8 @@ static int start_session(gnutls_session_t session, int fd, gnutls_priority_t pri
 	return r;
 }
 
-int tls_server_session(struct tls_server *server, int fd, gnutls_session_t *ret_session)
+int tls_server_session(
+        struct tls_server *server, enum tls_ask ask, int fd, gnutls_session_t *ret_session)
 {
 	static const gnutls_datum_t smtp = {(unsigned char *)(uintptr_t) "smtp", 4};
 	gnutls_session_t session;
@@ -160,13 +167,29 @@ int tls_server_session(struct tls_server *server, int fd, gnutls_session_t *ret_
 		r = gnutls_alpn_set_protocols(session, &smtp, 1, GNUTLS_ALPN_MANDATORY);
 	if (r >= 0)
 		r = gnutls_session_ticket_enable_server(session, &server->ticket_key);
-	gnutls_certificate_server_set_request(session, GNUTLS_CERT_IGNORE);
+	gnutls_certificate_server_set_request(
+	        session, ask == TLS_ASK_CERTIFICATE ? GNUTLS_CERT_REQUEST : GNUTLS_CERT_IGNORE);
+	if (ask == TLS_ASK_CERTIFICATE)
+		gnutls_handshake_set_max_packet_length(session, HANDSHAKE_MAX);
 	if (r < 0) {
 		gnutls_deinit(session);
 		return -ENOMEM;
 	}
 	*ret_session = session;
 	return 0;
+}
+
+bool tls_fingerprint(gnutls_session_t session, char ret_text[TLS_FINGERPRINT])
+{
+	uint8_t digest[TLS_FINGERPRINT / 2];
+	unsigned count = 0;
+	const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &count);
+
+	if (chain == NULL || count == 0 ||
+	        gnutls_hash_fast(GNUTLS_DIG_SHA256, chain[0].data, chain[0].size, digest) < 0)
+		return false;
+	hex_encode(digest, sizeof(digest), ret_text);
+	return true;
 }
 
 /* Whether SNI may carry it: a name, not an address (RFC 6066 3). */

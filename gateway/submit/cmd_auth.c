@@ -28,6 +28,7 @@ static void split(struct slice args, struct slice *ret_mechanism, struct slice *
 enum reply auth_check(struct session *session, struct slice args)
 {
 	static const char *const offered[] = {"SCRAM-SHA-256", "PLAIN", "LOGIN"};
+	char unused[TLS_FINGERPRINT];
 	struct slice mechanism, initial;
 
 	if (session->account != NULL)
@@ -39,13 +40,17 @@ enum reply auth_check(struct session *session, struct slice args)
 		if (slice_equal_nocase(mechanism, slice_str(offered[i])))
 			return REPLY_COUNT;
 	}
-	return REPLY_UNKNOWN_MECHANISM;
+	return slice_equal_nocase(mechanism, SLICE("EXTERNAL")) &&
+	                       session_fingerprint(session, unused)
+	               ? REPLY_COUNT
+	               : REPLY_UNKNOWN_MECHANISM;
 }
 
 /* Asks `auth`: the first question of a login, or its next step. */
 static void ask(struct session *session, bool has_response, struct slice response)
 {
-	char ip[ADDR_TEXT];
+	char ip[ADDR_TEXT], fingerprint[TLS_FINGERPRINT];
+	bool shown = session_fingerprint(session, fingerprint);
 	const struct auth_message start = {
 	        .type = AUTH_LOGIN_START,
 	        .mechanism = slice_str(session->mechanism),
@@ -53,6 +58,7 @@ static void ask(struct session *session, bool has_response, struct slice respons
 	        .session = slice_str(session->sid),
 	        .has_initial = has_response,
 	        .data = response,
+	        .fingerprint = slice_str(shown ? fingerprint : ""),
 	};
 
 	session->auth_asked_ms = clock_mono_ms();
@@ -93,7 +99,7 @@ enum reply auth_act(struct session *session, struct slice args)
 	session->mechanism[mechanism.len] = '\0';
 	if (initial.len > 0)
 		return pass_on(session, initial);
-	/* PLAIN and SCRAM begin with the client: an empty challenge asks it to. */
+	/* All others begin with the client: an empty challenge asks it to. */
 	if (!slice_equal_nocase(mechanism, SLICE("LOGIN"))) {
 		session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(""));
 		session_move(session, ST_AUTH_MORE);
@@ -281,16 +287,6 @@ static void on_answer(
 }
 
 /* ---- by network ---- */
-
-bool auth_wants_network(const struct session *session)
-{
-	struct slice input = conn_input(session->conn);
-
-	return session->listener->networks && session->account == NULL &&
-	       session->state == ST_READY && session->nobody_at != session->serving->changes &&
-	       !session->skipping_line && slice_starts_with_nocase(input, SLICE("MAIL ")) &&
-	       slice_find(input, '\n') >= 0;
-}
 
 /* The MAIL that waits gets this reply. */
 static void refuse_mail(struct session *session, enum reply reply, const struct reply_args *args)

@@ -61,7 +61,7 @@ enum reply ehlo_act(struct session *session, struct slice args)
 {
 	enum reply reply = greet(session, args);
 	const char *lines[10];
-	char size[40];
+	char size[40], unused[TLS_FINGERPRINT];
 	size_t count = 0;
 	struct buf out;
 	int r = 0;
@@ -82,7 +82,9 @@ enum reply ehlo_act(struct session *session, struct slice args)
 	if (!conn_is_secure(session->conn))
 		lines[count++] = "STARTTLS";
 	else if (session->account == NULL)
-		lines[count++] = "AUTH SCRAM-SHA-256 PLAIN LOGIN";
+		lines[count++] = session_fingerprint(session, unused)
+		                         ? "AUTH SCRAM-SHA-256 PLAIN LOGIN EXTERNAL"
+		                         : "AUTH SCRAM-SHA-256 PLAIN LOGIN";
 	lines[count++] = "SMTPUTF8";
 
 	buf_init(&out, EHLO_MAX);
@@ -154,6 +156,6 @@ enum reply starttls_act(struct session *session, struct slice args)
 	arena_reset(&session->arena);
 	session->helo = SLICE("");
 	session_move(session, ST_TLS);
-	conn_start_tls_server(session->conn, session->tls);
+	session_start_tls(session);
 	return REPLY_LATER;
 }

@@ -52,9 +52,7 @@ enum reply auth_check(struct session *session, struct slice args);
 enum reply auth_act(struct session *session, struct slice args);
 /* The client's next response, in AUTH_MORE. */
 void auth_response(struct session *session, struct slice line);
-/* Whether the next line is MAIL of somebody whom his address may tell. */
-bool auth_wants_network(const struct session *session);
-/* Asks whose it is; the line stays, and is read again when the answer is there. */
+/* Asks whose the address is; the MAIL stays, and is read again when the answer is there. */
 void auth_ask_network(struct session *session);
 
 /* cmd_mail.c */

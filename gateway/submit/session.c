@@ -168,6 +168,18 @@ static void begin_log(struct session *session)
 	log_ctx_add(&session->log, "ip", slice_str(addr_format_ip(&session->peer, ip)));
 }
 
+void session_start_tls(struct session *session)
+{
+	conn_start_tls_server(session->conn, session->tls,
+	        session->listener->client_certificates ? TLS_ASK_CERTIFICATE : TLS_ASK_NOTHING);
+}
+
+bool session_fingerprint(const struct session *session, char ret_text[TLS_FINGERPRINT])
+{
+	/* A resumed session of another listener may have one that was not asked for here. */
+	return session->listener->client_certificates && conn_fingerprint(session->conn, ret_text);
+}
+
 static void drop_account(struct session *session)
 {
 	struct account *account = TAKE(session->account);
@@ -318,6 +330,19 @@ static bool take_line(struct session *session)
 	return true;
 }
 
+/* Whether the next line is a MAIL of somebody whom the address may tell. */
+static bool wants_network(const struct session *session)
+{
+	struct slice input = conn_input(session->conn);
+
+	if (!session->listener->networks || session->account != NULL ||
+	        session->state != ST_READY || session->nobody_at == session->serving->changes ||
+	        session->skipping_line || !slice_starts_with_nocase(input, SLICE("MAIL ")))
+		return false;
+	ptrdiff_t end = slice_find(input, '\n');
+	return end >= 0 && end < LINE_MAX_SMTP;
+}
+
 static void on_data(void *arg)
 {
 	struct session *session = arg;
@@ -340,7 +365,7 @@ static void on_data(void *arg)
 		}
 		if (must_end(session))
 			return;
-		if (auth_wants_network(session)) {
+		if (wants_network(session)) {
 			auth_ask_network(session);
 			return;
 		}
@@ -420,7 +445,7 @@ int session_new(struct serving *serving, int fd, const struct addr *peer, size_t
 	counter_add(CT_CONNECTIONS, 1);
 	if (session->listener->tls == CONF_TLS_IMPLICIT) {
 		session->state = ST_TLS;
-		conn_start_tls_server(session->conn, session->tls);
+		session_start_tls(session);
 	} else {
 		session_reply(session, REPLY_GREETING, REPLY_ARGS(session->conf->hostname));
 	}

@@ -147,6 +147,12 @@ void session_continue(struct session *session);
 /* Drops the transaction, gives back what it was charged, back to READY or START. */
 void session_reset(struct session *session);
 
+/* Starts the handshake, in ST_TLS. */
+void session_start_tls(struct session *session);
+
+/* The certificate that the client has shown, if it was asked for; false: none. */
+bool session_fingerprint(const struct session *session, char ret_text[TLS_FINGERPRINT]);
+
 /* It is nobody again: at STARTTLS. */
 void session_forget_login(struct session *session);
 

@@ -3,13 +3,16 @@
  * A whole client session of `submit`, with a spool and an `auth` that says yes to
  * everything; TLS is taken for granted. The input is what the client sends, in pieces that
  * end with 0xff: behind each it waits for all replies. A 0xfe at the very end: it goes
- * away without waiting. A piece of 0xfd: the disk begins to fail, or ends to. A model of one page
+ * away without waiting. A piece of 0xfd: the disk begins to fail, or ends to. A first piece of
+ * 0xfc: the address is in an account's network, and that is enough; of 0xfb: it is in none. There
+ * TLS has asked for a certificate, which it got. A model of one page
  * says which replies each command may get: one, in order, and 250 to the final dot only for a
  * message that is in the spool. Once memory has failed (memory.c) only the latter must hold, and
  * that it refuses nothing for good which it takes otherwise.
  */
 #include "gateway/submit/session.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +30,11 @@
 #define OUTPUT_MAX  (1U << 20)
 #define ACCOUNT     42
 #define SPOOL_ROUND 2000 /* messages, then a new spool */
+
+/* A first piece that chooses the listener with networks, and the address. */
+#define GRANTED         "\xfc"
+#define NOBODYS         "\xfb"
+#define GRANTED_ADDRESS "192.0.2.1"
 
 const char *const fuzz_phrases[] = {
         "EHLO c.example\r\n\xff",
@@ -54,6 +62,10 @@ const char *const fuzz_phrases[] = {
         "QUIT\r\n\xff",
         "\xfd\xff",
         "FOO bar\r\n\xff",
+        GRANTED "\xff",
+        NOBODYS "\xff",
+        "AUTH EXTERNAL =\r\n\xff",
+        "AUTH EXTERNAL\r\n\xff",
 };
 const size_t fuzz_phrase_count = ARRAY_LEN(fuzz_phrases);
 
@@ -76,6 +88,7 @@ bool __wrap_conn_is_secure(const struct conn *conn);
 const char *__wrap_conn_tls_version(const struct conn *conn);
 const char *__wrap_conn_tls_cipher(const struct conn *conn);
 struct tls_server *__wrap_tls_server_ref(struct tls_server *server);
+bool __wrap_conn_fingerprint(const struct conn *conn, char ret_text[TLS_FINGERPRINT]);
 
 bool __wrap_conn_is_secure(const struct conn *conn)
 {
@@ -100,6 +113,14 @@ struct tls_server *__wrap_tls_server_ref(struct tls_server *server)
 	return server;
 }
 
+bool __wrap_conn_fingerprint(const struct conn *conn, char ret_text[TLS_FINGERPRINT])
+{
+	(void)conn;
+	memset(ret_text, 'a', TLS_FINGERPRINT - 1);
+	ret_text[TLS_FINGERPRINT - 1] = '\0';
+	return true;
+}
+
 /* ---- the world around the session ---- */
 
 static void answer(const struct auth_message *question)
@@ -118,11 +139,15 @@ static void answer(const struct auth_message *question)
 
 	if (question->type == AUTH_LOGIN_START || question->type == AUTH_LOGIN_STEP)
 		message.type = AUTH_DONE;
+	else if (question->type == AUTH_LOGIN_NETWORK)
+		message.type = slice_equal(question->client_address, SLICE(GRANTED_ADDRESS))
+		                       ? AUTH_DONE
+		                       : AUTH_REFUSED;
 	else if (question->type == AUTH_ADMIT)
 		message.type = AUTH_ADMITTED;
 	else
 		return;
-	assert_bug(message.type == AUTH_DONE || question->charge.account == ACCOUNT);
+	assert_bug(message.type != AUTH_ADMITTED || question->charge.account == ACCOUNT);
 	message.charge.bytes_counted = true;
 	buf_init(&out, PROTOCOL_DATAGRAM_MAX);
 	assert_bug(protocol_encode(&message, &account, &out) == 0);
@@ -175,14 +200,15 @@ static void on_changed(void *arg, uint64_t account)
 
 static void load_conf(void)
 {
-	static const char text[] =
-	        "hostname = \"h.example\"\n"
-	        "database = \"dbname=postern\"\n"
-	        "listener = { submission = { address = [\"127.0.0.1:5587\"] } }\n"
-	        "tls = { certificate = \"/c\"  key = \"/k\" }\n"
-	        "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
-	        "submission = { message_size = \"10K\" }\n"
-	        "route = \"isp\"\n";
+	static const char text[] = "hostname = \"h.example\"\n"
+	                           "database = \"dbname=postern\"\n"
+	                           "listener = { submission = { address = [\"127.0.0.1:5587\"] }\n"
+	                           " relay = { address = [\"127.0.0.1:5025\"]\n"
+	                           "  networks = true  client_certificates = true } }\n"
+	                           "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	                           "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	                           "submission = { message_size = \"10K\" }\n"
+	                           "route = \"isp\"\n";
 	struct buf errors;
 
 	buf_init(&errors, CONF_ERRORS_MAX);
@@ -255,6 +281,7 @@ static void set_up(void)
 	load_conf();
 	open_spool();
 	bench.serving.loop = bench.loop;
+	bench.serving.era = 1;
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
 	bench.serving.give_login_back = give_login_back;
@@ -325,6 +352,7 @@ enum model_state { START, READY, MAIL, RCPT, RESPONSE, DATA, GONE };
 struct model {
 	enum model_state state;
 	bool logged_in;
+	bool granted;     /* its address is in the account's network */
 	struct buf text;  /* that was sent and is not accounted for: half a line, or a message */
 	bool disk_failed; /* since this session began */
 	struct slice behind;
@@ -531,6 +559,9 @@ static void model_line(struct model *model, struct slice line)
 	bool whole = line.len > 0 && line.ptr[line.len - 1] == '\r';
 	size_t limit = response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : 4096;
 
+	/* The first MAIL makes it somebody, whatever becomes of it. */
+	model->logged_in |= model->granted && model->state == READY && line.len < limit &&
+	                    slice_starts_with_nocase(line, SLICE("MAIL "));
 	if (response) {
 		model_response(model);
 	} else if (line.len >= limit || !whole ||
@@ -748,6 +779,8 @@ static void hold_session(struct client *client, struct model *model, struct slic
 			model->disk_failed = true;
 			continue;
 		}
+		if (slice_equal(piece, SLICE(GRANTED)) || slice_equal(piece, SLICE(NOBODYS)))
+			continue;
 		buf_clear(&client->output);
 		if (!send_piece(client, model, slice_part(piece, 0, PIECE_MAX)))
 			break;
@@ -762,12 +795,14 @@ static void hold_session(struct client *client, struct model *model, struct slic
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	static const struct addr peer = {.u.in.sin_family = AF_INET, .len = sizeof(peer.u.in)};
+	struct addr peer = {.u.in.sin_family = AF_INET, .len = sizeof(peer.u.in)};
 	static struct model model;
 	struct slice in = slice_of(data, size);
 	struct client client = {0};
 	struct watch *watch;
 	int pair[2];
+	bool granted = slice_starts_with(in, SLICE(GRANTED "\xff"));
+	bool networks = granted || slice_starts_with(in, SLICE(NOBODYS "\xff"));
 	bool abrupt = size > 0 && data[size - 1] == 0xfe;
 
 	bench_in_harness = true;
@@ -776,6 +811,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_up();
 	in.len -= abrupt;
 	memset(&model, 0, sizeof(model));
+	model.granted = granted;
+	if (granted)
+		assert_bug(inet_pton(AF_INET, GRANTED_ADDRESS, &peer.u.in.sin_addr) == 1);
 	buf_init(&model.text, OUTPUT_MAX);
 	buf_init(&client.output, OUTPUT_MAX);
 	assert_bug(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);
@@ -783,7 +821,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	assert_bug(watch_new(bench.loop, client.fd, on_output, &client, &watch) == 0);
 	watch_set(watch, WATCH_READ);
 	bench_in_harness = false;
-	int r = session_new(&bench.serving, pair[1], &peer, 0);
+	int r = session_new(&bench.serving, pair[1], &peer, networks);
 	bench_in_harness = true;
 	assert_bug(r == 0 || bench_memory_failed);
 

@@ -13,6 +13,7 @@
 
 #include "gateway/base/buf.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/encode.h"
 #include "gateway/net/conn.h"
 #include "gateway/net/jobs.h"
 #include "gateway/net/listener.h"
@@ -203,6 +204,7 @@ static void a_full_queue_takes_no_job(void **state)
 
 static struct tls_server *server;
 static struct tls_client *client;
+static char certificate_sha256[TLS_FINGERPRINT];
 
 static struct slice export_pem(int r, const gnutls_datum_t *pem)
 {
@@ -234,6 +236,10 @@ static int make_credentials(void **state)
 	assert_int_equal(gnutls_x509_crt_sign2(crt, crt, key, GNUTLS_DIG_SHA256, 0), 0);
 	struct slice crt_text =
 	        export_pem(gnutls_x509_crt_export2(crt, GNUTLS_X509_FMT_PEM, &crt_pem), &crt_pem);
+	uint8_t digest[32];
+	size_t size = sizeof(digest);
+	assert_int_equal(gnutls_x509_crt_get_fingerprint(crt, GNUTLS_DIG_SHA256, digest, &size), 0);
+	hex_encode(digest, size, certificate_sha256);
 	struct slice key_text = export_pem(
 	        gnutls_x509_privkey_export2(key, GNUTLS_X509_FMT_PEM, &key_pem), &key_pem);
 	assert_int_equal(tls_server_new(crt_text, key_text, &server, &why), 0);
@@ -379,7 +385,7 @@ static void connect_peers(struct peer *a, struct peer *b)
 
 static void start_tls(struct peer *a, struct peer *b)
 {
-	conn_start_tls_server(a->conn, server);
+	conn_start_tls_server(a->conn, server, TLS_ASK_NOTHING);
 	conn_start_tls_client(b->conn, client, "host.example");
 }
 
@@ -673,7 +679,7 @@ static void a_talker_leaves_the_others_their_turn(void **state)
 	peer_init(&a);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
 	assert_int_equal(conn_new(loop, fds[0], MUCH, &slow_events, &a, &a.conn), 0);
-	conn_start_tls_server(a.conn, server);
+	conn_start_tls_server(a.conn, server, TLS_ASK_NOTHING);
 	assert_int_equal(pthread_create(&thread, NULL, talk, &fds[1]), 0);
 	run_until(&a.secure);
 	timer_init(&resume, loop, let_talk, &a);
@@ -692,12 +698,32 @@ static void noise_is_no_handshake(void **state)
 
 	(void)state;
 	connect_peers(&a, &b);
-	conn_start_tls_server(a.conn, server);
+	conn_start_tls_server(a.conn, server, TLS_ASK_NOTHING);
 	conn_write(b.conn, SLICE("EHLO client.example\r\nMAIL FROM:<a@x.example>\r\n"));
 	loop_run(loop);
 	assert_int_equal(a.closed, 1);
 	assert_int_equal(a.end, CONN_END_TLS);
 	assert_int_equal(a.secure, 0);
+	peer_done(&a);
+	peer_done(&b);
+}
+
+/* Of who has shown one; who was asked may have none, and is served. */
+static void a_certificate_has_a_fingerprint(void **state)
+{
+	char text[TLS_FINGERPRINT];
+	struct peer a, b;
+
+	(void)state;
+	connect_peers(&a, &b);
+	assert_false(conn_fingerprint(a.conn, text));
+	conn_start_tls_server(a.conn, server, TLS_ASK_CERTIFICATE);
+	conn_start_tls_client(b.conn, client, "host.example");
+	run_until(&a.secure);
+	run_until(&b.secure);
+	assert_false(conn_fingerprint(a.conn, text));
+	assert_true(conn_fingerprint(b.conn, text));
+	assert_string_equal(text, certificate_sha256);
 	peer_done(&a);
 	peer_done(&b);
 }
@@ -711,7 +737,7 @@ static void a_certificate_of_nobody_is_refused(void **state)
 	(void)state;
 	assert_int_equal(tls_client_new(TLS_CHECK_NAME, "", &strict, &why), 0);
 	connect_peers(&a, &b);
-	conn_start_tls_server(a.conn, server);
+	conn_start_tls_server(a.conn, server, TLS_ASK_NOTHING);
 	conn_start_tls_client(b.conn, strict, "host.example");
 	run_until(&b.closed);
 	assert_int_equal(b.end, CONN_END_TLS);
@@ -842,6 +868,7 @@ int main(void)
 	        TEST(who_does_not_read_is_left),
 	        TEST(a_talker_leaves_the_others_their_turn),
 	        TEST(noise_is_no_handshake),
+	        TEST(a_certificate_has_a_fingerprint),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
 	        TEST(a_listener_waits_for_descriptors),
