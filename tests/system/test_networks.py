@@ -3,6 +3,7 @@
 import contextlib
 import smtplib
 import socket
+import subprocess
 import time
 
 from client import MESSAGE, connect, message
@@ -298,6 +299,37 @@ def test_changes_are_felt(stage):
                     assert second.reply().startswith("421 4.7.0") and second.reply() == ""
                     assert time.monotonic() - began < 1
                     grant(stage, "127.0.0.0/30", login)
+
+
+@contextlib.contextmanager
+def plans_locked(stage):
+    """Nobody reads a plan meanwhile: a look-up stops behind the network, before the account."""
+    psql = subprocess.Popen(["psql", "-XAtq", "-d", stage.cluster.database], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            env=stage.cluster.environment)
+    psql.stdin.write(b"begin; lock table postern.plan in access exclusive mode; select 'locked';\n")
+    psql.stdin.flush()
+    assert psql.stdout.readline() == b"locked\n"
+    try:
+        yield
+    finally:
+        psql.communicate(b"commit;\n", timeout=20)
+
+
+def test_what_changes_during_the_look_up_is_looked_up_again(stage):
+    stage.gateway.submission = {"threads": 1}
+    listening(stage)
+    with granted(stage, "127.0.0.3"):
+        grant(stage, "127.0.0.2")
+        with server(stage, "127.0.0.3") as witness, server(stage, "127.0.0.2") as customer:
+            assert witness.ask(mail()).startswith("250")
+            witness.ask("RSET")
+            with plans_locked(stage):
+                customer.send(f"{mail()}\r\n".encode())
+                eventually(lambda: stage.cluster.sql(
+                    "select count(*) from pg_locks where not granted and relation = 'postern.plan'::regclass") == "1")
+                revoke(stage, "127.0.0.2")
+                assert witness.reply().startswith("421 4.7.0")
+            assert customer.reply().startswith("530")
 
 
 def test_the_plans_connections_and_limits_hold(stage):
