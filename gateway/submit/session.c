@@ -252,15 +252,19 @@ static void on_timeout(void *arg)
 		session_close_with(session, CLOSING_TIMEOUT, REPLY_TIMED_OUT);
 }
 
-/* Whether a line may be run: no control characters, which includes a bare CR. */
-static bool has_controls(struct slice line)
+/* Takes the CR off a line that may be run: without control characters, and with that CR. */
+static bool is_whole(struct slice *line)
 {
-	for (size_t i = 0; i < line.len; i++) {
-		unsigned char c = (unsigned char)line.ptr[i];
+	/* RFC 5321 2.3.8: a line ends with CRLF and nothing else does. */
+	if (line->len == 0 || line->ptr[line->len - 1] != '\r')
+		return false;
+	line->len--;
+	for (size_t i = 0; i < line->len; i++) {
+		unsigned char c = (unsigned char)line->ptr[i];
 		if (c < ' ' || c == 0x7f)
-			return true;
+			return false;
 	}
-	return false;
+	return true;
 }
 
 static bool takes_lines(const struct session *session)
@@ -270,12 +274,7 @@ static bool takes_lines(const struct session *session)
 
 static void run_line(struct session *session, struct slice line)
 {
-	size_t len = line.len;
-
-	/* RFC 5321 2.3.8: a line ends with CRLF and nothing else does. */
-	bool whole = len >= 1 && line.ptr[len - 1] == '\r';
-	line.len -= whole;
-	if (!whole || has_controls(line)) {
+	if (!is_whole(&line)) {
 		if (session->state == ST_AUTH_MORE)
 			auth_response(session, SLICE("*"));
 		else
@@ -340,7 +339,8 @@ static bool wants_network(const struct session *session)
 	        session->skipping_line || !slice_starts_with_nocase(input, SLICE("MAIL ")))
 		return false;
 	ptrdiff_t end = slice_find(input, '\n');
-	return end >= 0 && end < LINE_MAX_SMTP;
+	struct slice line = slice_part(input, 0, end > 0 ? (size_t)end : 0);
+	return line.len < LINE_MAX_SMTP && is_whole(&line);
 }
 
 static void on_data(void *arg)

@@ -559,15 +559,15 @@ static void model_line(struct model *model, struct slice line)
 	bool whole = line.len > 0 && line.ptr[line.len - 1] == '\r';
 	size_t limit = response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : 4096;
 
-	/* The first MAIL makes it somebody, whatever becomes of it. */
-	model->logged_in |= model->granted && model->state == READY && line.len < limit &&
-	                    slice_starts_with_nocase(line, SLICE("MAIL "));
 	if (response) {
 		model_response(model);
 	} else if (line.len >= limit || !whole ||
 	           fuzz_has_controls(slice_of(line.ptr, line.len - 1))) {
 		expect_only(model, 500);
 	} else {
+		/* The first MAIL makes it somebody, whatever becomes of it. */
+		model->logged_in |= model->granted && model->state == READY &&
+		                    slice_starts_with_nocase(line, SLICE("MAIL "));
 		model_command(model, slice_of(line.ptr, line.len - 1));
 	}
 }
