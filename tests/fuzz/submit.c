@@ -212,7 +212,6 @@ static void load_conf(void)
 	struct buf errors;
 
 	buf_init(&errors, CONF_ERRORS_MAX);
-	bench.serving.changes = 1;
 	int r = conf_parse(text, "fuzz.conf", &errors, &bench.serving.conf);
 	if (r < 0)
 		fprintf(stderr, "%s", buf_str(&errors));
@@ -281,7 +280,7 @@ static void set_up(void)
 	load_conf();
 	open_spool();
 	bench.serving.loop = bench.loop;
-	bench.serving.era = 1;
+	bench.serving.changes = 1;
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
 	bench.serving.give_login_back = give_login_back;
