@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: ISC
 """Clients: Python's own, a bare one that sends octets, and messages to send."""
+import base64
+import hashlib
+import hmac
+import secrets
 import smtplib
 import socket
 import ssl
@@ -15,7 +19,7 @@ def message(subject="hello", body=b"Hello Bob\r\n", sender="alice@example.org", 
 
 
 def trust_all():
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     return context
@@ -34,12 +38,35 @@ def connect(stage, login="alice@example.org", password="secret-1", implicit=Fals
     return client
 
 
+def scram_proof(password, first, challenge):
+    """The client's last message (RFC 5802 3) to the server's first one, both as they travel."""
+    first = base64.b64decode(first).decode().removeprefix("n,,")
+    challenge = base64.b64decode(challenge).decode()
+    fields = dict(field.split("=", 1) for field in challenge.split(","))
+    last = f"c=biws,r={fields['r']}"
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(fields["s"]), int(fields["i"]))
+    key = hmac.digest(salted, b"Client Key", "sha256")
+    signature = hmac.digest(hashlib.sha256(key).digest(), f"{first},{challenge},{last}".encode(), "sha256")
+    proof = bytes(a ^ b for a, b in zip(key, signature))
+    return base64.b64encode(f"{last},p={base64.b64encode(proof).decode()}".encode()).decode()
+
+
+def scram(bare, login, password):
+    """A login by SCRAM-SHA-256; the last reply."""
+    first = base64.b64encode(f"n,,n={login},r={secrets.token_hex(12)}".encode()).decode()
+    answer = bare.ask(f"AUTH SCRAM-SHA-256 {first}")
+    if answer.startswith("334 "):
+        answer = bare.ask(scram_proof(password, first, answer[4:]))
+    return bare.ask("") if answer.startswith("334 ") else answer
+
+
 class Bare:
     """Octets over a socket, replies as text; nothing is done that a test does not ask for."""
 
-    def __init__(self, stage, tls=False, timeout=20):
+    def __init__(self, stage, tls=False, timeout=20, source="127.0.0.1"):
         self.socket = socket.create_connection(
-            ("127.0.0.1", stage.gateway.tls_port if tls else stage.gateway.port), timeout=timeout)
+            ("127.0.0.1", stage.gateway.tls_port if tls else stage.gateway.port), timeout=timeout,
+            source_address=(source, 0))
         if tls:
             self.socket = trust_all().wrap_socket(self.socket)
         self.file = self.socket.makefile("rb")

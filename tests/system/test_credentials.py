@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: ISC
+"""What accounts log in with: each kind, what it is tied to, what is told of a refusal."""
+import base64
+import concurrent.futures
+import contextlib
+import hashlib
+import os
+import pathlib
+import secrets
+import time
+import warnings
+
+from client import Bare, connect, message, scram
+from environment import eventually
+from test_database import fails
+from test_refusals import plain
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import crypt
+
+REFUSED = "535 5.7.8 Authentication failed"
+IMPORTS = int(os.environ.get("POSTERN_IMPORTS", 2000))
+
+
+@contextlib.contextmanager
+def session(stage, source="127.0.0.1"):
+    """Over TLS, past EHLO."""
+    bare = Bare(stage, tls=True, source=source)
+    try:
+        assert bare.reply().startswith("220 ")
+        assert bare.ask("EHLO client.test").startswith("250")
+        yield bare
+    finally:
+        bare.close()
+
+
+def by_plain(stage, login, password, source="127.0.0.1"):
+    with session(stage, source) as bare:
+        return bare.ask(plain(login, password))
+
+
+def by_login(stage, login, password):
+    with session(stage) as bare:
+        assert bare.ask("AUTH LOGIN").startswith("334 ")
+        assert bare.ask(base64.b64encode(login.encode())).startswith("334 ")
+        return bare.ask(base64.b64encode(password.encode()))
+
+
+def by_scram(stage, login, password):
+    with session(stage) as bare:
+        return scram(bare, login, password)
+
+
+def reason(stage):
+    """The true one of the last refusal."""
+    return stage.gateway.events("login.refused")[-1]["reason"]
+
+
+def app_password(stage, login, label, more=""):
+    return stage.cluster.sql(f"select postern.app_password_create(:'login', :'label'{more})", login=login, label=label)
+
+
+def cpu_ms(pid):
+    """What all threads of a process have used."""
+    return sum(int((task / "schedstat").read_text().split()[0])
+               for task in pathlib.Path(f"/proc/{pid}/task").iterdir()) / 1e6
+
+
+def test_an_app_password_is_easy_to_type_and_costs_nothing(stage):
+    login, password = stage.account("apps@example.org", "secret-1")
+    token = app_password(stage, login, "phone")
+    assert len(token) == 34 and token.count("-") == 6, token
+    assert not set(token) & set("01lo") and token == token.lower(), token
+    # Passwords of the first schema, which go on working: verifiers, and costly ones.
+    stage.cluster.sql("update postern.setting set value = 65536 where name = 'scram_iterations';"
+                      " insert into postern.credential (account, label, verifier) select postern.account_id(:'login'),"
+                      "  'old ' || i, postern.make_verifier('old-' || i) from generate_series(1, 5) i;"
+                      " update postern.setting set value = 15000 where name = 'scram_iterations'", login=login)
+    auth = stage.gateway.children()["auth"]
+    by_plain(stage, login, "wrong")
+    before = cpu_ms(auth)
+    assert by_plain(stage, login, token).startswith("235")
+    cheap = cpu_ms(auth) - before
+    assert by_plain(stage, login, token.upper().replace("-", " ")).startswith("235")
+    assert by_login(stage, login, token.replace("-", "")).startswith("235")
+    before = cpu_ms(auth)
+    assert by_plain(stage, login, app_password(stage, "alice@example.org", "another's")) == REFUSED
+    dear = cpu_ms(auth) - before
+    assert cheap < 2 < 15 < dear, (cheap, dear)
+    assert reason(stage) == "bad_password"
+    for answer in (by_plain(stage, login, "old-5"), by_plain(stage, login, password), by_scram(stage, login, password)):
+        assert answer.startswith("235"), answer
+    # SCRAM knows the main one only.
+    assert by_scram(stage, login, token) == by_scram(stage, login, "old-5") == REFUSED
+    stage.cluster.sql("select postern.credential_revoke(:'login', 'phone')", login=login)
+    eventually(lambda: by_plain(stage, login, token) == REFUSED)
+
+
+def test_a_credential_keeps_to_its_mechanism(stage):
+    login, _ = stage.account("mechanism@example.org", "secret-1")
+    token = app_password(stage, login, "old printer", ", mechanisms => array['login']")
+    assert by_plain(stage, login, token) == REFUSED and reason(stage) == "mechanism_not_allowed"
+    assert by_login(stage, login, token).startswith("235")
+    # It is remembered now, and no less tied.
+    assert by_plain(stage, login, token) == REFUSED and reason(stage) == "mechanism_not_allowed"
+    stage.cluster.sql("update postern.credential set mechanisms = '{PLAIN}'"
+                      " where account = postern.account_id(:'login') and label = 'password'", login=login)
+    assert by_scram(stage, login, "secret-1") == REFUSED and reason(stage) == "mechanism_not_allowed"
+    assert by_scram(stage, login, "wrong") == REFUSED and reason(stage) == "bad_password"
+    assert by_plain(stage, login, "secret-1").startswith("235")
+
+
+def test_a_credential_keeps_to_its_networks(stage):
+    login, _ = stage.account("network@example.org", "secret-1")
+    token = app_password(stage, login, "server", ", networks => array['10.0.0.0/8', '127.0.0.2/32']::cidr[]")
+    assert by_plain(stage, login, token) == REFUSED and reason(stage) == "network_not_allowed"
+    assert by_plain(stage, login, token, "127.0.0.2").startswith("235")
+    assert by_plain(stage, login, token, "127.0.0.2").startswith("235")
+    assert stage.gateway.events("login.accepted", account=login)[-1]["remembered"] == "yes"
+    assert by_plain(stage, login, token) == REFUSED and reason(stage) == "network_not_allowed"
+    # The same password twice: one that may be used is found behind one that may not.
+    stage.cluster.sql("update postern.credential set networks = '{10.0.0.0/8}'"
+                      " where account = postern.account_id(:'login') and label = 'password'", login=login)
+    assert by_plain(stage, login, "secret-1") == REFUSED and reason(stage) == "network_not_allowed"
+    assert by_scram(stage, login, "secret-1") == REFUSED and reason(stage) == "network_not_allowed"
+    stage.cluster.sql("insert into postern.credential (account, label, verifier)"
+                      " values (postern.account_id(:'login'), 'second', postern.make_verifier('secret-1'))", login=login)
+    assert by_plain(stage, login, "secret-1").startswith("235")
+    assert by_scram(stage, login, "secret-1").startswith("235")
+
+
+def test_a_credential_keeps_to_its_sender(stage):
+    login, password = stage.account("senders@example.org", "secret-1", "@shop.example")
+    token = app_password(stage, login, "web shop", ", sender => 'Info@shop.example'")
+    said = fails(lambda: app_password(stage, login, "x", ", sender => 'info@elsewhere.example'"))
+    assert "may not send as" in said and "sender_grant" in said, said
+    for attempt in range(2):
+        with session(stage) as bare:
+            assert bare.ask(plain(login, token)).startswith("235")
+            assert bare.ask(f"MAIL FROM:<{login}>").startswith("550 5.7.1"), attempt
+            assert bare.ask("MAIL FROM:<other@shop.example>").startswith("550 5.7.1")
+            assert bare.ask("MAIL FROM:<info@shop.example>").startswith("250")
+    client = connect(stage, login, password)
+    client.sendmail(login, ["bob@example.net"], message(sender=login))
+    client.quit()
+    stage.cluster.sql("select postern.sender_revoke(:'login', '@shop.example')", login=login)
+    with session(stage) as bare:
+        assert bare.ask(plain(login, token)).startswith("235")
+        assert bare.ask("MAIL FROM:<info@shop.example>").startswith("550 5.7.1"), "what the account lost its token kept"
+
+
+def test_thirty_two_also_for_many_at_once(stage):
+    login, _ = stage.account("many-apps@example.org", "secret-1")
+
+    def one(number):
+        try:
+            app_password(stage, login, f"device {number}")
+            return "made"
+        except RuntimeError as error:
+            return str(error)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(one, range(40)))
+    assert answers.count("made") == 31, answers
+    assert sum("has 32 passwords already" in answer for answer in answers) == 9, answers
+    # The password may still be changed, but not be one more.
+    stage.cluster.sql("select postern.account_set_password(:'login', 'secret-2')", login=login)
+    stage.cluster.sql("select postern.credential_revoke(:'login', 'password')", login=login)
+    one("more")
+    said = fails(lambda: stage.cluster.sql("select postern.account_set_password(:'login', 'x')", login=login))
+    assert "has 32 passwords already" in said, said
+
+
+def test_two_set_a_password_at_once(stage):
+    login, _ = stage.account("twice@example.org", "secret-1")
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: stage.cluster.sql("select postern.account_set_password(:'login', :'p')", login=login, p=f"pw-{n}"),
+                      range(8)))
+    count = "select count(*) from postern.credential where account = postern.account_id(:'login') and revoked_at is null"
+    assert stage.cluster.sql(count, login=login) == "1"
+
+
+def test_what_admins_get_wrong_with_credentials_is_told(stage):
+    login, _ = stage.account("wrong@example.org", "secret-1")
+    sha512 = crypt.crypt("x", "$6$rounds=1000$saltsalt")
+    for statement, words in (
+            ("app_password_create(:'login', 'x', mechanisms => array['SCRAM-SHA-256'])", "array['LOGIN']"),
+            ("app_password_create(:'login', 'x', mechanisms => '{}')", "array['LOGIN']"),
+            ("app_password_create(:'login', 'x', networks => '{}')", "1 to 64"),
+            ("app_password_create(:'login', 'x', sender => '@example.org')", "One address"),
+            ("app_password_create(:'login', 'x', expires_at => now())", "A time to come"),
+            ("app_password_create(:'login', 'password')", "has a password"),
+            ("app_password_create(:'login', '')", "cannot be a label"),
+            ("app_password_create(:'login', null)", "cannot be a label"),
+            ("app_password_create('nobody', 'x')", 'there is no account "nobody"'),
+            ("certificate_grant(:'login', 'AB:CD', 'x')", "openssl x509"),
+            ("certificate_grant(:'login', null, 'x')", "openssl x509"),
+            ("credential_revoke(:'login', 'tablet')", "credential_overview"),
+            ("account_set_password(:'login', '" + sha512 + "')", "account_import"),
+            ("account_set_password(:'login', '{SSHA}" + "A" * 32 + "')", "account_import"),
+            ("account_import('new@example.org', '$1$saltsalt$qjXMvbEw8oaL.CzflDtaK/')", "cannot be imported ($1$)"),
+            ("account_import('new@example.org', 'my clear password')", "cannot be imported (no scheme)"),
+            ("account_import('new@example.org', null)", "cannot be imported"),
+            ("account_import('new@example.org', '" + sha512[:-1] + "')", "cannot be imported"),
+            ("account_import('new@example.org', '{SSHA}" + "A" * 24 + "')", "cannot be imported ({SSHA})"),
+            ("account_import('new@example.org', '" + sha512.replace("=1000", "=999999999") + "')", "rounds=656000"),
+            ("account_import('new@example.org', '$2b$31$" + "C" * 53 + "')", "costs too much"),
+            ("account_import('new@example.org', '$y$jFT$abc$" + "C" * 43 + "')", "costs too much"),
+            ("account_import(:'login', '" + sha512 + "')", "there is an account"),
+            ("account_import('new@example.org', '" + sha512 + "', 'no plan')", "there is no plan")):
+        said = fails(lambda: stage.cluster.sql("select postern." + statement, login=login))
+        assert words in said and "HINT" in said, (statement, said)
+        assert "my clear" not in said.split("LINE")[0].split(": ERROR")[-1], said
+    assert stage.cluster.sql("select count(*) from postern.account where login = 'new@example.org'") == "0"
+
+
+def test_a_certificate_is_one_accounts(stage):
+    first, _ = stage.account("cert-1@example.org", "secret-1")
+    second, _ = stage.account("cert-2@example.org", "secret-1")
+    digits = hashlib.sha256(b"a certificate").hexdigest()
+    colons = ":".join(digits[i:i + 2] for i in range(0, 64, 2)).upper()
+    grant = "select postern.certificate_grant(:'login', :'fingerprint', 'server')"
+    stage.cluster.sql(grant, login=first, fingerprint=colons)
+    assert stage.cluster.sql("select login from postern.credential c join postern.account a on a.id = c.account"
+                             f" where kind = 'certificate' and verifier = '{digits}'") == first
+    said = fails(lambda: stage.cluster.sql(grant, login=second, fingerprint=digits))
+    assert f'"{first}" has this certificate' in said and "credential_revoke" in said, said
+    stage.cluster.sql("select postern.credential_revoke(:'login', 'server')", login=first)
+    stage.cluster.sql(grant, login=second, fingerprint=digits)
+    # It is no password.
+    assert by_plain(stage, second, digits) == REFUSED
+
+
+def ssha(name, algorithm, password):
+    salt = secrets.token_bytes(8)
+    return f"{{{name}}}" + base64.b64encode(hashlib.new(algorithm, password.encode() + salt).digest() + salt).decode()
+
+
+def hashed(number, password):
+    """A hash of another system: half of them sha512-crypt, half SSHA, and a few of each other kind."""
+    kinds = [lambda: crypt.crypt(password, "$6$" + secrets.token_hex(4)),
+             lambda: "{SHA512-CRYPT}" + crypt.crypt(password, "$6$rounds=5000$" + secrets.token_hex(8)),
+             lambda: crypt.crypt(password, "$5$rounds=1000$" + secrets.token_hex(8)),
+             lambda: crypt.crypt(password, "$y$j9T$" + secrets.token_hex(8)),
+             lambda: "{CRYPT}" + crypt.crypt(password, "$2b$05$" + secrets.token_hex(11)[:21] + "."),
+             lambda: "{BLF-CRYPT}" + crypt.crypt(password, "$2y$04$" + secrets.token_hex(11)[:21] + "."),
+             lambda: ssha("SSHA256", "sha256", password),
+             lambda: ssha("ssha512", "sha512", password)]
+    if number < 5 * len(kinds):
+        return kinds[number % len(kinds)]()
+    if number % 2:
+        return ssha("SSHA", "sha1", password)
+    return crypt.crypt(password, "$6$rounds=1000$" + secrets.token_hex(8))
+
+
+def test_an_imported_hash_becomes_a_verifier(stage):
+    login, password = "imported@example.org", "gründlich"
+    # Read anew: what a session of the account was told stays true.
+    stage.cluster.sql("select postern.account_import(:'login', :'hash')", login=login, hash=hashed(0, password))
+    token = app_password(stage, login, "phone")
+    with session(stage) as live:
+        assert live.ask(plain(login, token)).startswith("235")
+        assert by_scram(stage, login, password) == REFUSED and reason(stage) == "no_scram_verifier"
+        assert by_plain(stage, login, "wrong") == REFUSED and reason(stage) == "bad_password"
+        kind = "select kind from postern.credential where account = postern.account_id(:'login') and label = 'password'"
+        assert stage.cluster.sql(kind, login=login) == "crypt"
+        assert by_login(stage, login, password).startswith("235")
+        stage.gateway.wait_event("login.accepted", account=login, upgraded="yes")
+        assert stage.cluster.sql(kind, login=login) == "scram-sha-256"
+        assert by_plain(stage, login, password).startswith("235")
+        assert by_scram(stage, login, password).startswith("235")
+        assert by_scram(stage, login, "wrong") == REFUSED and reason(stage) == "bad_password"
+        assert live.ask("NOOP").startswith("250"), "nothing has changed for who is logged in"
+    stage.cluster.sql("select postern.account_set_password(:'login', 'another')", login=login)
+    eventually(lambda: by_plain(stage, login, password) == REFUSED)
+
+
+def test_auth_can_swap_an_imported_hash_and_nothing_else(stage):
+    login, _ = stage.account("swapped@example.org", "secret-1")
+    stage.cluster.sql("select postern.account_import('swap@example.org', :'hash')", hash=hashed(0, "secret-2"))
+    new = stage.cluster.sql("select postern.make_verifier('mine')")
+    row = "select c.id, c.verifier from postern.credential c where account = postern.account_id(:'login')"
+    swap = "set role postern_auth; select postern.credential_upgrade(:'id'::bigint, :'old', :'new')"
+    for who, right in ((login, False), ("swap@example.org", True)):
+        number, old = stage.cluster.sql(row, login=who).split("|")
+        assert stage.cluster.sql(swap, id=number, old="$6$guessed", new=new) == "f"
+        assert stage.cluster.sql(swap, id=number, old=old, new="no verifier") == "f"
+        assert stage.cluster.sql(swap, id=number, old=old, new=new) == ("t" if right else "f")
+        assert stage.cluster.sql(swap, id=number, old=old, new=new) == "f", "it is a verifier now"
+    for statement in ("update postern.credential set verifier = 'x'", "delete from postern.credential",
+                      "select verifier from postern.credential", "insert into postern.credential (account, verifier) values (1, 'x')",
+                      "select postern.account_set_password('alice@example.org', 'x')",
+                      "select postern.account_import('x', 'x')", "select postern.credential_insert('x', 'token', 'x', 'x')"):
+        assert "permission denied" in fails(lambda: stage.cluster.sql("set role postern_auth; " + statement)), statement
+    for role in ("postern_relay", "postern_admin"):
+        assert "permission denied" in fails(lambda: stage.cluster.sql(
+            f"set role {role}; select postern.credential_upgrade(1, 'x', 'y')")), role
+        assert "permission denied" in fails(lambda: stage.cluster.sql(f"set role {role}; select verifier from postern.credential"))
+
+
+def test_a_dump_of_another_system(stage):
+    accounts = [(f"user{n}@dump.example", f"pässword {n}" if n % 10 == 0 else f"password-{n}") for n in range(IMPORTS)]
+    dump = "".join(f"{login}\t{hashed(n, password)}\n" for n, (login, password) in enumerate(accounts))
+    began = time.monotonic()
+    stage.cluster.sql("create temp table dump (login text, hash text);\ncopy dump from stdin;\n" + dump + "\\.\n"
+                      "select count(postern.account_import(login, hash)) from dump;")
+    imported = time.monotonic()
+    kinds = "select kind, count(*) from postern.credential c join postern.account a on a.id = c.account" \
+            " where login like '%@dump.example' group by kind"
+    assert stage.cluster.sql(kinds) == f"crypt|{IMPORTS}"
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda account: by_plain(stage, *account), accounts))
+        assert all(answer.startswith("235") for answer in answers), set(answers)
+        first = time.monotonic()
+        assert stage.cluster.sql(kinds) == f"scram-sha-256|{IMPORTS}"
+        answers = list(pool.map(lambda account: by_scram(stage, *account), accounts))
+        assert all(answer.startswith("235") for answer in answers), set(answers)
+    print(f"# {IMPORTS} accounts: imported in {imported - began:.1f} s, logged in by PLAIN in {first - imported:.1f} s,"
+          f" by SCRAM in {time.monotonic() - first:.1f} s")
+
+
+def test_a_password_is_the_same_however_it_is_typed(stage):
+    cluster = stage.cluster
+    for number, (stored, typed) in enumerate((
+            ("grün", "gru\u0308n"), ("gru\u0308n", "grün"), ("a\u00a0b", "a b"), ("ﬁｎ", "fin"), ("a\u00adb", "ab"), ("😀", "😀\ufe0f"))):
+        login, _ = stage.account(f"typed{number}@example.org", stored)
+        for password in (stored, typed):
+            assert by_plain(stage, login, password).startswith("235"), (stored, password)
+            assert by_login(stage, login, password).startswith("235"), (stored, password)
+        # What its client made of it (RFC 4013).
+        assert by_scram(stage, login, cluster.sql("select postern.prepared(:'p')", p=stored)).startswith("235")
+        assert by_plain(stage, login, typed + "x") == REFUSED
+    for password in ("a\tb", "a\x7fb", "a\u0085b", "a\u200eb", "a\ue000b", "\ufffd", "\u00ad", "x" * 257, "ᴬ"):
+        said = fails(lambda: cluster.sql("select postern.account_set_password('typed0@example.org', :'p')", p=password))
+        assert "1 to 256 printable characters" in said, (password, said)
+        assert by_plain(stage, "typed0@example.org", password) in (REFUSED, "501 5.5.2 Cannot decode that")
+
+
+def test_who_is_suspended_is_told_why(stage):
+    login, password = stage.account("told@example.org", "secret-1")
+    token = app_password(stage, login, "phone")
+    assert by_plain(stage, login, password).startswith("235")
+    stage.cluster.sql("select postern.account_suspend(:'login', 'sends spam, ticket 4711')", login=login)
+    told = "525 5.7.13 account suspended: sends spam, ticket 4711"
+    for attempt, ways in enumerate(((by_plain, password), (by_plain, token), (by_plain, password), (by_login, password), (by_scram, password))):
+        began = time.monotonic()
+        assert ways[0](stage, login, ways[1]) == told, attempt
+        assert time.monotonic() - began > 0.299, "sooner than a wrong password"
+        assert reason(stage) == "suspended"
+    assert stage.gateway.events("login.refused", account=login, reason="suspended", remembered="yes"), "asked for each"
+    for way in (by_plain, by_login, by_scram):
+        assert way(stage, login, "wrong") == REFUSED and reason(stage) == "bad_password"
+    with session(stage) as bare:
+        answers = [bare.ask(plain(login, password)) for _ in range(5)]
+        assert answers == [told] * 5 and bare.reply().startswith("421 4.7.0"), "so many tries as of a wrong one"
+    # Whatever was written, the client gets one line of it.
+    stage.cluster.sql("select postern.account_suspend(:'login', E'gr\\u00fcn\\r\\n235 2.0.0 ok ' || repeat('x', 5000))", login=login)
+    answer = by_plain(stage, login, password)
+    assert answer.startswith("525 5.7.13 account suspended: gr??n??235 2.0.0 ok xxx") and len(answer) < 500, answer
+    stage.cluster.sql("update postern.account set state_reason = null where login = :'login'", login=login)
+    eventually(lambda: by_plain(stage, login, password) == "525 5.7.13 account suspended")
+    stage.cluster.sql("select postern.account_resume(:'login')", login=login)
+    eventually(lambda: by_plain(stage, login, password).startswith("235"))
+    stage.cluster.sql("select postern.account_close(:'login')", login=login)
+    eventually(lambda: by_plain(stage, login, password) == REFUSED)
+    assert reason(stage) == "unknown_user"
+
+
+def test_logins_are_noted_without_waiting(stage):
+    login, password = stage.account("noted-twice@example.org", "secret-1")
+    token = app_password(stage, login, "phone")
+    noted = ("select string_agg(label, ' ' order by label) from postern.credential"
+             " where account = postern.account_id(:'login') and last_used_at > now() - interval '2 minutes'")
+    assert by_plain(stage, login, password).startswith("235")
+    assert by_plain(stage, login, token).startswith("235")
+    stage.gateway.stop()
+    assert stage.cluster.sql(noted, login=login) == "password phone", "at the end"
+    stage.gateway.start()
+    # What it remembers at first it forgets when it hears the database.
+    eventually(lambda: by_plain(stage, login, token).startswith("235")
+               and stage.gateway.events("login.accepted", account=login, remembered="yes"))
+    stage.cluster.sql("update postern.credential set last_used_at = null where account = postern.account_id(:'login')", login=login)
+    assert by_plain(stage, login, token).startswith("235")
+    assert stage.gateway.events("login.accepted", account=login)[-1].get("remembered") == "yes"
+    eventually(lambda: stage.cluster.sql(noted, login=login) == "phone", seconds=20)
+    # Somebody's open transaction on the row holds up neither logins nor the others' notes.
+    other, _ = stage.account("noted-too@example.org", "secret-2")
+    stage.cluster.sql("update postern.credential set last_used_at = null where account = postern.account_id(:'login')", login=login)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        held = pool.submit(stage.cluster.sql, "begin; select from postern.credential where account = postern.account_id(:'login')"
+                           " for update; select pg_sleep(14); commit", login=login)
+        assert by_scram(stage, login, password).startswith("235")
+        assert by_plain(stage, other, "secret-2").startswith("235")
+        eventually(lambda: stage.cluster.sql(noted, login=other) == "password", seconds=13)
+        assert not held.done()
+        held.result()
