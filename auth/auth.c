@@ -51,8 +51,10 @@ static void run_admits(
 	struct admission admissions[LIMITS_BATCH_MAX];
 	struct why why = {{0}};
 
-	for (unsigned i = 0; i < count; i++)
+	for (unsigned i = 0; i < count; i++) {
 		admissions[i].charge = batch[i]->message.charge;
+		admissions[i].recipients = batch[i]->message.recipients;
+	}
 	int r = limits_admit(db, admissions, count, &why);
 	/* One that refuses is there. */
 	outage_note(&auth->outage, r < 0 && r != -EPROTO ? &why : NULL);

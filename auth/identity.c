@@ -255,8 +255,9 @@ static int read_account(struct identity *identity, const PGresult *result)
 	if (!PQgetisnull(result, 0, 9))
 		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 9);
 	account->add_sender = slice_equal(db_text(result, 0, 10), SLICE("t"));
-	int r = read_senders(identity, db_text(result, 0, 11));
-	return r == 0 ? read_credentials(identity, result, 12) : r;
+	account->counts_new_recipients = slice_equal(db_text(result, 0, 11), SLICE("t"));
+	int r = read_senders(identity, db_text(result, 0, 12));
+	return r == 0 ? read_credentials(identity, result, 13) : r;
 }
 
 /* The secret behind the fake verifiers, once. */
@@ -331,7 +332,8 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	if (r == 0)
 		r = db_exec_often(db,
 		        "select account, login, state, state_reason, route, message_bytes, "
-		        "recipients, connections, sign_required, expires_ms, add_sender, senders, "
+		        "recipients, connections, sign_required, expires_ms, add_sender, "
+		        "counts_new_recipients, senders, "
 		        "credentials, kinds, verifiers, mechanisms, networks, sender "
 		        "from postern.auth_lookup($1)",
 		        1, params, &result, why);

@@ -7,7 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-#define ARRAY_MAX 8192
+#include "gateway/base/log.h"
+#include "gateway/base/pack.h"
+
+#define ARRAY_MAX  8192
+#define HASHES_MAX (16U << 20) /* 64 times 8,000 of up to 21 octets */
 
 /* "{1,2,3}" out of one number of each charge. */
 struct number_array {
@@ -36,6 +40,33 @@ static const char *array_text(struct number_array *array)
 	return array->error == 0 ? buf_str(&array->text) : NULL;
 }
 
+/* Of each admission "{hash,hash}" in its array, or NULL; NULL for all of them when none has any. */
+static int write_hashes(const struct admission *admissions, unsigned count, struct buf *text)
+{
+	bool any = false;
+	int r = 0;
+
+	for (unsigned i = 0; i < count && r == 0; i++) {
+		struct unpack hashes = unpack_start(admissions[i].recipients);
+		const char *before = "\"{";
+		r = buf_printf(text, i == 0 ? "{" : ",");
+		if (r == 0 && hashes.left.len == 0)
+			r = buf_printf(text, "NULL");
+		while (r == 0 && hashes.left.len > 0) {
+			r = buf_printf(text, "%s%" PRId64, before, (int64_t)unpack_u64(&hashes));
+			before = ",";
+			if (r == 0 && hashes.left.len == 0)
+				r = buf_printf(text, "}\"");
+			any = true;
+		}
+	}
+	if (r == 0)
+		r = buf_printf(text, "}");
+	if (!any)
+		buf_clear(text);
+	return r;
+}
+
 static bool all_there(const char *const params[], size_t count)
 {
 	for (size_t i = 0; i < count; i++) {
@@ -53,6 +84,15 @@ static struct slice keep(char room[32], struct slice text)
 	return slice_of(room, len);
 }
 
+static void log_warning(const PGresult *result, int row)
+{
+	LOG(NULL, EV_LIMIT_WARNING,
+	        "account=%s limit=\"%.*s/%.*s\" used=%" PRId64 " amount=%" PRId64,
+	        LOG_VALUE(db_text(result, row, 10)), SLICE_ARGS(db_text(result, row, 3)),
+	        SLICE_ARGS(db_text(result, row, 4)), db_int(result, row, 5),
+	        db_int(result, row, 6));
+}
+
 static void read_answer(struct admission *admission, const PGresult *result, int row)
 {
 	struct slice verdict = db_text(result, row, 1);
@@ -63,6 +103,11 @@ static void read_answer(struct admission *admission, const PGresult *result, int
 		answer->charge = admission->charge;
 		answer->charge.charged_at = db_int(result, row, 2);
 		answer->charge.bytes_counted = slice_equal(db_text(result, row, 8), SLICE("t"));
+		answer->charge.new_recipients = (uint32_t)db_int(result, row, 9);
+		return;
+	}
+	if (slice_equal(verdict, SLICE("warning"))) {
+		log_warning(result, row);
 		return;
 	}
 	bool never = slice_equal(verdict, SLICE("never"));
@@ -84,6 +129,7 @@ static void read_answer(struct admission *admission, const PGresult *result, int
 static int admit(struct db *db, struct admission *admissions, unsigned count, struct why *why)
 {
 	struct number_array arrays[4];
+	struct buf hashes;
 	PGresult *result;
 
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
@@ -95,15 +141,19 @@ static int admit(struct db *db, struct admission *admissions, unsigned count, st
 		array_add(&arrays[2], admissions[i].charge.recipients);
 		array_add(&arrays[3], admissions[i].charge.bytes);
 	}
+	buf_init(&hashes, HASHES_MAX);
+	int r = write_hashes(admissions, count, &hashes);
 	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
-	        array_text(&arrays[2]), array_text(&arrays[3])};
-	int r = all_there(params, ARRAY_LEN(params)) ? 0 : -ENOMEM;
+	        array_text(&arrays[2]), array_text(&arrays[3]),
+	        buf_len(&hashes) > 0 ? buf_str(&hashes) : NULL};
+	if (r == 0 && !all_there(params, ARRAY_LEN(arrays)))
+		r = -ENOMEM;
 	if (r == 0)
 		r = db_exec_often(db,
 		        "select ord, verdict, charged_at, measure, per_text, used, amount,"
-		        " extract(epoch from next_at)::bigint, bytes_counted"
-		        " from postern.admit($1, $2, $3, $4)",
-		        4, params, &result, why);
+		        " extract(epoch from next_at)::bigint, bytes_counted, new_recipients, login"
+		        " from postern.admit($1, $2, $3, $4, $5)",
+		        ARRAY_LEN(params), params, &result, why);
 	for (int row = 0; r == 0 && row < PQntuples(result); row++) {
 		int64_t ord = db_int(result, row, 0);
 		if (ord >= 1 && ord <= count)
@@ -113,6 +163,7 @@ static int admit(struct db *db, struct admission *admissions, unsigned count, st
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
 		buf_done(&arrays[i].text);
+	buf_done(&hashes);
 	return r;
 }
 
@@ -136,7 +187,7 @@ int limits_admit(struct db *db, struct admission *admissions, unsigned count, st
 
 void limits_settle(struct db *db, const struct auth_charge *charges, unsigned count)
 {
-	struct number_array arrays[5];
+	struct number_array arrays[6];
 	PGresult *result;
 
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
@@ -147,11 +198,13 @@ void limits_settle(struct db *db, const struct auth_charge *charges, unsigned co
 		array_add(&arrays[2], charges[i].messages);
 		array_add(&arrays[3], charges[i].recipients);
 		array_add(&arrays[4], charges[i].bytes);
+		array_add(&arrays[5], charges[i].new_recipients);
 	}
 	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
-	        array_text(&arrays[2]), array_text(&arrays[3]), array_text(&arrays[4])};
-	if (db_exec_often(
-	            db, "select postern.settle($1, $2, $3, $4, $5)", 5, params, &result, NULL) == 0)
+	        array_text(&arrays[2]), array_text(&arrays[3]), array_text(&arrays[4]),
+	        array_text(&arrays[5])};
+	if (db_exec_often(db, "select postern.settle($1, $2, $3, $4, $5, $6)", ARRAY_LEN(params),
+	            params, &result, NULL) == 0)
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
 		buf_done(&arrays[i].text);

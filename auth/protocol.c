@@ -22,6 +22,7 @@ static void pack_account(struct pack *pack, const struct auth_account *account)
 	for (uint32_t i = 0; i < account->sender_count; i++)
 		pack_bytes(pack, account->senders[i]);
 	pack_u8(pack, account->add_sender);
+	pack_u8(pack, account->counts_new_recipients);
 }
 
 static void unpack_account(struct unpack *unpack, struct auth_account_room *room)
@@ -43,6 +44,7 @@ static void unpack_account(struct unpack *unpack, struct auth_account_room *room
 	while (unpack->error == 0 && account->sender_count < count)
 		room->senders[account->sender_count++] = unpack_bytes(unpack, TEXT_MAX);
 	account->add_sender = unpack_u8(unpack) != 0;
+	account->counts_new_recipients = unpack_u8(unpack) != 0;
 }
 
 static void pack_charge(struct pack *pack, const struct auth_charge *charge)
@@ -53,6 +55,7 @@ static void pack_charge(struct pack *pack, const struct auth_charge *charge)
 	pack_u32(pack, charge->recipients);
 	pack_u64(pack, charge->bytes);
 	pack_u8(pack, charge->bytes_counted);
+	pack_u32(pack, charge->new_recipients);
 }
 
 static void unpack_charge(struct unpack *unpack, struct auth_charge *charge)
@@ -63,6 +66,7 @@ static void unpack_charge(struct unpack *unpack, struct auth_charge *charge)
 	charge->recipients = unpack_u32(unpack);
 	charge->bytes = unpack_u64(unpack);
 	charge->bytes_counted = unpack_u8(unpack) != 0;
+	charge->new_recipients = unpack_u32(unpack);
 }
 
 static void pack_limited(struct pack *pack, const struct auth_limited *limited)
@@ -114,6 +118,9 @@ int protocol_encode(
 		pack_bytes(&pack, message->data);
 		break;
 	case AUTH_ADMIT:
+		pack_charge(&pack, &message->charge);
+		pack_bytes(&pack, message->recipients);
+		break;
 	case AUTH_SETTLE:
 	case AUTH_ADMITTED:
 	case AUTH_CHANGED:
@@ -167,6 +174,11 @@ int protocol_decode(
 		message.data = unpack_bytes(&unpack, PROTOCOL_DATAGRAM_MAX);
 		break;
 	case AUTH_ADMIT:
+		unpack_charge(&unpack, &message.charge);
+		message.recipients = unpack_bytes(&unpack, PROTOCOL_DATAGRAM_MAX);
+		if (message.recipients.len % PROTOCOL_HASH_SIZE != 0)
+			return -EBADMSG;
+		break;
 	case AUTH_SETTLE:
 	case AUTH_ADMITTED:
 	case AUTH_CHANGED:

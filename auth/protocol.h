@@ -23,6 +23,8 @@
 #define PROTOCOL_VERSION      2
 #define PROTOCOL_DATAGRAM_MAX 65536
 #define PROTOCOL_SENDERS_MAX  512
+#define PROTOCOL_HASH_SIZE    8
+#define PROTOCOL_HASHES_MAX   8000 /* in one datagram */
 
 enum auth_type {
 	/* submit to auth */
@@ -56,7 +58,8 @@ struct auth_account {
 	bool sign_required;
 	const struct slice *senders; /* patterns of sender_right.h */
 	uint32_t sender_count;
-	bool add_sender; /* the field Sender with the login, where From is another */
+	bool add_sender;            /* the field Sender with the login, where From is another */
+	bool counts_new_recipients; /* ADMIT should bring their hashes */
 };
 
 /* To decode an account into: its `senders` are those here. */
@@ -71,6 +74,7 @@ struct auth_charge {
 	uint32_t messages, recipients;
 	uint64_t bytes;
 	bool bytes_counted; /* ADMITTED: a limit counts them, so what more comes is to be charged */
+	uint32_t new_recipients; /* ADMITTED, SETTLE: how many it charged */
 };
 
 struct auth_limited {
@@ -93,6 +97,8 @@ struct auth_message {
 	struct slice reason;      /* BLOCKED: what the admin wrote; may be empty */
 	/* ADMIT, SETTLE, ADMITTED (charged_at), CHANGED (account) */
 	struct auth_charge charge;
+	/* ADMIT: address_hash() of recipients, little-endian; one whose hash is left out is new */
+	struct slice recipients;
 	struct auth_limited limited;
 };
 

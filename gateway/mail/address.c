@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "gateway/mail/encoded_word.h"
 
@@ -218,4 +219,14 @@ int address_list_parse(struct slice body, address_fn each, void *arg)
 			return -EINVAL;
 		advance(&body, 1);
 	}
+}
+
+uint64_t address_hash(struct slice address)
+{
+	char lower[PATH_TEXT_MAX];
+	size_t len = MIN_OF(address.len, sizeof(lower));
+
+	for (size_t i = 0; i < len; i++)
+		lower[i] = ascii_lower(address.ptr[i]);
+	return XXH3_64bits(lower, len);
 }

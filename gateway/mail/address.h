@@ -7,6 +7,8 @@
  */
 #pragma once
 
+#include <stdint.h>
+
 #include "gateway/base/compiler.h"
 #include "gateway/mail/path.h"
 
@@ -15,3 +17,6 @@ typedef void (*address_fn)(void *arg, const struct mailbox *mailbox);
 
 /* A mailbox-list (From) in an unfolded-or-not field body: how many, or -EINVAL. */
 int address_list_parse(struct slice body, address_fn each, void *arg) must_check;
+
+/* By which the history knows an envelope's address: XXH3, ASCII letters in lower case. */
+uint64_t address_hash(struct slice address);

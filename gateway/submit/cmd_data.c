@@ -10,6 +10,8 @@
 
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/pack.h"
+#include "gateway/mail/address.h"
 #include "gateway/submit/commands.h"
 
 static struct transaction_context context_of(struct session *session)
@@ -70,13 +72,14 @@ static void refuse_by_limit(struct session *session, const struct auth_message *
 	else if (slice_equal(limited->measure, SLICE("bytes")))
 		refuse(session, REPLY_BYTES_OVER_LIMIT, REPLY_ARGS(per, amount));
 	else
-		refuse(session, REPLY_RECIPIENTS_OVER_LIMIT, REPLY_ARGS(per, amount));
+		refuse(session, REPLY_RECIPIENTS_OVER_LIMIT, REPLY_ARGS(measure, per, amount));
 }
 
-static int admit(
-        struct session *session, const struct auth_charge *charge, auth_answer_fn on_answer)
+static int admit(struct session *session, const struct auth_charge *charge, struct slice recipients,
+        auth_answer_fn on_answer)
 {
-	const struct auth_message request = {.type = AUTH_ADMIT, .charge = *charge};
+	const struct auth_message request = {
+	        .type = AUTH_ADMIT, .charge = *charge, .recipients = recipients};
 
 	session->call = auth_call_new(session->serving->auth, &request, on_answer, session);
 	return session->call != NULL ? 0 : -ENOMEM;
@@ -122,6 +125,15 @@ enum reply data_check(struct session *session, struct slice args)
 	return REPLY_LATER;
 }
 
+/* As many as fit: the others count as new. */
+static void hash_recipients(const struct envelope *envelope, struct buf *out)
+{
+	struct pack pack = pack_start(out);
+
+	for (uint32_t i = 0; i < envelope->recipient_count; i++)
+		pack_u64(&pack, address_hash(envelope->recipients[i]));
+}
+
 enum reply data_act(struct session *session, struct slice args)
 {
 	const struct transaction *transaction = session->transaction;
@@ -131,10 +143,16 @@ enum reply data_act(struct session *session, struct slice args)
 	        .recipients = transaction->envelope.recipient_count,
 	        .bytes = transaction->declared_size,
 	};
+	struct buf hashes;
 
 	(void)args;
 	session_move(session, ST_ADMIT);
-	if (admit(session, &charge, on_admitted) == 0)
+	buf_init(&hashes, PROTOCOL_HASHES_MAX * PROTOCOL_HASH_SIZE);
+	if (session->account->facts.counts_new_recipients)
+		hash_recipients(&transaction->envelope, &hashes);
+	int r = admit(session, &charge, buf_slice(&hashes), on_admitted);
+	buf_done(&hashes);
+	if (r == 0)
 		return REPLY_LATER;
 	session_reset(session);
 	return REPLY_TRY_LATER;
@@ -190,7 +208,7 @@ static void finish(struct session *session)
 	        .account = context.account->id,
 	        .bytes = transaction->size - transaction->declared_size,
 	};
-	if (admit(session, &excess, on_excess_admitted) < 0)
+	if (admit(session, &excess, SLICE(""), on_excess_admitted) < 0)
 		refuse(session, REPLY_TRY_LATER, NULL);
 }
 

@@ -500,14 +500,16 @@ void sessions_account_changed(struct serving *serving, uint64_t account)
 {
 	serving->changed[serving->changes++ % CHANGES_KEPT] = account;
 	/*
-	 * 0: the database was away, and nobody knows what changed. Then the next ADMIT
-	 * finds out; ending every session would punish all for a restart.
+	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Then
+	 * the next ADMIT finds out; ending every session would punish all for a restart.
 	 */
-	if (account == 0)
-		return;
 	list_for_each_safe (at, &serving->sessions) {
 		struct session *session = list_entry(at, struct session, link);
-		if (session->account != NULL && session->account->facts.id == account)
+		if (session->account == NULL)
+			continue;
+		if (account == 0)
+			session->account->facts.counts_new_recipients = true;
+		else if (session->account->facts.id == account)
 			account_changed(session);
 	}
 }

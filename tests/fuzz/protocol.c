@@ -19,6 +19,7 @@ static void check_again(struct slice datagram, const struct auth_message *messag
 	assert_bug(slice_equal(again.data, message->data));
 	assert_bug(slice_equal(again.fingerprint, message->fingerprint));
 	assert_bug(slice_equal(again.reason, message->reason));
+	assert_bug(slice_equal(again.recipients, message->recipients));
 	assert_bug(protocol_encode(&again, &room_again.account, &out_again) == 0);
 	assert_bug(slice_equal(buf_slice(&out), buf_slice(&out_again)));
 	buf_done(&out);
@@ -38,6 +39,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	assert_bug(fuzz_is_inside(message.fingerprint, datagram));
 	assert_bug(fuzz_is_inside(message.reason, datagram));
 	assert_bug(fuzz_is_inside(message.client_address, datagram));
+	assert_bug(fuzz_is_inside(message.recipients, datagram));
+	assert_bug(message.recipients.len % PROTOCOL_HASH_SIZE == 0);
 	if (message.type == AUTH_DONE) {
 		assert_bug(room.account.sender_count <= PROTOCOL_SENDERS_MAX);
 		for (uint32_t i = 0; i < room.account.sender_count; i++)

@@ -37,9 +37,18 @@ def settle(charged_at, refund):
             f" array[{refund[0]}], array[{refund[1]}], array[{refund[2]}]::bigint[]);")
 
 
-def answers(cluster, script):
+def usage(now):
+    return (f"select set_config('t.now', '{now}', false) = ''; select 'U', measure, per, used, amount,"
+            " extract(epoch from next_at)::bigint from postern.usage('a');")
+
+
+def lines_of(cluster, script):
     lines = cluster.sql("\n".join(script)).splitlines()
-    return [line.split("|") for line in lines if line.startswith(("A|", "S|"))]
+    return [line.split("|") for line in lines if line.startswith(("A|", "S|", "U|"))]
+
+
+def answers(cluster, script):
+    return [fields for fields in lines_of(cluster, script) if fields[1] != "warning"]
 
 
 class Model:
@@ -51,11 +60,10 @@ class Model:
         self.newest = {}
 
     def admit(self, now, charge):
-        """("ok",), ("never",), or ("limit", {(measure, used, amount)}, when in seconds)."""
+        """("ok", {(measure, used, amount)} that came to 80 %), ("never",), or ("limit", {(measure, used, amount)}, when in seconds)."""
         never, ends = False, []
         for (measure, per), amount in self.limits.items():
-            extra, counts, slot = charge[MEASURES.index(measure)], self.counts[measure, per], 12 * now // per
-            window = [counts.get(s, 0) for s in range(slot - 12, slot + 1)]
+            extra, slot, window = charge[MEASURES.index(measure)], 12 * now // per, self.window(measure, per, now)
             if extra > amount:
                 never = True
             elif extra and sum(window) + extra > amount:
@@ -66,11 +74,31 @@ class Model:
         if ends:
             when = max(ends)[0]
             return "limit", {named for end, named in ends if end == when}, str(when)
-        for measure, per in self.limits:
-            slot, counts = 12 * now // per, self.counts[measure, per]
-            counts[slot] = counts.get(slot, 0) + charge[MEASURES.index(measure)]
+        warnings = set()
+        for (measure, per), amount in self.limits.items():
+            extra, slot, counts = charge[MEASURES.index(measure)], 12 * now // per, self.counts[measure, per]
+            before = sum(self.window(measure, per, now))
+            if before < 0.8 * amount <= before + extra:
+                warnings.add((measure, str(before + extra), str(amount)))
+            counts[slot] = counts.get(slot, 0) + extra
             self.newest[measure, per] = slot
-        return ("ok",)
+        return "ok", warnings
+
+    def window(self, measure, per, now):
+        """Its counters, the oldest first."""
+        slot = 12 * now // per
+        return [self.counts[measure, per].get(s, 0) for s in range(slot - 12, slot + 1)]
+
+    def usage(self, now):
+        """Used, amount, and when a full window has room for one more."""
+        found = []
+        for (measure, per), amount in self.limits.items():
+            window, slot, next_at = self.window(measure, per, now), 12 * now // per, ""
+            if sum(window) >= amount:
+                left = next(k for k in range(13) if sum(window[k + 1:]) < amount)
+                next_at = str(-(-(slot + 1 + left) * per // (12 * SECOND)))
+            found.append((measure, str(sum(window)), str(amount), next_at))
+        return found
 
     def settle(self, charged_at, refund):
         for (measure, per), newest in self.newest.items():
@@ -98,18 +126,33 @@ def one_story(cluster, chance):
             steps.append(("admit", now, (1, chance.randint(1, 5), chance.choice((0, chance.randint(1, 8), 25)))))
             charges.append(steps[-1][1:])
             script.append(admit(*steps[-1][1:]))
-    model, got = Model(limits), answers(cluster, script)
-    assert len(got) == len(steps)
-    for (kind, at, values), fields in zip(steps, got):
+        steps.append(("usage", now, None))
+        script.append(usage(now))
+    model, got = Model(limits), lines_of(cluster, script)
+    for kind, at, values in steps:
         if kind == "settle":
             model.settle(at, values)
+            got.pop(0)
+            continue
+        if kind == "usage":
+            told, got = got[:len(limits)], got[len(limits):]
+            assert sorted((f[1], *f[3:]) for f in told) == sorted(model.usage(at)), (limits, at, told, model.usage(at))
             continue
         wanted = model.admit(at, values)
+        warnings = set()
+        while got[0][1] == "warning":
+            warned = got.pop(0)
+            warnings.add((warned[3], warned[5], warned[6]))
+        fields = got.pop(0)
         assert fields[1] == wanted[0], (limits, at, values, wanted, fields)
+        assert not warnings or wanted[0] == "ok"
         if wanted[0] == "ok":
-            assert fields[2] == str(at)
+            assert fields[2] == str(at) and warnings == wanted[1], (limits, at, values, wanted, warnings)
         elif wanted[0] == "limit":
             assert (fields[3], fields[5], fields[6]) in wanted[1] and fields[7] == wanted[2], (limits, at, wanted, fields)
+    assert not got
+    assert cluster.sql("select bool_and(until_us = 0 or sums = array(select sum(c)::bigint from unnest(counts) with ordinality u(c, n)"
+                       " group by (n - 1) / 13 order by (n - 1) / 13)) is not false from postern.rate_state") == "t"
 
 
 def test_the_windows_against_a_model(stage):

@@ -16,6 +16,7 @@
 #include "auth/queue.h"
 #include "auth/verifier.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/random.h"
 
 #define REMEMBERED_MAX 100000
 
@@ -319,7 +320,12 @@ static void an_account_travels_whole(void **state)
 {
 	struct slice senders[PROTOCOL_SENDERS_MAX];
 	struct auth_account account = {
-	        .id = 7, .login = SLICE("a"), .senders = senders, .add_sender = true};
+	        .id = 7,
+	        .login = SLICE("a"),
+	        .senders = senders,
+	        .add_sender = true,
+	        .counts_new_recipients = true,
+	};
 	const struct auth_message done = {.type = AUTH_DONE, .number = 3};
 	struct auth_account_room room;
 	struct auth_message message;
@@ -335,6 +341,7 @@ static void an_account_travels_whole(void **state)
 	assert_int_equal(room.account.sender_count, PROTOCOL_SENDERS_MAX);
 	assert_slice_equal(room.account.senders[PROTOCOL_SENDERS_MAX - 1], "@example.org");
 	assert_true(room.account.add_sender);
+	assert_true(room.account.counts_new_recipients);
 	/* Cut anywhere it is nothing. */
 	for (size_t len = 0; len < buf_len(&datagram); len++)
 		assert_int_equal(
@@ -413,6 +420,32 @@ static void a_credential_brings_its_sender(void **state)
 	identity_account(identity, &credential, &account);
 	assert_int_equal(account.sender_count, 0);
 	identity_unref(identity);
+}
+
+/* As many hashes as the protocol names fit into a datagram, whole. */
+static void an_admission_brings_its_recipients(void **state)
+{
+	static char hashes[PROTOCOL_HASHES_MAX * PROTOCOL_HASH_SIZE + 4];
+	struct auth_message admit = {
+	        .type = AUTH_ADMIT,
+	        .charge = {.account = 7, .recipients = PROTOCOL_HASHES_MAX},
+	        .recipients = slice_of(hashes, sizeof(hashes) - 4),
+	};
+	struct auth_account_room room;
+	struct auth_message message;
+	struct buf datagram;
+
+	(void)state;
+	random_bytes(hashes, sizeof(hashes));
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&admit, NULL, &datagram), 0);
+	assert_int_equal(protocol_decode(buf_slice(&datagram), &message, &room), 0);
+	assert_int_equal(message.charge.recipients, PROTOCOL_HASHES_MAX);
+	assert_true(slice_equal(message.recipients, admit.recipients));
+	admit.recipients.len += 4;
+	assert_int_equal(protocol_encode(&admit, NULL, &datagram), 0);
+	assert_int_equal(protocol_decode(buf_slice(&datagram), &message, &room), -EBADMSG);
+	buf_done(&datagram);
 }
 
 static void put(struct queue *queue, struct link *link, enum auth_type type, uint32_t number)
@@ -586,6 +619,7 @@ int main(void)
 	        cmocka_unit_test(an_account_travels_whole),
 	        cmocka_unit_test(a_credential_brings_its_sender),
 	        cmocka_unit_test(what_proves_who_it_is_travels),
+	        cmocka_unit_test(an_admission_brings_its_recipients),
 	        cmocka_unit_test(charges_go_before_logins),
 	        cmocka_unit_test(one_lane_charges_until_it_is_stuck),
 	        cmocka_unit_test(a_link_has_so_many_requests),

@@ -761,6 +761,17 @@ static void envelopes_read_back(void **state)
 	buf_done(&out);
 }
 
+/* The history keeps it for months: it must never change. */
+static void a_hash_knows_an_address(void **state)
+{
+	(void)state;
+	assert_true(
+	        address_hash(SLICE("Bob@Example.NET")) == address_hash(SLICE("bob@example.net")));
+	assert_true(
+	        address_hash(SLICE("bob@example.net")) != address_hash(SLICE("rob@example.net")));
+	assert_true(address_hash(SLICE("bob@example.net")) == 0xc6dcf39aed4a19d5);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -786,6 +797,7 @@ int main(void)
 	        cmocka_unit_test(bounces_are_reports),
 	        cmocka_unit_test(bounces_of_many_have_room),
 	        cmocka_unit_test(envelopes_read_back),
+	        cmocka_unit_test(a_hash_knows_an_address),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
