@@ -30,6 +30,7 @@ struct db {
 	uint64_t retry_at_ms; /* not before */
 	uint64_t back_off_ms;
 	bool listening;
+	bool in_doubt;                        /* the last statement may have run */
 	const char *prepared[STATEMENTS_MAX]; /* on this connection */
 	size_t prepared_count;
 };
@@ -156,9 +157,23 @@ static void back_off(struct db *db)
 	        clock_mono_ms() + db->back_off_ms / 2 + random_below(db->back_off_ms / 2 + 1);
 }
 
+/* Whether the server has not hung up since the last statement, as it does when it is restarted. */
+static bool is_connected(struct db *db)
+{
+	if (db->conn == NULL)
+		return false;
+	struct pollfd fd = {.fd = PQsocket(db->conn), .events = POLLIN};
+	while (PQstatus(db->conn) == CONNECTION_OK && poll(&fd, 1, 0) > 0) {
+		if (PQconsumeInput(db->conn) == 0)
+			return false;
+		(void)PQisBusy(db->conn); /* takes in what has come: notices, or why it hangs up */
+	}
+	return PQstatus(db->conn) == CONNECTION_OK;
+}
+
 static int ensure_connected(struct db *db, uint64_t deadline, struct why *why)
 {
-	if (db->conn != NULL && PQstatus(db->conn) == CONNECTION_OK)
+	if (is_connected(db))
 		return 0;
 	if (clock_mono_ms() < db->retry_at_ms) {
 		why_set(why, "the database is away");
@@ -202,6 +217,9 @@ static int collect(struct db *db, uint64_t deadline, PGresult **ret_result)
 		}
 		if (r < 0 || (result = PQgetResult(db->conn)) == NULL)
 			break;
+		/* An error of the server first: nothing was committed. */
+		if (last == NULL)
+			db->in_doubt = PQresultErrorField(result, PG_DIAG_SQLSTATE) == NULL;
 		/* The first error is the one to tell. */
 		if (last != NULL && PQresultStatus(last) == PGRES_FATAL_ERROR) {
 			PQclear(result);
@@ -269,6 +287,7 @@ static int receive(
 {
 	PGresult *result;
 
+	db->in_doubt = sent;
 	int r = sent ? collect(db, deadline, &result) : -ENOTCONN;
 	if (r < 0) {
 		why_set(why, "the database %s",
@@ -344,11 +363,13 @@ static int exec(struct db *db, exec_fn once, const struct statement *statement,
 	bool was_connected = db->conn != NULL;
 
 	assert_bug(statement->param_count <= DB_PARAMS_MAX);
+	db->in_doubt = false;
 	int r = once(db, statement, ret_result, why);
-	/* A server that was restarted meanwhile shows only now: one fresh try. */
 	if (r == -ENOTCONN && was_connected) {
+		/* A fresh connection is worth a try at once; what may have run is not run again. */
 		db->retry_at_ms = 0;
-		r = once(db, statement, ret_result, why);
+		if (!db->in_doubt)
+			r = once(db, statement, ret_result, why);
 	}
 	return r;
 }
