@@ -297,6 +297,14 @@ comment on view postern.credential_overview is 'What accounts log in with, and s
 
 -- ---- what the processes call ----
 
+-- SQL without settings of its own: it becomes a part of the query that calls it.
+create function postern.counts_new_recipients(p_account bigint, p_plan text) returns boolean
+language sql stable as $$
+    select exists (select from postern.rate_limit l where l.plan is null and l.account = p_account and l.measure = 'new_recipients')
+        or exists (select from postern.rate_limit l where l.plan = p_plan and l.measure = 'new_recipients');
+$$;
+comment on function postern.counts_new_recipients is 'Whether a limit of new recipients is in force.';
+
 drop function postern.auth_lookup(text);
 create function postern.auth_lookup(p_login text)
 returns table (account bigint, login text, state text, state_reason text, route text, message_bytes bigint, recipients integer,
@@ -308,8 +316,7 @@ language sql stable security definer set search_path = postern, pg_temp as $$
             -- An address, not what would be a pattern of more than one.
             || case when a.login ~ '^[^@*]+@[^@*.][^@*]*$' then array[a.login] else '{}'::text[] end,
         c.ids, c.kinds, c.verifiers, c.mechanisms, c.networks, c.sender, c.expires_ms, p.add_sender,
-        exists (select from postern.rate_limit l where l.plan is null and l.account = a.id and l.measure = 'new_recipients')
-            or exists (select from postern.rate_limit l where l.plan = a.plan and l.measure = 'new_recipients')
+        postern.counts_new_recipients(a.id, a.plan)
     from postern.account a
     join postern.plan p on p.name = a.plan
     left join lateral (

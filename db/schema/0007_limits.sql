@@ -133,9 +133,11 @@ begin
     -- A recipient whose hash did not come counts as new. Two messages to the same new one count twice
     -- when the second comes before the history has seen the first.
     if p_hashes is not null then
-        p_new := array(select x.recipients - coalesce(cardinality(h) - postern.recipients_new(x.account, h), 0)
-            from unnest(p_accounts, p_recipients, p_hashes) with ordinality as x(account, recipients, hashes, n),
-                cast(x.hashes as bigint[]) h
+        p_new := array(select x.recipients - case when postern.counts_new_recipients(a.id, a.plan)
+                then coalesce(cardinality(h) - postern.recipients_new(a.id, h), 0) else 0 end
+            from unnest(p_accounts, p_recipients, p_hashes) with ordinality as x(account, recipients, hashes, n)
+                left join postern.account a on a.id = x.account
+                cross join cast(x.hashes as bigint[]) h
             order by x.n);
     end if;
     for e in
@@ -355,6 +357,16 @@ create view postern.usage_overview as
     join postern.account a on a.id = u.account
     where u.used > 0;
 comment on view postern.usage_overview is 'What accounts have used of their limits, now; those that have used nothing are left out.';
+
+-- ---- DKIM keys ----
+
+-- Compared in the collation of the column, or its index is of no use.
+create or replace function postern.dkim_keys(p_domain text)
+returns table (selector text, algorithm text, private_key text)
+language sql stable security definer set search_path = postern, pg_temp as $$
+    select k.selector, k.algorithm, k.private_key from postern.dkim_key k
+        where k.domain = lower(p_domain collate "C") collate "default" and k.state = 'active' order by k.algorithm desc;
+$$;
 
 grant select on postern.usage_overview to postern_admin;
 grant execute on function postern.usage, postern.usage_of to postern_admin;

@@ -93,3 +93,28 @@ class Cluster:
             command += ["-v", f"{name}={value}"]
         return run(*command, input=answers.encode(),
                    env={**self.environment, "PGUSER": ADMIN, **(environment or {})}).stdout.decode()
+
+
+class Session:
+    """A psql that stays, as an admin's does."""
+
+    def __init__(self, cluster):
+        self.process = subprocess.Popen(["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", cluster.database], stdin=subprocess.PIPE,
+                                        stdout=subprocess.PIPE, text=True, env=cluster.environment)
+        self.count = 0
+
+    def ask(self, text):
+        """The lines of its answer; notices that came are among them."""
+        self.count += 1
+        self.process.stdin.write(f"{text}\nselect 'answer {self.count}';\n")
+        self.process.stdin.flush()
+        lines = []
+        while (line := self.process.stdout.readline()) != f"answer {self.count}\n":
+            assert line, "psql has ended"
+            lines.append(line.rstrip("\n"))
+        return lines
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(10)
+        self.process.stdout.close()

@@ -3,7 +3,6 @@
 import datetime
 import json
 import re
-import subprocess
 import time
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ from answer_cutter import AnswerCutter
 from client import Bare
 from environment import eventually
 from gateway import Gateway
+from postgres import Session
 from test_refusals import plain
 
 PER = {"hour": "1 hour", "day": "1 day", "minute": "1 minute"}
@@ -163,35 +163,11 @@ def test_usage_says_what_refusals_say(stage):
     assert usage(stage, login)["messages", "minute"] == (3, 5, "")
 
 
-class Listener:
-    """An admin's psql that listens."""
-
-    def __init__(self, cluster, channel):
-        self.process = subprocess.Popen(["psql", "-XAtq", "-d", cluster.database], stdin=subprocess.PIPE, text=True,
-                                        stdout=subprocess.PIPE, env=cluster.environment)
-        self.channel, self.mark = channel, 0
-        self.ask(f"listen {channel};")
-
-    def ask(self, statement):
-        self.mark += 1
-        self.process.stdin.write(f"{statement}\nselect 'mark {self.mark}';\n")
-        self.process.stdin.flush()
-        lines = []
-        while (line := self.process.stdout.readline()) != f"mark {self.mark}\n":
-            assert line
-            lines.append(line)
-        return lines
-
-    def heard(self):
-        """Payloads since the last call."""
-        lines = self.ask("select 1;") + self.ask("select 1;")
-        return [json.loads(found[1]) for line in lines
-                if (found := re.search(rf'notification "{self.channel}" with payload "(.*)" received', line))]
-
-    def close(self):
-        self.process.stdin.close()
-        self.process.wait(10)
-        self.process.stdout.close()
+def heard(session, channel):
+    """What an admin who listens has been told since the last time."""
+    lines = session.ask("select 1;") + session.ask("select 1;")
+    return [json.loads(found[1]) for line in lines
+            if (found := re.search(rf'notification "{channel}" with payload "(.*)" received', line))]
 
 
 def test_a_warning_at_80_percent(stage):
@@ -199,22 +175,23 @@ def test_a_warning_at_80_percent(stage):
     limit(stage, login, "messages", "1 hour", 10)
     limit(stage, login, "recipients", "1 day", 11)
     account = int(stage.cluster.sql(f"select id from postern.account where login = '{login}'"))
-    listener = Listener(stage.cluster, "postern_usage")
+    listener = Session(stage.cluster)
+    listener.ask("listen postern_usage;")
     client, told = Client(stage, login), []
     for _ in range(11):
         client.send()
-        told.append([(n["measure"], n["used"]) for n in listener.heard()])
+        told.append([(n["measure"], n["used"]) for n in heard(listener, "postern_usage")])
         assert len(stage.gateway.events("limit.warning", account=login)) == sum(map(len, told))
     assert told == [[]] * 7 + [[("messages", 8)], [("recipients", 9)], [], []], told
     # Once for every crossing.
     limit(stage, login, "messages", "1 hour", 20)
     for _ in range(10):
         client.send("bob@example.net")
-    assert listener.heard() == []
+    assert heard(listener, "postern_usage") == []
     limit(stage, login, "recipients", "1 day", "null")
     for _ in range(7):
         client.send()
-    assert listener.heard() == [{"account": account, "login": login, "measure": "messages", "per": "hour", "used": 16, "amount": 20}]
+    assert heard(listener, "postern_usage") == [{"account": account, "login": login, "measure": "messages", "per": "hour", "used": 16, "amount": 20}]
     warnings = stage.gateway.events("limit.warning", account=login)
     assert [(w["limit"], w["used"], w["amount"]) for w in warnings] == [
         ("messages/hour", "8", "10"), ("recipients/day", "9", "11"), ("messages/hour", "16", "20")], warnings
