@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <string.h>
-#include <xxhash.h>
 
 #include "gateway/mail/encoded_word.h"
+
+#define XXH_INLINE_ALL
+#include <xxhash.h>
 
 #define COMMENT_DEPTH_MAX 8
 #define MAILBOXES_MAX     1000

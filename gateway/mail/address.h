@@ -18,5 +18,8 @@ typedef void (*address_fn)(void *arg, const struct mailbox *mailbox);
 /* A mailbox-list (From) in an unfolded-or-not field body: how many, or -EINVAL. */
 int address_list_parse(struct slice body, address_fn each, void *arg) must_check;
 
-/* By which the history knows an envelope's address: XXH3, ASCII letters in lower case. */
+/*
+ * A hash of an address (at most PATH_TEXT_MAX octets of it) that does not tell upper from
+ * lower case of ASCII: XXH3, 64 bits. It stands in the database: it must stay what it is.
+ */
 uint64_t address_hash(struct slice address);

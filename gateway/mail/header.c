@@ -77,6 +77,22 @@ static bool is_named(const struct header_field *field, struct slice name)
 	return slice_equal_nocase(field->name, name);
 }
 
+struct slice header_message_id(struct slice block)
+{
+	struct header_field field;
+
+	while (header_next(&block, &field) == 1) {
+		if (!is_named(&field, SLICE("Message-ID")))
+			continue;
+		ptrdiff_t open = slice_find(field.body, '<');
+		struct slice id = slice_part(field.body, (size_t)(open + 1), field.body.len);
+		ptrdiff_t close = slice_find_last(id, '>');
+		return open >= 0 && close >= 0 ? slice_part(id, 0, (size_t)close)
+		                               : slice_trim(field.body);
+	}
+	return SLICE("");
+}
+
 /*
  * RFC 5322 3.6, RFC 2045: at most one of each. Of two, one reader shows the first and
  * another the last. (From and Sender are counted where they are read; Bcc goes.)

@@ -26,6 +26,9 @@ struct header_field {
 /* The next field at the front of *rest: 1, 0 at the end of the header, -EINVAL. */
 int header_next(struct slice *rest, struct header_field *ret_field) must_check;
 
+/* What stands between the angle brackets of Message-ID (all of it without them), "" for none. */
+struct slice header_message_id(struct slice block);
+
 enum header_fault {
 	HEADER_FINE = 0,
 	HEADER_MALFORMED,    /* a line that is no field, odd names, controls */
