@@ -75,8 +75,9 @@ def test_the_tool_makes_accounts(stage):
 # What each role may, in whatever way it has come by it: nothing else. "public" is everybody.
 TABLES = {
     "public": set(),
-    "postern_admin": {"account_overview", "audit", "credential_overview", "migration", "network_overview", "plan",
-                      "rate_limit", "usage_overview"},
+    "postern_admin": {
+        "account_overview", "audit", "credential_overview", "delivery", "history_gap", "message", "migration", "network_overview",
+        "plan", "queue_history", "rate_limit", "recipient_seen", "usage_overview"},
     "postern_auth": set(),
     "postern_relay": set(),
 }
@@ -85,10 +86,12 @@ FUNCTIONS = {
     "postern_admin": {
         "account_close", "account_create", "account_id", "account_import", "account_resume", "account_set_password", "account_set_plan",
         "account_set_route", "account_suspend", "app_password_create", "certificate_grant", "credential_revoke", "dkim_key_add", "limit_set",
-        "network_grant", "network_revoke", "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "usage", "usage_of"},
+        "network_grant", "network_revoke", "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "setting_set", "trace",
+        "usage", "usage_of"},
     "postern_auth": {
-        "admit", "auth_lookup", "certificate_lookup", "credential_upgrade", "credentials_used", "network_lookup", "scram_iterations", "server_secret", "settle"},
-    "postern_relay": {"dkim_keys", "held_accounts", "held_among"},
+        "admit", "auth_lookup", "certificate_lookup", "credential_upgrade", "credentials_used", "network_lookup",
+        "recipients_new", "scram_iterations", "server_secret", "settle"},
+    "postern_relay": {"dkim_keys", "held_accounts", "held_among", "history_write"},
 }
 
 
