@@ -5,10 +5,13 @@
  */
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/mail/address.h"
+#include "gateway/mail/header.h"
 #include "gateway/relay/inner.h"
 
 #define ARENA_MAX      (64U << 20)
@@ -72,6 +75,8 @@ static void prepare(struct job *job)
 	}
 	if (attempt->error == 0)
 		attempt->error = lower_domain(attempt);
+	if (!attempt->task->in_history)
+		attempt->message_id = header_message_id(attempt->message.stored.header);
 	if (attempt->error < 0 || attempt->envelope.from_domain.len == 0)
 		return;
 	attempt->keyset = keys_find(relay->keys, attempt->envelope.from_domain);
@@ -112,6 +117,70 @@ void delivery_set_fate(struct delivery *delivery, enum fate fate, const char *st
 			attempt_set_fate(
 			        delivery->attempt, recipient, fate, status, host, diagnostic);
 	}
+}
+
+static void tell_message(struct attempt *attempt)
+{
+	struct task *task = attempt->task;
+	const struct envelope *envelope = &attempt->envelope;
+	const struct history_message message = {
+	        .id = &task->entry->id,
+	        .account = envelope->account,
+	        .size = envelope->size,
+	        .accepted_us = task->entry->accepted_us,
+	        .recipients = envelope->recipient_count,
+	        .login = envelope->login,
+	        .session = envelope->session,
+	        .sender = envelope->sender,
+	        .from_domain = envelope->from_domain,
+	        .message_id = attempt->message_id,
+	};
+
+	history_tell_message(task->relay->history, &message);
+	task->in_history = true;
+}
+
+/* Names of the keys that have signed, with blanks between. */
+static struct slice selectors_of(const struct attempt *attempt, char *text, size_t size)
+{
+	size_t len = 0;
+
+	for (size_t i = 0; attempt->keyset != NULL && i < attempt->keyset->count; i++)
+		len += (size_t)snprintf(text + len, size - len, "%s%s", i > 0 ? " " : "",
+		        attempt->keyset->keys[i].selector);
+	return slice_of(text, len);
+}
+
+void attempt_tell_history(struct attempt *attempt, uint32_t recipient, const char *outcome,
+        const struct message_id *notice)
+{
+	const struct spool_entry *entry = attempt->task->entry;
+	const struct result *result = &attempt->results[recipient];
+	char selectors[KEYSET_MAX * sizeof(attempt->keyset->keys[0].selector)];
+	char notice_text[ID_TEXT + 1];
+	struct history_delivery delivery = {
+	        .message = &entry->id,
+	        .at_us = clock_wall_us(),
+	        .attempt = entry->attempt + 1,
+	        .number = recipient,
+	        .outcome = outcome,
+	        .recipient = attempt->envelope.recipients[recipient],
+	        .host = slice_str(result->host),
+	        .reply = slice_str(result->diagnostic),
+	};
+
+	if (result->upstream != NULL)
+		delivery.upstream = slice_str(result->upstream->settings->name);
+	if (notice != NULL)
+		delivery.notice = slice_str(id_format(notice, notice_text));
+	if (result->fate == FATE_DELIVERED)
+		delivery.selectors = selectors_of(attempt, selectors, sizeof(selectors));
+	/* What we tell a sender is no mail of the account. */
+	if (result->fate == FATE_DELIVERED && !entry->is_dsn) {
+		delivery.seen_by = entry->account;
+		delivery.recipient_hash = address_hash(delivery.recipient);
+	}
+	history_tell_delivery(attempt->task->relay->history, &delivery);
 }
 
 static void finish(struct attempt *attempt)
@@ -210,6 +279,7 @@ static int split(struct attempt *attempt)
 		if (delivery == NULL)
 			return -ENOMEM;
 		delivery->recipients[delivery->count++] = i;
+		attempt->results[i].upstream = upstream;
 	}
 	return 0;
 }
@@ -307,6 +377,8 @@ static void prepared(struct job *job)
 	relay->busy--;
 	if (attempt->error == -EBADMSG && !attempt_is_readable(attempt))
 		LOG(&attempt->log, EV_MESSAGE_DAMAGED, "");
+	if (attempt_is_readable(attempt) && !attempt->task->in_history)
+		tell_message(attempt);
 	if (attempt->error < 0) {
 		fail(attempt, attempt_is_readable(attempt) ? CANNOT_SIGN
 		              : attempt->error == -EBADMSG ? "the message is damaged in the spool"

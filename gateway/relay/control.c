@@ -353,11 +353,28 @@ static int settle_all(struct relay *relay, struct spool_entry *entry)
 	return r;
 }
 
+/* Its recipients are not known here: their names are in the spool. */
+static void tell_deleted(const struct client *client, const struct spool_entry *entry)
+{
+	char id[ID_TEXT + 1], who[24];
+
+	LOG(NULL, EV_MESSAGE_DELETED, "qid=%s uid=%u", id_format(&entry->id, id), client->uid);
+	snprintf(who, sizeof(who), "uid=%u", client->uid);
+	const struct history_delivery delivery = {
+	        .message = &entry->id,
+	        .at_us = clock_wall_us(),
+	        .attempt = entry->attempt,
+	        .number = -1,
+	        .outcome = "deleted",
+	        .reply = slice_str(who),
+	};
+	history_tell_delivery(client->relay->history, &delivery);
+}
+
 static void do_delete(struct client *client, struct slice argument)
 {
 	struct relay *relay = client->relay;
 	struct spool_entry *entry = find_waiting(client, argument);
-	char id[ID_TEXT + 1];
 
 	if (entry == NULL)
 		return;
@@ -366,7 +383,7 @@ static void do_delete(struct client *client, struct slice argument)
 		refuse(client, "out of memory");
 		return;
 	}
-	LOG(NULL, EV_MESSAGE_DELETED, "qid=%s uid=%u", id_format(&entry->id, id), client->uid);
+	tell_deleted(client, entry);
 	task_end(task);
 	say(client, "ok\n");
 	done(client);

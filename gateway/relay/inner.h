@@ -26,6 +26,7 @@
 #include "gateway/net/loop.h"
 #include "gateway/net/timer.h"
 #include "gateway/relay/accounts.h"
+#include "gateway/relay/history.h"
 #include "gateway/relay/keys.h"
 #include "gateway/relay/relay.h"
 #include "gateway/relay/task.h"
@@ -49,7 +50,8 @@ struct relay {
 	struct spool_out *spool;
 	struct keys *keys;
 	struct accounts *accounts;
-	struct notices *notices; /* tells both */
+	struct notices *notices; /* tells keys and accounts */
+	struct history *history;
 	struct control *control;
 	struct scheduler scheduler;
 	struct list upstreams;
@@ -83,9 +85,11 @@ enum fate {
 
 struct result {
 	enum fate fate;
-	char status[12];        /* "5.1.1" */
-	const char *host;       /* in the attempt's arena, or NULL */
-	const char *diagnostic; /* printable; in the arena */
+	bool expired;              /* failed, because it was tried for too long */
+	char status[12];           /* "5.1.1" */
+	struct upstream *upstream; /* that it goes to, or NULL */
+	const char *host;          /* in the attempt's arena, or NULL */
+	const char *diagnostic;    /* printable; in the arena */
 };
 
 /* ---- attempt.c ---- */
@@ -109,6 +113,8 @@ struct attempt {
 	bool loaded;
 	struct arena arena;
 	struct envelope envelope;
+	struct slice
+	        message_id;    /* of the header; read when history does not know the message yet */
 	struct buf signatures; /* DKIM-Signature fields */
 	struct keyset *keyset; /* or NULL: not asked yet */
 	struct key_wait key_wait;
@@ -142,6 +148,11 @@ void attempt_set_fate(struct attempt *attempt, uint32_t recipient, enum fate fat
 /* The same for all recipients of the delivery that are still open. */
 void delivery_set_fate(struct delivery *delivery, enum fate fate, const char *status,
         const char *host, const char *diagnostic);
+
+/* History gets the result of a recipient under this name (see table delivery), with the id of the
+ * bounce or notice that tells the sender, or NULL. */
+void attempt_tell_history(struct attempt *attempt, uint32_t recipient, const char *outcome,
+        const struct message_id *notice);
 
 /* ---- outcome.c ---- */
 

@@ -81,7 +81,7 @@ static int write_dsn(struct attempt *attempt, const struct about *what, struct b
 
 /* Tells the sender that recipients have failed, or (until when they are tried) are delayed. */
 static int notify(struct attempt *attempt, const struct stored_result *results, uint32_t count,
-        int64_t retry_until_s)
+        int64_t retry_until_s, struct message_id *ret_id)
 {
 	uint32_t settled = retry_until_s == 0 ? count : 0;
 	const struct about what = {
@@ -106,8 +106,10 @@ static int notify(struct attempt *attempt, const struct stored_result *results, 
 	if (r == 0)
 		r = spool_bounce(attempt->task->relay->spool, attempt->task->entry, results,
 		        settled, &dsn, on_marked, attempt->task->relay);
-	if (r == 0)
+	if (r == 0) {
 		attempt->task->relay->busy++;
+		*ret_id = what.id;
+	}
 	buf_done(&header);
 	buf_done(&body);
 	buf_done(&envelope);
@@ -115,14 +117,18 @@ static int notify(struct attempt *attempt, const struct stored_result *results, 
 }
 
 static void tell_failed(struct attempt *attempt, const struct stored_result *failed, uint32_t count,
-        enum event event, const char *notice)
+        const struct message_id *notice)
 {
+	enum event event = attempt->task->entry->is_dsn ? EV_MESSAGE_DROPPED : EV_MESSAGE_BOUNCED;
+
 	for (uint32_t i = 0; i < count; i++) {
 		const struct result *result = &attempt->results[failed[i].recipient];
+		attempt_tell_history(attempt, failed[i].recipient,
+		        result->expired ? "expired" : "refused", notice);
 		LOG(&attempt->log, event, "to=%s status=%s host=%s reply=%s notice=%s",
 		        LOG_VALUE(attempt->envelope.recipients[failed[i].recipient]),
 		        result->status, result->host != NULL ? result->host : "-",
-		        LOG_VALUE(slice_str(result->diagnostic)), notice);
+		        LOG_VALUE(slice_str(result->diagnostic)), notice != NULL ? "sent" : "none");
 	}
 	counter_add(CT_RECIPIENTS_FAILED, count);
 }
@@ -139,10 +145,11 @@ static void give_back(struct attempt *attempt, const struct stored_result *faile
 	struct relay *relay = attempt->task->relay;
 	struct spool_entry *entry = attempt->task->entry;
 	bool tell = may_notify(attempt);
+	struct message_id notice;
 	int r;
 
 	if (tell) {
-		r = notify(attempt, failed, count, 0);
+		r = notify(attempt, failed, count, 0, &notice);
 	} else {
 		r = spool_settle(relay->spool, entry, failed, count, on_marked, relay);
 		relay->busy += r == 0;
@@ -153,8 +160,7 @@ static void give_back(struct attempt *attempt, const struct stored_result *faile
 			attempt->results[failed[i].recipient].fate = FATE_DEFERRED;
 		return;
 	}
-	tell_failed(attempt, failed, count, entry->is_dsn ? EV_MESSAGE_DROPPED : EV_MESSAGE_BOUNCED,
-	        tell ? "sent" : "none");
+	tell_failed(attempt, failed, count, tell ? &notice : NULL);
 }
 
 static void give_back_failed(struct attempt *attempt)
@@ -182,10 +188,12 @@ static void expire(struct attempt *attempt)
 	        task_age(attempt->task) < attempt->task->relay->conf->retry.expire)
 		return;
 	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++) {
-		const struct result *result = &attempt->results[i];
-		if (result->fate == FATE_DEFERRED)
-			attempt_set_fate(
-			        attempt, i, FATE_FAILED, "4.4.7", result->host, result->diagnostic);
+		struct result *result = &attempt->results[i];
+		if (result->fate != FATE_DEFERRED)
+			continue;
+		attempt_set_fate(
+		        attempt, i, FATE_FAILED, "4.4.7", result->host, result->diagnostic);
+		result->expired = true;
 	}
 }
 
@@ -195,6 +203,7 @@ static void tell_delay(struct attempt *attempt)
 	const struct conf_retry *retry = &attempt->task->relay->conf->retry;
 	struct stored_result delayed[BOUNCE_RECIPIENTS_MAX];
 	struct spool_entry *entry = attempt->task->entry;
+	struct message_id notice;
 	uint32_t count = 0;
 
 	if (entry->delay_told || !attempt_is_readable(attempt) || !may_notify(attempt) ||
@@ -207,9 +216,12 @@ static void tell_delay(struct attempt *attempt)
 		return;
 	int64_t until_s = clock_wall_s() + (int64_t)(retry->expire - entry->age_ms) / 1000;
 	/* Without memory: at the next attempt. */
-	if (notify(attempt, delayed, count, until_s) == 0)
-		LOG(&attempt->log, EV_MESSAGE_DELAYED, "recipients=%" PRIu32 " to=%s", count,
-		        LOG_VALUE(attempt->envelope.recipients[delayed[0].recipient]));
+	if (notify(attempt, delayed, count, until_s, &notice) < 0)
+		return;
+	for (uint32_t i = 0; i < count; i++)
+		attempt_tell_history(attempt, delayed[i].recipient, "delayed", &notice);
+	LOG(&attempt->log, EV_MESSAGE_DELAYED, "recipients=%" PRIu32 " to=%s", count,
+	        LOG_VALUE(attempt->envelope.recipients[delayed[0].recipient]));
 }
 
 /* The wait doubles, and is spread, so that what failed together does not come back together. */
@@ -233,12 +245,22 @@ static const struct result *first_deferred(const struct attempt *attempt, uint32
 	return NULL;
 }
 
+static void tell_deferred(struct attempt *attempt)
+{
+	if (!attempt_is_readable(attempt))
+		return;
+	for (uint32_t i = 0; i < attempt->task->entry->recipients; i++)
+		if (attempt->results[i].fate == FATE_DEFERRED)
+			attempt_tell_history(attempt, i, "deferred", NULL);
+}
+
 static void try_later(struct attempt *attempt, uint32_t recipient, const struct result *result)
 {
 	struct task *task = attempt->task;
 	struct spool_entry *entry = task->entry;
 	char next[CLOCK_TEXT_SIZE];
 
+	tell_deferred(attempt);
 	entry->attempt++;
 	uint64_t delay = retry_delay(&task->relay->conf->retry, entry->attempt);
 	entry->next_us = clock_wall_us() + (int64_t)delay * 1000;

@@ -187,6 +187,11 @@ static int start_asking(struct relay *relay, const struct relay_settings *settin
 	        .database = settings->conf->database,
 	        .password = settings->database_password,
 	};
+	const struct history_settings history = {
+	        .database = settings->conf->database,
+	        .password = settings->database_password,
+	        .spool = settings->conf->spool,
+	};
 
 	int r = keys_new(&keys, &relay->keys, why);
 	if (r < 0)
@@ -196,7 +201,9 @@ static int start_asking(struct relay *relay, const struct relay_settings *settin
 	notices.accounts = relay->accounts;
 	if (r == 0)
 		r = notices_new(&notices, &relay->notices);
-	return r == 0 ? 0 : why_errno(why, r, "cannot listen to the database");
+	if (r < 0)
+		return why_errno(why, r, "cannot listen to the database");
+	return history_new(&history, &relay->history, why);
 }
 
 static int start(struct relay *relay, const struct relay_settings *settings, struct why *why)
@@ -327,6 +334,7 @@ void relay_free(struct relay *relay)
 	notices_free(relay->notices);
 	accounts_free(relay->accounts);
 	keys_free(relay->keys);
+	history_free(relay->history);
 	jobs_free(relay->jobs);
 	jobs_free(relay->names);
 	loop_defer_cancel(&relay->dispatch);

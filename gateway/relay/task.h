@@ -38,8 +38,9 @@ struct task {
 	struct spool_entry *entry;
 	struct timer timer; /* of the next attempt */
 	enum task_state state;
-	bool frozen; /* waits for a stopped upstream, an unknown route or a held account: does not
-	                age */
+	bool in_history; /* history was told of the message */
+	/* Waits for a stopped upstream, an unknown route or a held account: does not age. */
+	bool frozen;
 	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
 	char *last;            /* what the last attempt came to, printable; or NULL */
 };

@@ -274,16 +274,22 @@ static void record_delivered(struct session *session)
 	struct delivery *delivery = session->delivery;
 	struct attempt *attempt = delivery->attempt;
 	char text[DIAGNOSTIC];
+	const char *words = arena_str(&attempt->arena, slice_str(words_of(&session->reply, text)));
+	const char *host = arena_str(&attempt->arena, slice_str(session_host(session)));
 
 	for (uint32_t i = 0; i < delivery->count; i++) {
 		uint32_t recipient = delivery->recipients[i];
-		if (attempt->results[recipient].fate != FATE_ACCEPTED)
+		struct result *result = &attempt->results[recipient];
+		if (result->fate != FATE_ACCEPTED)
 			continue;
 		LOG(&attempt->log, EV_MESSAGE_DELIVERED, "to=%s upstream=%s host=%s reply=%s",
 		        LOG_VALUE(attempt->envelope.recipients[recipient]),
 		        session->upstream->settings->name, session_host(session),
-		        LOG_VALUE(slice_str(words_of(&session->reply, text))));
-		attempt->results[recipient].fate = FATE_DELIVERED;
+		        LOG_VALUE(slice_str(text)));
+		result->fate = FATE_DELIVERED;
+		result->host = host;
+		result->diagnostic = words;
+		attempt_tell_history(attempt, recipient, "delivered", NULL);
 	}
 	session->marks++;
 	relay_of(session)->busy++;

@@ -89,6 +89,9 @@ int __wrap_jobs_new(unsigned threads, size_t queue_max, struct jobs **ret_jobs);
 int __wrap_jobs_submit(struct jobs *jobs, struct job *job);
 void __wrap_jobs_free(struct jobs *jobs);
 int __wrap_keys_new(const struct keys_settings *settings, struct keys **ret_keys, struct why *why);
+int __wrap_history_new(
+        const struct history_settings *settings, struct history **ret_history, struct why *why);
+void __wrap_history_free(struct history *history);
 void __wrap_keys_free(struct keys *keys);
 struct keyset *__wrap_keys_find(struct keys *keys, struct slice domain);
 int __wrap_notices_new(const struct notices_settings *settings, struct notices **ret_notices);
@@ -133,6 +136,20 @@ int __wrap_keys_new(const struct keys_settings *settings, struct keys **ret_keys
 	(void)why;
 	*ret_keys = NULL;
 	return 0;
+}
+
+int __wrap_history_new(
+        const struct history_settings *settings, struct history **ret_history, struct why *why)
+{
+	(void)settings;
+	(void)why;
+	*ret_history = NULL;
+	return 0;
+}
+
+void __wrap_history_free(struct history *history)
+{
+	(void)history;
 }
 
 void __wrap_keys_free(struct keys *keys)
