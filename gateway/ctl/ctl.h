@@ -43,3 +43,4 @@ int ctl_database(struct ctl *ctl, int argc, char **argv);
 int ctl_dkim(struct ctl *ctl, int argc, char **argv);
 int ctl_account(struct ctl *ctl, int argc, char **argv);
 int ctl_status(struct ctl *ctl, int argc, char **argv);
+int ctl_trace(struct ctl *ctl, int argc, char **argv);

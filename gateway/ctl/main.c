@@ -36,6 +36,10 @@ static const struct group {
                 "  queue list [--count]               queue show|delete ID\n"
                 "  queue retry ID|all\n"},
         {"status", ctl_status, "  status\n"},
+        {"trace", ctl_trace,
+                "  trace ID|MESSAGE-ID                what became of a message, also long after "
+                "it\n"
+                "                                     left the queue\n"},
 };
 
 static void usage(FILE *to)

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: ISC */
+/* postern trace: the story of a message, from the database. */
+#include <stdio.h>
+
+#include "gateway/ctl/ctl.h"
+
+/* Times in UTC, ISO 8601. */
+#define QUERY                                                                                      \
+	"select to_char(at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), event,"       \
+	" recipient, detail from postern.trace($1)"
+
+static void print_json(const PGresult *rows, int row)
+{
+	static const char *const names[] = {"at", "event", "recipient", "detail"};
+
+	for (int i = 0; i < (int)ARRAY_LEN(names); i++) {
+		printf("%s\"%s\":", i == 0 ? "{" : ",", names[i]);
+		if (PQgetisnull(rows, row, i))
+			fputs("null", stdout);
+		else
+			ctl_print_json(PQgetvalue(rows, row, i));
+	}
+	puts("}");
+}
+
+static void print_line(const PGresult *rows, int row)
+{
+	const char *recipient = PQgetvalue(rows, row, 2);
+
+	printf("%s %-9s %s%s%s\n", PQgetvalue(rows, row, 0), PQgetvalue(rows, row, 1), recipient,
+	        *recipient != '\0' ? " " : "", PQgetvalue(rows, row, 3));
+}
+
+int ctl_trace(struct ctl *ctl, int argc, char **argv)
+{
+	const char *params[] = {argv[0]};
+	PGresult *rows;
+	struct why why;
+
+	if (argc != 1)
+		return ctl_usage("trace");
+	struct db *db = ctl_database_open(ctl);
+	if (db == NULL)
+		return CTL_REFUSED;
+	int r = db_exec(db, QUERY, 1, params, &rows, &why);
+	db_free(db);
+	if (r < 0)
+		return ctl_database_failed(&why);
+	int count = PQntuples(rows);
+	for (int i = 0; i < count; i++)
+		if (ctl->json)
+			print_json(rows, i);
+		else
+			print_line(rows, i);
+	PQclear(rows);
+	if (count > 0)
+		return CTL_DONE;
+	fputs("postern: nothing is known of such a message; it may be older than history is kept,\n"
+	      "or lost (table postern.history_gap)\n",
+	        stderr);
+	return CTL_REFUSED;
+}
