@@ -58,7 +58,7 @@ class Session(socketserver.StreamRequestHandler):
                     self.upstream.open.remove(self.connection)
 
     def say(self, text):
-        self.connection.sendall(text.encode() + b"\r\n")
+        self.connection.sendall(text.encode("utf-8", "surrogateescape") + b"\r\n")
 
     def start_tls(self):
         before = self.connection
