@@ -382,6 +382,144 @@ static void slow_names_hold_up_no_other_work(void **state)
 	loop_free(loop);
 }
 
+/* ---- history ---- */
+
+/* A database that is not there: all that is told waits. */
+static struct history *history_of(size_t octets_max)
+{
+	const struct history_settings settings = {
+	        .database = "host=/nonexistent",
+	        .spool = "/spool",
+	        .octets_max = octets_max,
+	};
+	struct history *history;
+
+	assert_int_equal(history_new(&settings, &history, NULL), 0);
+	return history;
+}
+
+static const struct message_id an_id = {.bytes = {1, 2, 3}};
+
+static const struct history_delivery a_delivery = {
+        .message = &an_id,
+        .at_us = 1790000000000000,
+        .attempt = 3,
+        .number = -1,
+        .outcome = "delivered",
+        .recipient = {"b@x.example", 11},
+        .upstream = {"isp", 3},
+        .reply = {"250 ok", 6},
+        .seen_by = 7,
+        .recipient_hash = UINT64_MAX,
+};
+
+static void a_row_in_the_words_of_the_database(void **state)
+{
+	const struct history_message message = {
+	        .id = &an_id,
+	        .account = 7,
+	        .size = 1000,
+	        .recipients = 2,
+	        .accepted_us = 1790000000000000,
+	        .login = SLICE("a\"b\\c"),
+	        .message_id = SLICE("\xc3\xa9\xff\n\xc2\x9b\x7f{},"),
+	};
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, HISTORY_ROW_MAX);
+	assert_int_equal(history_row_message(&out, &message), 0);
+	assert_slice_equal(buf_slice(&out), "\"(7,1000,2,1790000000000000,\\\"aebagaaaaaaaaaaa\\\","
+	                                    "\\\"a\\\\\\\"b\\\\\\\\c\\\",,,,"
+	                                    "\\\"\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef"
+	                                    "\xbf\xbd\xef\xbf\xbd{},\\\")\",");
+	buf_clear(&out);
+	assert_int_equal(history_row_delivery(&out, &a_delivery), 0);
+	assert_slice_equal(buf_slice(&out),
+	        "\"(-1,3,1790000000000000,7,-1,\\\"aebagaaaaaaaaaaa\\\",\\\"delivered\\\","
+	        "\\\"b@x.example\\\",\\\"isp\\\",,,,\\\"250 ok\\\")\",");
+	buf_done(&out);
+}
+
+/* However long its texts are, and whatever they are made of. */
+static void the_longest_row_fits(void **state)
+{
+	static const char octets[] = {'"', '\\', '\xff', '\0', 'x'};
+	static char text[8192];
+	const struct slice all = slice_of(text, sizeof(text));
+	const struct history_message message = {
+	        .id = &an_id,
+	        .account = UINT64_MAX,
+	        .size = UINT64_MAX,
+	        .recipients = UINT32_MAX,
+	        .accepted_us = INT64_MIN,
+	        .login = all,
+	        .session = all,
+	        .sender = all,
+	        .from_domain = all,
+	        .message_id = all,
+	};
+	const struct history_delivery delivery = {
+	        .message = &an_id,
+	        .at_us = INT64_MIN,
+	        .attempt = UINT32_MAX,
+	        .number = UINT32_MAX,
+	        .outcome = "delivered",
+	        .recipient = all,
+	        .upstream = all,
+	        .host = all,
+	        .reply = all,
+	        .selectors = all,
+	        .notice = all,
+	        .seen_by = UINT64_MAX,
+	        .recipient_hash = 1ULL << 63,
+	};
+	struct buf out;
+
+	(void)state;
+	buf_init(&out, HISTORY_ROW_MAX);
+	for (size_t i = 0; i < ARRAY_LEN(octets); i++) {
+		memset(text, octets[i], sizeof(text));
+		buf_clear(&out);
+		assert_int_equal(history_row_message(&out, &message), 0);
+		buf_clear(&out);
+		assert_int_equal(history_row_delivery(&out, &delivery), 0);
+	}
+	buf_done(&out);
+}
+
+/* Of 3,000 rows, with room for so much; and it ends soon, though nobody ever takes them. */
+static uint64_t rows_lost(size_t octets_max)
+{
+	struct history *history = history_of(octets_max);
+	struct timespec before, after;
+
+	for (unsigned i = 0; i < 3000; i++)
+		history_tell_delivery(history, &a_delivery);
+	uint64_t lost = history_lost(history);
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	history_free(history);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	assert_true(after.tv_sec - before.tv_sec < 4);
+	return lost;
+}
+
+static void what_does_not_fit_is_lost_and_counted(void **state)
+{
+	(void)state;
+	uint64_t kept = 3000 - rows_lost(256U << 10);
+	assert_in_range(kept, 500, 1500);
+	assert_int_equal(3000 - rows_lost(512U << 10), 2 * kept);
+	assert_int_equal(rows_lost(2U << 20), 0);
+}
+
+static void nothing_is_told_to_nobody(void **state)
+{
+	(void)state;
+	history_tell_delivery(NULL, &a_delivery);
+	history_free(NULL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -392,6 +530,10 @@ int main(void)
 	        cmocka_unit_test(a_slow_name_makes_way_for_the_next_host),
 	        cmocka_unit_test(each_address_of_a_host_is_tried),
 	        cmocka_unit_test(slow_names_hold_up_no_other_work),
+	        cmocka_unit_test(a_row_in_the_words_of_the_database),
+	        cmocka_unit_test(the_longest_row_fits),
+	        cmocka_unit_test(what_does_not_fit_is_lost_and_counted),
+	        cmocka_unit_test(nothing_is_told_to_nobody),
 	};
 
 	log_init("test", (enum log_level)(LOG_ALARM + 1));
