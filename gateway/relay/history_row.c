@@ -3,22 +3,20 @@
  * Rows for the database out of what strangers said: valid UTF-8 without control
  * characters, cut, and quoted twice, for the row and for the array that it stands in.
  */
-#include <inttypes.h>
 #include <stdbool.h>
-#include <stdio.h>
+#include <string.h>
 
 #include "gateway/relay/history.h"
 
 /* Characters that are kept. */
-#define NAME_MAX_CHARS       256
-#define MESSAGE_ID_MAX_CHARS 250 /* as in trace(); its index takes no more than 2,700 octets */
-#define REPLY_MAX_CHARS      1000
-#define ROW_NUMBERS          160
+#define NAME_CHARS       256
+#define MESSAGE_ID_CHARS 250 /* as in trace(); its index takes no more than 2,700 octets */
+#define REPLY_CHARS      1000
 
 /* A quote opens and closes a text of a row; the array that the row is in escapes it. */
-#define QUOTE "\\\""
+#define QUOTE SLICE("\\\"")
 /* For what is no character: U+FFFD. */
-#define ODD "\xef\xbf\xbd"
+#define ODD SLICE("\xef\xbf\xbd")
 
 static bool is_plain(unsigned char octet)
 {
@@ -38,104 +36,136 @@ static size_t character_len(struct slice text)
 	return 0;
 }
 
-static int append_character(struct buf *out, struct slice *text)
+/*
+ * All of these write at `at`, where there is room for the longest row, and return what is
+ * behind it: a row is made on the loop.
+ */
+
+static char *put(char *at, struct slice octets)
+{
+	memcpy(at, octets.ptr, octets.len);
+	return at + octets.len;
+}
+
+static char *put_number(char *at, uint64_t number)
+{
+	char digits[20], *first = digits + sizeof(digits);
+
+	do {
+		*--first = (char)('0' + number % 10);
+		number /= 10;
+	} while (number > 0);
+	return put(at, slice_of(first, (size_t)(digits + sizeof(digits) - first)));
+}
+
+static char *put_signed(char *at, int64_t number)
+{
+	if (number >= 0)
+		return put_number(at, (uint64_t)number);
+	*at = '-';
+	return put_number(at + 1, -(uint64_t)number);
+}
+
+/* One character of the text, which then stands behind it. */
+static char *put_character(char *at, struct slice *text)
 {
 	size_t len = character_len(*text);
 	struct slice character = slice_part(*text, 0, len);
-	const char *instead = NULL;
 
-	if (len == 0)
-		instead = ODD;
-	else if (*text->ptr == '"')
-		instead = "\\\\\\\"";
-	else if (*text->ptr == '\\')
-		instead = "\\\\\\\\";
 	*text = slice_part(*text, MAX_OF(len, (size_t)1), text->len);
-	return instead != NULL ? buf_append_str(out, instead) : buf_append_slice(out, character);
+	if (len == 0)
+		return put(at, ODD);
+	if (*character.ptr == '"')
+		return put(at, SLICE("\\\\\\\""));
+	if (*character.ptr == '\\')
+		return put(at, SLICE("\\\\\\\\"));
+	return put(at, character);
 }
 
-static int append_text(struct buf *out, struct slice text, size_t characters)
+/* Behind a comma. An empty text is null. */
+static char *put_text(char *at, struct slice text, size_t characters)
 {
-	int r = buf_append_str(out, QUOTE);
-
-	while (r == 0 && text.len > 0 && characters > 0) {
+	*at++ = ',';
+	if (text.len == 0)
+		return at;
+	at = put(at, QUOTE);
+	while (text.len > 0 && characters > 0) {
 		size_t plain = 0;
 		while (plain < text.len && plain < characters &&
 		        is_plain((unsigned char)text.ptr[plain]))
 			plain++;
 		if (plain > 0) {
-			r = buf_append(out, text.ptr, plain);
+			at = put(at, slice_part(text, 0, plain));
 			text = slice_part(text, plain, text.len);
 			characters -= plain;
 		} else {
-			r = append_character(out, &text);
+			at = put_character(at, &text);
 			characters--;
 		}
 	}
-	return r == 0 ? buf_append_str(out, QUOTE) : r;
+	return put(at, QUOTE);
 }
 
-/* Behind a comma. An empty one is null. */
-static int append_next(struct buf *out, struct slice text, size_t characters)
-{
-	int r = buf_append_str(out, ",");
-
-	return r == 0 && text.len > 0 ? append_text(out, text, characters) : r;
-}
-
-static int append_id(struct buf *out, const struct message_id *id)
+static char *put_id(char *at, const struct message_id *id)
 {
 	char text[ID_TEXT + 1];
 
-	return append_next(out, slice_str(id_format(id, text)), ID_TEXT);
-}
-
-static int append_names(struct buf *out, const struct slice *const names[], size_t count)
-{
-	int r = 0;
-
-	for (size_t i = 0; r == 0 && i < count; i++)
-		r = append_next(out, *names[i], NAME_MAX_CHARS);
-	return r;
+	return put_text(at, slice_str(id_format(id, text)), ID_TEXT);
 }
 
 int history_row_message(struct buf *out, const struct history_message *message)
 {
-	const struct slice *const names[] = {
-	        &message->login, &message->session, &message->sender, &message->from_domain};
-	char numbers[ROW_NUMBERS];
+	char *row;
 
-	int len = snprintf(numbers, sizeof(numbers),
-	        "\"(%" PRIu64 ",%" PRIu64 ",%" PRIu32 ",%" PRId64, message->account, message->size,
-	        message->recipients, message->accepted_us);
-	int r = buf_append(out, numbers, (size_t)len);
-	if (r == 0)
-		r = append_id(out, message->id);
-	if (r == 0)
-		r = append_names(out, names, ARRAY_LEN(names));
-	if (r == 0)
-		r = append_next(out, message->message_id, MESSAGE_ID_MAX_CHARS);
-	return r == 0 ? buf_append_str(out, ")\",") : r;
+	int r = buf_reserve(out, HISTORY_ROW_MAX, &row);
+	if (r < 0)
+		return r;
+	char *at = put(row, SLICE("\"("));
+	at = put_number(at, message->account);
+	*at++ = ',';
+	at = put_number(at, message->size);
+	*at++ = ',';
+	at = put_number(at, message->recipients);
+	*at++ = ',';
+	at = put_signed(at, message->accepted_us);
+	at = put_id(at, message->id);
+	at = put_text(at, message->login, NAME_CHARS);
+	at = put_text(at, message->session, NAME_CHARS);
+	at = put_text(at, message->sender, NAME_CHARS);
+	at = put_text(at, message->from_domain, NAME_CHARS);
+	at = put_text(at, message->message_id, MESSAGE_ID_CHARS);
+	at = put(at, SLICE(")\","));
+	buf_added(out, (size_t)(at - row));
+	return 0;
 }
 
 int history_row_delivery(struct buf *out, const struct history_delivery *delivery)
 {
-	const struct slice outcome = slice_str(delivery->outcome);
-	const struct slice *const names[] = {&outcome, &delivery->recipient, &delivery->upstream,
-	        &delivery->host, &delivery->selectors, &delivery->notice};
-	char numbers[ROW_NUMBERS];
+	char *row;
 
+	int r = buf_reserve(out, HISTORY_ROW_MAX, &row);
+	if (r < 0)
+		return r;
+	char *at = put(row, SLICE("\"("));
+	at = put_signed(at, delivery->number);
+	*at++ = ',';
+	at = put_number(at, delivery->attempt);
+	*at++ = ',';
+	at = put_signed(at, delivery->at_us);
+	*at++ = ',';
+	at = put_number(at, delivery->seen_by);
+	*at++ = ',';
 	/* A hash is any 64 bits; a bigint of the database has a sign. */
-	int len = snprintf(numbers, sizeof(numbers),
-	        "\"(%" PRId64 ",%" PRIu32 ",%" PRId64 ",%" PRIu64 ",%" PRId64, delivery->number,
-	        delivery->attempt, delivery->at_us, delivery->seen_by,
-	        (int64_t)delivery->recipient_hash);
-	int r = buf_append(out, numbers, (size_t)len);
-	if (r == 0)
-		r = append_id(out, delivery->message);
-	if (r == 0)
-		r = append_names(out, names, ARRAY_LEN(names));
-	if (r == 0)
-		r = append_next(out, delivery->reply, REPLY_MAX_CHARS);
-	return r == 0 ? buf_append_str(out, ")\",") : r;
+	at = put_signed(at, (int64_t)delivery->recipient_hash);
+	at = put_id(at, delivery->message);
+	at = put_text(at, slice_str(delivery->outcome), NAME_CHARS);
+	at = put_text(at, delivery->recipient, NAME_CHARS);
+	at = put_text(at, delivery->upstream, NAME_CHARS);
+	at = put_text(at, delivery->host, NAME_CHARS);
+	at = put_text(at, delivery->selectors, NAME_CHARS);
+	at = put_text(at, delivery->notice, NAME_CHARS);
+	at = put_text(at, delivery->reply, REPLY_CHARS);
+	at = put(at, SLICE(")\","));
+	buf_added(out, (size_t)(at - row));
+	return 0;
 }
