@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: ISC
 """Where things are, whose they are, and how a process is run as somebody without power."""
+import contextlib
 import os
 import pathlib
 import pwd
+import random
 import re
 import socket
 import subprocess
@@ -36,9 +38,12 @@ def temporary_folder():
 
 
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below those that the kernel gives to clients: one of them could take it before it is listened on."""
+    while True:
+        port = random.randrange(16384, 32768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def run(*command, **options):
