@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: ISC
+"""A day of an admin at an ISP: through the scripts alone, as a member of postern_admin, with a gateway at work."""
+import base64
+import hashlib
+import hmac
+
+from client import message
+from environment import TOP, eventually
+from test_refusals import plain, session
+
+SCRIPTS = TOP / "scripts" / "admin"
+ANNA, BEN = "customer-7@isp.example", "clear-7@isp.example"
+
+
+def verifier(password, salt):
+    """As PostgreSQL's own programs compute it on the client."""
+    def mac(key, what):
+        return hmac.digest(key, what, "sha256")
+
+    def b64(octets):
+        return base64.b64encode(octets).decode()
+
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, 4096)
+    stored = hashlib.sha256(mac(salted, b"Client Key")).digest()
+    return f"SCRAM-SHA-256$4096:{b64(salt)}${b64(stored)}:{b64(mac(salted, b'Server Key'))}"
+
+
+def submit(bare, sender, subject):
+    """The reply that ends it: to the final dot, or to what was refused before."""
+    for line, wanted in ((f"MAIL FROM:<{sender}>", "250"), ("RCPT TO:<bob@example.net>", "250"), ("DATA", "354")):
+        said = bare.ask(line)
+        if not said.startswith(wanted):
+            return said
+    return bare.ask(message(subject, sender=sender) + b".")
+
+
+def test_an_admins_day(stage):
+    def script(name, answers="", **variables):
+        return stage.cluster.script(SCRIPTS / f"{name}.sql", answers=answers, **variables).strip()
+
+    def enter(login, password):
+        bare = session(stage, login=False)
+        said = bare.ask(plain(login, password))
+        return bare, said
+
+    # In the morning: the customers of another system, and some who chose a password on paper.
+    script("plan_set", plan="home", recipients="50", connections="5")
+    script("plan_limit_set", plan="home", measure="messages", per="1 hour", amount="2")
+    ready = [verifier(f"right-{n}", bytes(16 * [n])) for n in range(10)]
+    rows = ["login,password,plan"]
+    rows += [f"customer-{n}@isp.example,{ready[n % 10]},home" for n in range(10000)]
+    rows += [f"clear-{n}@isp.example,paper-{n},home" for n in range(100)]
+    assert script("accounts_create", answers="\n".join(rows) + "\n") == "10100"
+    for login, password in (("customer-0@isp.example", "right-0"), ("CUSTOMER-9999@isp.example", "right-9"),
+                            ("clear-99@isp.example", "paper-99")):
+        bare, said = enter(login, password)
+        assert said.startswith("235"), (login, said)
+        bare.close()
+
+    # A limit is reached, raised, and felt at once, in the same session.
+    script("sender_grant", login=ANNA, sender="info@shop.example")
+    anna, said = enter(ANNA, "right-7")
+    assert said.startswith("235")
+    first = submit(anna, "info@shop.example", "first")
+    assert first.startswith("250") and submit(anna, ANNA, "second").startswith("250")
+    said = submit(anna, ANNA, "third")
+    assert said.startswith("450 4.7.1 limit messages/hour reached: 2 of 2"), said
+    script("limit_set", login=ANNA, measure="messages", per="1 hour", amount="3")
+    anna.ask("RSET")
+    assert submit(anna, ANNA, "third").startswith("250")
+    assert script("usage", login=ANNA) == "messages|hour|3|3"
+    assert script("usage_top", measure="messages", count="1") == f"{ANNA}|messages|hour|3|3|100"
+    stage.upstream.wait(3)
+
+    # A sender gets another name.
+    script("sender_rename", login=ANNA, old="info@shop.example", new="sales@shop.example")
+
+    def mail_from(sender):
+        bare, said = enter(ANNA, "right-7")
+        said = bare.ask(f"MAIL FROM:<{sender}>") if said.startswith("235") else said
+        bare.close()
+        return said
+
+    eventually(lambda: mail_from("info@shop.example").startswith("550 5.7.1"))
+    assert mail_from("sales@shop.example").startswith("250")
+
+    # A telephone is lost.
+    app = script("app_password_create", login=BEN, label="phone")
+    bare, said = enter(BEN, app)
+    assert said.startswith("235")
+    bare.close()
+    script("credential_revoke", login=BEN, label="phone")
+    eventually(lambda: enter(BEN, app)[1].startswith("535"))
+    bare, said = enter(BEN, "paper-7")
+    assert said.startswith("235")
+
+    # In the evening: who did what?
+    told = [row.split("|")[1:3] for row in script("audit", object=ANNA).splitlines()]
+    assert told == [["ops", action] for action in ("sender_grant", "sender_revoke", "limit_set", "sender_grant", "account_create")]
