@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: ISC
 """What admins do from psql and with `postern account`: what is told, what is noted, what stays secret."""
+import base64
 import contextlib
+import hashlib
 import json
 import os
 import pty
@@ -9,7 +11,7 @@ import signal
 import termios
 import time
 
-from environment import BUILD, TOP, eventually
+from environment import BUILD, TOP, eventually, run
 from postgres import ADMIN
 from test_database import fails
 from test_refusals import plain, session
@@ -34,30 +36,31 @@ def audit(stage, login):
 # ---- the audit ----
 
 def test_the_audit_tells_who_what_from_and_to(stage):
-    run = stage.cluster.script
-    run(SCRIPTS / "plan_set.sql", plan="gold", recipients="100", add_sender="true")
-    run(SCRIPTS / "plan_set.sql", plan="gold", connections="7", sign_required="true")
-    run(SCRIPTS / "plan_set.sql", plan="gold", connections="7", sign_required="true")
+    script = stage.cluster.script
+    script(SCRIPTS / "plan_set.sql", plan="gold", recipients="100", add_sender="true")
+    script(SCRIPTS / "plan_set.sql", plan="gold", connections="7", sign_required="true")
+    script(SCRIPTS / "plan_set.sql", plan="gold", connections="7", sign_required="true")
     assert audit(stage, "gold") == [
         "plan_set: new; recipients_per_message: none -> 100; sign_required: none -> false; add_sender: none -> true",
         "plan_set: recipients_per_message: 100 -> none; connections: none -> 7; sign_required: false -> true; "
         "add_sender: true -> false", "plan_set: "]
-    run(SCRIPTS / "account_create.sql", login="Frank@example.org", environment={"POSTERN_PASSWORD": VERIFIER})
-    run(SCRIPTS / "account_plan.sql", login="frank@EXAMPLE.org", plan="gold")
-    run(SCRIPTS / "account_route.sql", login="FRANK@example.org", route="isp")
-    run(SCRIPTS / "account_route.sql", login="frank@example.org")
-    run(SCRIPTS / "account_suspend.sql", login="fRANK@example.org", reason="ticket 9")
-    run(SCRIPTS / "account_close.sql", login="FRANK@EXAMPLE.ORG")
+    script(SCRIPTS / "account_create.sql", login="Frank@example.org", environment={"POSTERN_PASSWORD": VERIFIER})
+    script(SCRIPTS / "account_plan.sql", login="frank@EXAMPLE.org", plan="gold")
+    script(SCRIPTS / "account_route.sql", login="FRANK@example.org", route="isp")
+    script(SCRIPTS / "account_route.sql", login="frank@example.org")
+    script(SCRIPTS / "account_suspend.sql", login="fRANK@example.org", reason="ticket 9")
+    script(SCRIPTS / "account_close.sql", login="FRANK@EXAMPLE.ORG")
     told = audit(stage, "fraNK@example.org")
     assert told[:4] == ["account_create: state: none -> active; plan: none -> default; password: none -> set",
                         "account_set_plan: plan: default -> gold", "account_set_route: route: none -> isp",
                         "account_set_route: route: isp -> none"], told
-    assert told[-1] == "account_close: state: suspended -> closed; reason: ticket 9 -> none", told
+    assert told[-2:] == ["account_suspend: state: active -> suspended; reason: none -> ticket 9",
+                         "account_close: state: suspended -> closed; reason: ticket 9 -> none"], told
     rows = stage.cluster.sql("select distinct actor, object from postern.audit where lower(object) = 'frank@example.org'")
     assert rows == f"{ADMIN}|Frank@example.org", rows
     assert stage.cluster.script(SCRIPTS / "audit.sql", count="1").startswith("20") and VERIFIER not in str(told)
     # A plan is no account, though it is called like one.
-    run(SCRIPTS / "plan_set.sql", plan="FRANK")
+    script(SCRIPTS / "plan_set.sql", plan="FRANK")
     assert stage.cluster.sql("select object from postern.audit where action = 'plan_set' order by at desc limit 1") == "FRANK"
 
 
@@ -117,6 +120,75 @@ def test_accounts_from_a_csv_file(stage):
     assert 'expected "login"' in fails(lambda: create("csv5@example.org,pass-5,gold", "csv6@example.org,pass-6,gold"))
     assert "line 3" in fails(lambda: create("login,password,plan", "csv5@example.org,pass-5,", "csv6@example.org,pass-6"))
     assert stage.cluster.sql("select count(*) from postern.account_overview where login ~ '^csv[5-7]'") == "0"
+
+
+def test_hashes_of_another_system_from_a_csv_file(stage):
+    def take(*lines):
+        return stage.cluster.script(SCRIPTS / "accounts_import.sql", answers="\n".join(("login,hash,plan", *lines)) + "\n").strip()
+
+    salt = b"saltsalt"
+    ssha = base64.b64encode(hashlib.sha1(b"right-1" + salt).digest() + salt).decode()
+    sha512 = run("openssl", "passwd", "-6", "-salt", "saltsalt", "right-2").stdout.decode().strip()
+    assert take(f"hash1@example.org,{{SSHA}}{ssha},", f"hash2@example.org,{sha512},default") == "2"
+    assert logs_in(stage, "hash1@example.org", "right-1") and logs_in(stage, "hash2@example.org", "right-2")
+    assert not logs_in(stage, "hash1@example.org", "right-2")
+    said = fails(lambda: take(f"hash3@example.org,{sha512},", "hash4@example.org,right-4,", "hash5@example.org,,"))
+    assert "line 3: " in said and "line 4: " in said and "2 of 3 lines are bad: no account was made" in said, said
+    assert stage.cluster.sql("select count(*) from postern.account_overview where login ~ '^hash[3-5]'") == "0"
+    assert "hash" in str(audit(stage, "hash1@example.org")) and sha512 not in stage.cluster.sql("select detail from postern.audit")
+
+
+def test_app_passwords_that_are_tied(stage):
+    login, _ = stage.account("tied@example.org", "secret-1", "info@example.org")
+
+    def make(label, **more):
+        return stage.cluster.script(SCRIPTS / "app_password_create.sql", login=login, label=label, **more).strip()
+
+    near, far = make("near", networks="127.0.0.0/8,::1/128"), make("far", networks="192.0.2.0/24")
+    assert logs_in(stage, login, near) and not logs_in(stage, login, far)
+    other = make("other", mechanisms="LOGIN")
+    assert not logs_in(stage, login, other) and logs_in(stage, login, make("plain", mechanisms="PLAIN,LOGIN"))
+    bare = session(stage, login=False)
+    assert bare.ask(plain(login, make("one", sender="info@example.org", expires="2100-01-01"))).startswith("235")
+    assert bare.ask(f"MAIL FROM:<{login}>").startswith("550 5.7.1")
+    assert bare.ask("MAIL FROM:<info@example.org>").startswith("250")
+    bare.close()
+    assert "over already" in fails(lambda: make("old", expires="2001-01-01"))
+    with stage.cluster.as_user(ADMIN):
+        said = stage.gateway.tool("account", "app-password", "--networks", "127.0.0.0/8", login, "tool").strip()
+        assert logs_in(stage, login, said.removeprefix("password="))
+        said = json.loads(stage.gateway.tool("--json", "account", "app-password", "--mechanisms", "PLAIN", "--expires",
+                                             "2100-01-01", "--sender", "info@example.org", login, "tool 2"))
+        assert list(said) == ["password"] and logs_in(stage, login, said["password"])
+
+
+def test_networks_and_certificates(stage):
+    login, _ = stage.account("server@example.org", "secret-1")
+    fingerprint = ":".join(["3A"] * 32)
+    script, tool = stage.cluster.script, stage.gateway.tool
+    script(SCRIPTS / "network_grant.sql", login=login, network="192.0.2.0/24")
+    assert "HINT" in fails(lambda: script(SCRIPTS / "network_grant.sql", login=login, network="192.0.2.1/24"))
+    script(SCRIPTS / "certificate_grant.sql", login=login, fingerprint=fingerprint, label="server")
+    with stage.cluster.as_user(ADMIN):
+        tool("account", "network", "grant", login, "198.51.100.0/24")
+        assert "network_overview" in tool("account", "network", "revoke", login, "203.0.113.0/24", check=False).stderr
+        tool("account", "network", "revoke", login, "192.0.2.0/24")
+        tool("account", "revoke", login, "server")
+        tool("account", "certificate", login, fingerprint.replace(":", ""), "server 2")
+    script(SCRIPTS / "network_revoke.sql", login=login, network="198.51.100.0/24")
+    script(SCRIPTS / "credential_revoke.sql", login=login, label="server 2")
+    told = [line.split(":")[0] for line in audit(stage, login)]
+    assert told == ["account_create", "network_grant", "certificate_grant", "network_grant", "network_revoke", "credential_revoke",
+                    "certificate_grant", "network_revoke", "credential_revoke"], told
+
+
+def test_the_tool_imports_a_hash(stage):
+    sha512 = run("openssl", "passwd", "-6", "-salt", "saltsalt", "right-3").stdout.decode().strip()
+    with server_log(stage) as written, stage.cluster.as_user(ADMIN):
+        stage.cluster.environment_more["POSTERN_PASSWORD"] = sha512
+        stage.gateway.tool("account", "import", "--plan", "default", "tooled@example.org")
+        assert "account_import" in written() and sha512 not in written()
+    assert logs_in(stage, "tooled@example.org", "right-3")
 
 
 # ---- secrets ----

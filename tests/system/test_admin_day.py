@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import time
 
 from client import message
 from environment import TOP, eventually
@@ -85,7 +86,7 @@ def test_an_admins_day(stage):
     assert mail_from("sales@shop.example").startswith("250")
 
     # A telephone is lost.
-    app = script("app_password_create", login=BEN, label="phone")
+    app = script("app_password_create", login=BEN, label="phone", mechanisms="PLAIN", networks="127.0.0.0/8", expires="2100-01-01")
     bare, said = enter(BEN, app)
     assert said.startswith("235")
     bare.close()
@@ -94,6 +95,32 @@ def test_an_admins_day(stage):
     bare, said = enter(BEN, "paper-7")
     assert said.startswith("235")
 
+    # Ben's machine sends spam: he is out in the middle of a message, and is told why, but only he.
+    assert bare.ask(f"MAIL FROM:<{BEN}>").startswith("250")
+    script("account_suspend", login=BEN, reason="sends spam, call 555 0100")
+    since = time.monotonic()
+    said = bare.reply()
+    took = time.monotonic() - since
+    assert said.startswith("421 4.7.0") and took < 1 and bare.reply() == "", (said, took)
+    said = enter(BEN, "paper-7")[1]
+    assert said.startswith("525 5.7.13") and "sends spam, call 555 0100" in said, said
+    assert enter(BEN, "wrong")[1] == "535 5.7.8 Authentication failed"
+    script("account_resume", login=BEN)
+    eventually(lambda: enter(BEN, "paper-7")[1].startswith("235"))
+
+    # Anna asks where her mail is.
+    qid = first.split()[-1]
+    eventually(lambda: len(script("trace", id=qid).splitlines()) == 2)
+    story = [row.split("|")[1:] for row in script("trace", id=qid).splitlines()]
+    assert [row[:2] for row in story] == [["accepted", ""], ["delivered", "bob@example.net"]], story
+    assert "sender=<info@shop.example>" in story[0][2] and 'reply="250' in story[1][2], story
+    named = message("first", sender="info@shop.example").decode().partition("Message-ID: ")[2].split("\r\n")[0]
+    assert [row.split("|")[1] for row in script("trace", id=named).splitlines()] == ["accepted", "delivered"]
+    eventually(lambda: len(script("sent", login=ANNA).splitlines()) == 3)
+    sent = [row.split("|") for row in script("sent", login=ANNA).splitlines()]
+    assert sent[-1][1] == qid and [row[2] for row in sent] == [ANNA, ANNA, "info@shop.example"], sent
+
     # In the evening: who did what?
     told = [row.split("|")[1:3] for row in script("audit", object=ANNA).splitlines()]
     assert told == [["ops", action] for action in ("sender_grant", "sender_revoke", "limit_set", "sender_grant", "account_create")]
+    assert script("audit", object=BEN).splitlines()[1].endswith("state: active -> suspended; reason: none -> sends spam, call 555 0100")

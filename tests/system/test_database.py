@@ -84,10 +84,10 @@ TABLES = {
 FUNCTIONS = {
     "public": set(),
     "postern_admin": {
-        "account_close", "account_create", "account_id", "account_import", "account_resume", "account_set_password", "account_set_plan",
-        "account_set_route", "account_suspend", "app_password_create", "certificate_grant", "credential_revoke", "dkim_key_add", "limit_set",
-        "network_grant", "network_revoke", "plan_limit_set", "plan_set", "sender_grant", "sender_revoke", "setting_set", "trace",
-        "usage", "usage_of"},
+        "account_close", "account_create", "account_id", "account_import", "account_resume", "account_set_password",
+        "account_set_plan", "account_set_route", "account_suspend", "app_password_create", "certificate_grant",
+        "credential_revoke", "dkim_key_add", "limit_set", "network_grant", "network_revoke", "plan_limit_set", "plan_set",
+        "sender_grant", "sender_revoke", "setting_set", "trace", "usage", "usage_of"},
     "postern_auth": {
         "admit", "auth_lookup", "certificate_lookup", "credential_upgrade", "credentials_used", "network_lookup",
         "recipients_new", "scram_iterations", "server_secret", "settle"},
