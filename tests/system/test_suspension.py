@@ -9,7 +9,7 @@ import threading
 import time
 
 from client import connect, message
-from environment import eventually
+from environment import eventually, run
 from test_refusals import plain, session
 
 HELD, HELD_PASSWORD = "held@example.org", "secret-h"
@@ -500,3 +500,25 @@ def test_a_suspension_is_told_and_audited(stage):
                                  " and action in ('account_suspend', 'account_resume') order by at desc, detail limit 3")
         assert set(said.splitlines()) == {"state: active -> suspended; reason: none -> ticket 1", "reason: ticket 1 -> ticket 2",
                                           "state: suspended -> active; reason: ticket 2 -> none"}, said
+
+
+def plans(cluster, statement):
+    """How the server runs what is inside the functions of a statement."""
+    script = ("load 'auto_explain'; set auto_explain.log_min_duration = 0; set auto_explain.log_nested_statements = on;"
+              f"set client_min_messages = log; {statement}")
+    return run("psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", cluster.database, input=script.encode(),
+               env=cluster.environment).stderr.decode()
+
+
+def test_the_held_among_200000_accounts_come_by_an_index(stage):
+    with stage.database("many") as cluster:
+        stage.gateway.tool("database", "migrate")
+        cluster.sql("insert into postern.account (login, state, state_reason) select 'user-' || i || '@example.org',"
+                    " case when i % 1000 = 0 then 'suspended' else 'active' end, case when i % 1000 = 0 then 'x' end"
+                    " from generate_series(1, 200000) i; analyze postern.account")
+        assert cluster.sql("select count(*) from postern.held_accounts()") == "200"
+        assert cluster.sql("select postern.held_among('{999,1000,1001}')") == "1000"
+        for statement in ("postern.held_accounts()", "postern.held_among('{999,1000,1001}')",
+                          "postern.auth_lookup('user-7@example.org')"):
+            told = plans(cluster, f"select * from {statement}")
+            assert "Index" in told and "Seq Scan on account" not in told, told
