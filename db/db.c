@@ -122,6 +122,11 @@ static PGconn *start_connect(const struct db *db)
 	/* Ours first: of two values of a key the last one counts. */
 	add_option(keys, values, &count, "application_name", "postern");
 	add_option(keys, values, &count, "target_session_attrs", "read-write");
+	/* Or whoever only listens would not hear for hours that a server has gone without a word.
+	 */
+	add_option(keys, values, &count, "keepalives_idle", "10");
+	add_option(keys, values, &count, "keepalives_interval", "5");
+	add_option(keys, values, &count, "keepalives_count", "3");
 	for (PQconninfoOption *o = db->options; o->keyword != NULL; o++)
 		add_option(keys, values, &count, o->keyword, o->val);
 	add_option(keys, values, &count, "user", db->user);

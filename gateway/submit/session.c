@@ -499,6 +499,9 @@ static void account_changed(struct session *session)
 void sessions_account_changed(struct serving *serving, uint64_t account)
 {
 	serving->changed[serving->changes++ % CHANGES_KEPT] = account;
+	/* Thousands may change in one transaction, of which few are here. */
+	if (account != 0 && !serving->has_login(serving, account))
+		return;
 	/*
 	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Then
 	 * the next ADMIT finds out; ending every session would punish all for a restart.

@@ -72,6 +72,8 @@ struct serving {
 	/* Counts a connection of that account: false when it has `most` already (0: any number). */
 	bool (*take_login)(struct serving *serving, uint64_t account, uint32_t most);
 	void (*give_login_back)(struct serving *serving, uint64_t account);
+	/* Whether there is any connection of it, of this loop or another. */
+	bool (*has_login)(struct serving *serving, uint64_t account);
 	void (*on_session_gone)(struct serving *serving, const struct addr *peer);
 };
 

@@ -246,6 +246,16 @@ static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
 	return taken;
 }
 
+static bool has_login(struct serving *serving, uint64_t account)
+{
+	struct submit *submit = container_of(serving, struct server, serving)->submit;
+
+	pthread_mutex_lock(&submit->lock);
+	bool has = map_get(&submit->accounts, account_key(&account)) != NULL;
+	pthread_mutex_unlock(&submit->lock);
+	return has;
+}
+
 static void give_login_back(struct serving *serving, uint64_t account)
 {
 	struct submit *submit = container_of(serving, struct server, serving)->submit;
@@ -298,6 +308,7 @@ static int server_init(
 	        .changes = 1,
 	        .take_login = take_login,
 	        .give_login_back = give_login_back,
+	        .has_login = has_login,
 	        .on_session_gone = on_session_gone,
 	};
 	list_init(&server->serving.sessions);

@@ -192,6 +192,12 @@ static void give_login_back(struct serving *serving, uint64_t account)
 	(void)account;
 }
 
+static bool has_login(struct serving *serving, uint64_t account)
+{
+	(void)serving;
+	return account == ACCOUNT;
+}
+
 static void on_changed(void *arg, uint64_t account)
 {
 	(void)arg;
@@ -284,6 +290,7 @@ static void set_up(void)
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
 	bench.serving.give_login_back = give_login_back;
+	bench.serving.has_login = has_login;
 	list_init(&bench.serving.sessions);
 	assert_bug(auth_link_new(bench.loop, on_changed, NULL, &bench.serving.auth) == 0);
 	assert_bug(
