@@ -478,7 +478,8 @@ int conversation_new(struct sasl *sasl, struct slice mechanism, struct slice cli
 	conversation->sasl = sasl;
 	conversation->reason = "refused";
 	memcpy(conversation->mechanism, mechanism.ptr, mechanism.len);
-	memcpy(conversation->client_address, client_address.ptr, client_address.len);
+	if (client_address.len > 0)
+		memcpy(conversation->client_address, client_address.ptr, client_address.len);
 	const sasl_callback_t callbacks[] = {
 	        {SASL_CB_SERVER_USERDB_CHECKPASS, CALLBACK(check_password), conversation},
 	        {SASL_CB_CANON_USER, CALLBACK(canon_user), conversation},

@@ -407,7 +407,7 @@ int db_copy(struct db *db, const char *sql, struct slice data, struct why *why)
 	PGresult *result;
 
 	int r = exec_once(db, &statement, &result, why);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	PQclear(result);
 	bool sent = PQputCopyData(db->conn, data.ptr, (int)data.len) > 0 &&

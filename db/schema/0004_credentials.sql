@@ -26,13 +26,14 @@ comment on column postern.credential.sender is 'The only address that its sessio
 comment on column postern.credential.last_used_at is 'Last login, by the minute, some seconds later.';
 comment on index postern.credential_certificate is 'Finds the account of a certificate.';
 
--- That an imported hash has become a verifier of the same password concerns nobody.
+-- What was right stays right when another credential comes. And that an imported hash has become a
+-- verifier of the same password concerns nobody.
 drop trigger tell on postern.credential;
-create trigger tell after insert or delete on postern.credential
+create trigger tell after delete on postern.credential
     for each row execute function postern.tell_account();
 create trigger tell_update after update of account, kind, verifier, mechanisms, networks, sender, expires_at, revoked_at on postern.credential
     for each row when (not (old.kind = 'crypt' and new.kind = 'scram-sha-256')) execute function postern.tell_account();
-comment on trigger tell on postern.credential is 'An account has a credential more or less.';
+comment on trigger tell on postern.credential is 'An account has a credential less.';
 comment on trigger tell_update on postern.credential is 'A credential has changed.';
 
 -- ---- passwords ----
@@ -310,8 +311,11 @@ create function postern.auth_lookup(p_login text)
 returns table (account bigint, login text, state text, state_reason text, route text, message_bytes bigint, recipients integer,
     connections integer, sign_required boolean, senders text[], credentials bigint[], kinds text[], verifiers text[],
     mechanisms text[], networks text[], sender text[], expires_ms bigint, add_sender boolean, counts_new_recipients boolean)
-language sql stable security definer set search_path = postern, pg_temp as $$
-    select a.id, a.login, a.state, a.state_reason, a.route, p.message_bytes, p.recipients_per_message, p.connections,
+language plpgsql stable security definer set search_path = postern, pg_temp as $$
+#variable_conflict use_column
+begin
+    -- In PL/pgSQL, because that keeps its plan: a function in SQL would be planned at every login.
+    return query select a.id, a.login, a.state, a.state_reason, a.route, p.message_bytes, p.recipients_per_message, p.connections,
         p.sign_required, (select array_agg(s.pattern) from postern.sender s where s.account = a.id)
             -- An address, not what would be a pattern of more than one.
             || case when a.login ~ '^[^@*]+@[^@*.][^@*]*$' then array[a.login] else '{}'::text[] end,
@@ -332,6 +336,7 @@ language sql stable security definer set search_path = postern, pg_temp as $$
         ) o
     ) c on true
     where lower(a.login collate "C") = lower(p_login collate "C") and a.state <> 'closed';
+end
 $$;
 comment on function postern.auth_lookup is
     'For auth: everything a login needs; of the credentials what costs least first, then the main password (SCRAM knows one). No row for unknown and closed accounts.';

@@ -193,7 +193,7 @@ static int run(struct ctl *ctl, const struct verb *verb, struct db *db, unsigned
 	int r = verb->secret != NULL ? send_secret(verb, db, &why) : 0;
 	if (r == 0)
 		r = db_exec(db, sql, count, params, &result, &why);
-	if (r < 0)
+	if (r != 0)
 		return ctl_database_failed(&why);
 	int rows = PQntuples(result);
 	if (verb->answer != NOTHING)

@@ -50,7 +50,7 @@ static int store(struct ctl *ctl, struct db *db, const char *domain, const char 
 	if (r == 0)
 		r = db_exec(db, "select postern.dkim_key_add($1, $2, $3, " CTL_SECRET ", $4)", 4,
 		        params, &result, why);
-	if (r < 0)
+	if (r != 0)
 		return r;
 	print_key(ctl, domain, selector, algorithm, buf_slice(record), PQgetvalue(result, 0, 0));
 	PQclear(result);
