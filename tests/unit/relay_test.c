@@ -168,7 +168,9 @@ static void a_reload_that_fails_changes_nothing(void **state)
 
 static struct loop *loop;
 static sem_t name_server;
-static int connection = -1;
+static uint16_t own_port; /* where connections are taken */
+static struct listener *listener;
+static int connection; /* that came, or -1 */
 
 int __real_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
         struct addrinfo **ret_found);
@@ -208,21 +210,33 @@ static void on_connection(void *arg, int fd, const struct addr *peer)
 	loop_stop(loop);
 }
 
-static struct listener *listen_here(uint16_t *ret_port)
+static int listen_here(void **state)
 {
 	struct addr addr = {
 	        .u.in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)},
 	        .len = sizeof(addr.u.in),
 	};
-	struct listener *listener;
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
+	(void)state;
+	connection = -1;
+	assert_int_equal(loop_new(&loop), 0);
 	assert_int_equal(bind(fd, &addr.u.sa, addr.len), 0);
 	assert_int_equal(listen(fd, 8), 0);
 	assert_int_equal(getsockname(fd, &addr.u.sa, &addr.len), 0);
 	assert_int_equal(listener_new(loop, fd, on_connection, NULL, &listener), 0);
-	*ret_port = addr_port(&addr);
-	return listener;
+	own_port = addr_port(&addr);
+	return 0;
+}
+
+static int stop_here(void **state)
+{
+	(void)state;
+	if (connection >= 0)
+		close(connection);
+	listener_free(listener);
+	loop_free(loop);
+	return 0;
 }
 
 static void out_of_patience(void *arg)
@@ -303,49 +317,40 @@ static void tear_down(struct bench *bench)
 	free(bench);
 }
 
+/* A delivery to this upstream gets as far as the listener. */
+static void expect_connection(const char *upstreams)
+{
+	struct bench *bench = set_up(upstreams, 1);
+
+	loop_run(loop);
+	enum fate fate = bench->results[0].fate;
+	tear_down(bench);
+	assert_true(connection >= 0);
+	assert_int_equal(fate, FATE_OPEN);
+}
+
 /* A name that cannot be looked up in time does not keep mail from the next host. */
 static void a_slow_name_makes_way_for_the_next_host(void **state)
 {
 	char upstreams[200];
-	uint16_t port;
 
 	(void)state;
-	assert_int_equal(loop_new(&loop), 0);
-	struct listener *listener = listen_here(&port);
 	snprintf(upstreams, sizeof(upstreams),
 	        "isp = { hosts = [\"slow.example:25\", \"127.0.0.1:%u\"]  tls = \"none\""
 	        "  connect_timeout = \"1s\" }",
-	        port);
-	struct bench *bench = set_up(upstreams, 1);
-	loop_run(loop);
-	assert_true(connection >= 0);
-	assert_int_equal(bench->results[0].fate, FATE_OPEN);
-	tear_down(bench);
-	close(connection);
-	listener_free(listener);
-	loop_free(loop);
+	        own_port);
+	expect_connection(upstreams);
 }
 
 /* An address to which there is no way fails at once, and the next one is as good. */
 static void each_address_of_a_host_is_tried(void **state)
 {
 	char upstreams[200];
-	uint16_t port;
 
 	(void)state;
-	connection = -1;
-	assert_int_equal(loop_new(&loop), 0);
-	struct listener *listener = listen_here(&port);
 	snprintf(upstreams, sizeof(upstreams),
-	        "isp = { hosts = [\"two.example:%u\"]  tls = \"none\" }", port);
-	struct bench *bench = set_up(upstreams, 1);
-	loop_run(loop);
-	assert_true(connection >= 0);
-	assert_int_equal(bench->results[0].fate, FATE_OPEN);
-	tear_down(bench);
-	close(connection);
-	listener_free(listener);
-	loop_free(loop);
+	        "isp = { hosts = [\"two.example:%u\"]  tls = \"none\" }", own_port);
+	expect_connection(upstreams);
 }
 
 static _Atomic bool work_done;
@@ -367,7 +372,6 @@ static void slow_names_hold_up_no_other_work(void **state)
 	struct job job = {.run = work, .done = worked};
 
 	(void)state;
-	assert_int_equal(loop_new(&loop), 0);
 	struct bench *bench = set_up("isp = { hosts = [\"slow.example:25\"]  tls = \"none\" }", 8);
 	while (bench->relay.busy < 8) {
 		loop_stop(loop);
@@ -379,7 +383,6 @@ static void slow_names_hold_up_no_other_work(void **state)
 	loop_run(loop);
 	assert_true(work_done);
 	tear_down(bench);
-	loop_free(loop);
 }
 
 /* ---- history ---- */
@@ -522,14 +525,15 @@ static void nothing_is_told_to_nobody(void **state)
 
 int main(void)
 {
+#define LISTENING_TEST(test) cmocka_unit_test_setup_teardown(test, listen_here, stop_here)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(what_fails_at_once_fails_once),
 	        cmocka_unit_test(the_oldest_of_each_account_goes_first),
 	        cmocka_unit_test(many_of_one_account_line_up_quickly),
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
-	        cmocka_unit_test(a_slow_name_makes_way_for_the_next_host),
-	        cmocka_unit_test(each_address_of_a_host_is_tried),
-	        cmocka_unit_test(slow_names_hold_up_no_other_work),
+	        LISTENING_TEST(a_slow_name_makes_way_for_the_next_host),
+	        LISTENING_TEST(each_address_of_a_host_is_tried),
+	        LISTENING_TEST(slow_names_hold_up_no_other_work),
 	        cmocka_unit_test(a_row_in_the_words_of_the_database),
 	        cmocka_unit_test(the_longest_row_fits),
 	        cmocka_unit_test(what_does_not_fit_is_lost_and_counted),
