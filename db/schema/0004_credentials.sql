@@ -295,6 +295,16 @@ create view postern.credential_overview as
     select a.login, c.label, c.kind, c.mechanisms, c.networks, c.sender, c.created_at, c.expires_at, c.last_used_at, c.revoked_at
     from postern.credential c join postern.account a on a.id = c.account;
 comment on view postern.credential_overview is 'What accounts log in with, and since when not any more.';
+comment on column postern.credential_overview.login is 'Whose it is.';
+comment on column postern.credential_overview.label is 'Its name within the account.';
+comment on column postern.credential_overview.kind is 'scram-sha-256, token, crypt or certificate.';
+comment on column postern.credential_overview.mechanisms is 'The only ones it is good for; null: all.';
+comment on column postern.credential_overview.networks is 'The only ones it is good from; null: anywhere.';
+comment on column postern.credential_overview.sender is 'The only address that its sessions may send as; null: all that the account may.';
+comment on column postern.credential_overview.created_at is 'When it was made.';
+comment on column postern.credential_overview.expires_at is 'Not valid from then on.';
+comment on column postern.credential_overview.last_used_at is 'Last login, by the minute.';
+comment on column postern.credential_overview.revoked_at is 'When it was taken back.';
 
 -- ---- what the processes call ----
 

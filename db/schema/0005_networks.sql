@@ -62,6 +62,7 @@ $$;
 comment on function postern.tell_network is 'Trigger: servers of a network are somebody else from now on.';
 create trigger tell before insert or delete on postern.network
     for each row execute function postern.tell_network();
+comment on trigger tell on postern.network is 'Running processes forget whose addresses these are.';
 
 create function postern.network_grant(login text, cidr inet) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
@@ -116,6 +117,8 @@ comment on function postern.network_revoke is 'Takes a network back; sessions of
 create view postern.network_overview as
     select a.login, n.cidr from postern.network n join postern.account a on a.id = n.account;
 comment on view postern.network_overview is 'Whose servers send without a login from where.';
+comment on column postern.network_overview.login is 'Whose servers they are.';
+comment on column postern.network_overview.cidr is 'Where they stand.';
 
 create function postern.network_lookup(p_address inet) returns text
 language plpgsql stable security definer set search_path = postern, pg_temp as $$

@@ -357,6 +357,12 @@ create view postern.usage_overview as
     join postern.account a on a.id = u.account
     where u.used > 0;
 comment on view postern.usage_overview is 'What accounts have used of their limits, now; those that have used nothing are left out.';
+comment on column postern.usage_overview.login is 'Whose use it is.';
+comment on column postern.usage_overview.measure is 'messages, recipients, bytes or new_recipients.';
+comment on column postern.usage_overview.per is 'The interval.';
+comment on column postern.usage_overview.used is 'How much counts now.';
+comment on column postern.usage_overview.amount is 'How much may pass.';
+comment on column postern.usage_overview.next_at is 'Of a full one: when it has room for one more; null: never.';
 
 -- ---- DKIM keys ----
 

@@ -374,7 +374,9 @@ def test_who_is_suspended_is_told_why(stage):
         answers = [bare.ask(plain(login, password)) for _ in range(5)]
         assert answers == [told] * 5 and bare.reply().startswith("421 4.7.0"), "so many tries as of a wrong one"
     # Whatever was written, the client gets one line of it.
-    stage.cluster.sql("select postern.account_suspend(:'login', E'gr\\u00fcn\\r\\n235 2.0.0 ok ' || repeat('x', 5000))", login=login)
+    stage.cluster.sql("update postern.account set state_reason = E'gr\\u00fcn\\r\\n235 2.0.0 ok ' || repeat('x', 5000) where login = :'login'",
+                      login=login)
+    eventually(lambda: " gr" in by_plain(stage, login, password))
     answer = by_plain(stage, login, password)
     assert answer.startswith("525 5.7.13 account suspended: gr??n??235 2.0.0 ok xxx") and len(answer) < 500, answer
     stage.cluster.sql("update postern.account set state_reason = null where login = :'login'", login=login)
