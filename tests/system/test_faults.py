@@ -129,6 +129,7 @@ def test_killed_while_delivering(stage):
     for _ in range(5):
         in_flight.acquire(timeout=20)
     stage.gateway.wait_event("message.delivered", count=30)
+    stage.gateway.wait_queue(30, 20)  # and their marks are written
     answered = {e["qid"] for e in stage.gateway.events("message.delivered")}
     stage.gateway.kill_all()
     gate.set()  # the upstream keeps what it had got
