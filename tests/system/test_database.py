@@ -181,8 +181,8 @@ WITHOUT_COMMENT = """
 
 
 def test_everything_has_a_comment(stage):
-    silent = stage.cluster.sql(WITHOUT_COMMENT).splitlines()
-    assert silent == [], silent
+    found = stage.cluster.sql(WITHOUT_COMMENT).splitlines()
+    assert found == [], found
     found = stage.cluster.sql("""begin;
         create table postern.t (c integer);
         create view postern.v as select c from postern.t;
