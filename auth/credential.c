@@ -13,7 +13,7 @@
 /* As app_password_create() makes them: 28 characters, without those that look like others. */
 #define TOKEN_LEN      28
 #define TOKEN_ALPHABET SLICE("abcdefghijkmnpqrstuvwxyz23456789")
-#define DIGEST_SIZE    32
+#define DIGEST_SIZE    32UL
 
 enum credential_kind credential_kind_of(struct slice name)
 {

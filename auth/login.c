@@ -200,7 +200,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_SUSPENDED:
 		message.type = AUTH_BLOCKED;
-		message.reason = identity->suspended_reason;
+		message.reason = conversation_suspension(login->conversation);
 		log_login(login, EV_LOGIN_REFUSED);
 		counter_add(CT_LOGINS_REFUSED, 1);
 		break;
@@ -357,31 +357,21 @@ void logins_step(
 
 /* ---- without a lane ---- */
 
-/* The answer to a password that was right a moment ago, and is. */
-static void answer_remembered(struct logins *logins, struct link *link,
+static void accept_remembered(struct logins *logins, struct link *link,
         const struct auth_message *request, const struct identity *identity,
         const struct credential *credential)
 {
-	struct auth_message answer = {.type = AUTH_DONE, .number = request->number};
+	const struct auth_message done = {.type = AUTH_DONE, .number = request->number};
 	struct auth_account account;
 	struct log_ctx log;
 
-	if (identity->suspended) {
-		answer.type = AUTH_BLOCKED;
-		answer.reason = identity->suspended_reason;
-	} else {
-		identity_account(identity, credential, &account);
-		usage_note(logins->settings.usage, credential->id);
-	}
-	link_answer(link, &answer, answer.type == AUTH_DONE ? &account : NULL);
+	identity_account(identity, credential, &account);
+	link_answer(link, &done, &account);
+	usage_note(logins->settings.usage, credential->id);
 	log_ctx_of(request, &log);
-	if (answer.type == AUTH_DONE)
-		LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
-		        LOG_VALUE(identity->account.login));
-	else
-		LOG(&log, EV_LOGIN_REFUSED, "account=%s reason=suspended remembered=yes",
-		        LOG_VALUE(identity->account.login));
-	counter_add(answer.type == AUTH_DONE ? CT_LOGINS_ACCEPTED : CT_LOGINS_REFUSED, 1);
+	LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
+	        LOG_VALUE(identity->account.login));
+	counter_add(CT_LOGINS_ACCEPTED, 1);
 }
 
 static bool answer_from_memory(struct logins *logins, struct link *link,
@@ -404,7 +394,7 @@ static bool answer_from_memory(struct logins *logins, struct link *link,
 	bool may_be_used = credential_objection(
 	                           credential, message->mechanism, message->client_address) == NULL;
 	if (may_be_used)
-		answer_remembered(logins, link, message, identity, credential);
+		accept_remembered(logins, link, message, identity, credential);
 	identity_unref(identity);
 	return may_be_used;
 }

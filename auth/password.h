@@ -4,7 +4,7 @@
 
 #include "gateway/base/slice.h"
 
-#define PASSWORD_MAX 1024
+#define PASSWORD_MAX 1024UL
 
 /*
  * What a client of SCRAM makes of a password that was typed (SASLprep, RFC 4013), and prepared()

@@ -206,11 +206,11 @@ static int check_password(sasl_conn_t *conn, void *context, const char *user, co
 	struct slice typed = slice_of(password, password_len);
 	const struct attempt attempt = {typed, password_prepare(typed, room)};
 	find_credential(conversation, &attempt);
-	if (conversation->credential != NULL) {
+	/* Of a suspended account nothing is remembered: it may come back at any moment. */
+	if (conversation->credential != NULL && !conversation->identity->suspended) {
 		identity_remember(conversation->sasl->store, slice_str(conversation->login), typed,
 		        conversation->identity, conversation->credential, era);
-		if (conversation->credential->kind == CREDENTIAL_CRYPT &&
-		        !conversation->identity->suspended)
+		if (conversation->credential->kind == CREDENTIAL_CRYPT)
 			upgrade(conversation, attempt.prepared);
 	}
 	if (attempt.prepared.ptr == room)
@@ -611,6 +611,11 @@ enum sasl_verdict conversation_step(struct conversation *conversation, struct db
 struct identity *conversation_identity(const struct conversation *conversation)
 {
 	return conversation->identity;
+}
+
+struct slice conversation_suspension(const struct conversation *conversation)
+{
+	return conversation->identity->suspended_reason;
 }
 
 const struct credential *conversation_credential(const struct conversation *conversation)

@@ -48,6 +48,9 @@ const struct why *conversation_away(const struct conversation *conversation);
 /* Who it is, once that was looked up, or NULL; the conversation's reference. */
 struct identity *conversation_identity(const struct conversation *conversation);
 
+/* After SUSPENDED: why, as the admin wrote it. */
+struct slice conversation_suspension(const struct conversation *conversation);
+
 /* After DONE: what was right, of the identity. */
 const struct credential *conversation_credential(const struct conversation *conversation);
 

@@ -369,7 +369,6 @@ def test_who_is_suspended_is_told_why(stage):
         assert ways[0](stage, login, ways[1]) == told, attempt
         assert time.monotonic() - began > 0.299, "sooner than a wrong password"
         assert reason(stage) == "suspended"
-    assert stage.gateway.events("login.refused", account=login, reason="suspended", remembered="yes"), "asked for each"
     for way in (by_plain, by_login, by_scram):
         assert way(stage, login, "wrong") == REFUSED and reason(stage) == "bad_password"
     with session(stage) as bare:
@@ -382,9 +381,9 @@ def test_who_is_suspended_is_told_why(stage):
     answer = by_plain(stage, login, password)
     assert answer.startswith("525 5.7.13 account suspended: gr??n??235 2.0.0 ok xxx") and len(answer) < 500, answer
     stage.cluster.sql("update postern.account set state_reason = null where login = :'login'", login=login)
-    eventually(lambda: by_plain(stage, login, password) == "525 5.7.13 account suspended")
+    assert by_plain(stage, login, password) == "525 5.7.13 account suspended"
     stage.cluster.sql("select postern.account_resume(:'login')", login=login)
-    eventually(lambda: by_plain(stage, login, password).startswith("235"))
+    assert by_plain(stage, login, password).startswith("235")
     stage.cluster.sql("select postern.account_close(:'login')", login=login)
     eventually(lambda: by_plain(stage, login, password) == REFUSED)
     assert reason(stage) == "unknown_user"
