@@ -104,10 +104,10 @@ def test_the_forms_of_the_response(stage):
     listening(stage)
     certificate, key, fingerprint = self_signed(stage, "forms")
     grant(stage, fingerprint, "forms")
-    stage.account("cora@example.org", "secret-2")
+    stage.account("certs-other@example.org", "secret-2")
     for commands, code in ((("AUTH EXTERNAL", ""), "235"), (("AUTH EXTERNAL", "="), "235"),
                            (("auth external", b64("Alice@Example.org")), "235"), ((f"AUTH EXTERNAL {b64(LOGIN)}",), "235"),
-                           ((f"AUTH EXTERNAL {b64('cora@example.org')}",), "535"), ((f"AUTH EXTERNAL {b64('alice')}",), "535"),
+                           ((f"AUTH EXTERNAL {b64('certs-other@example.org')}",), "535"), ((f"AUTH EXTERNAL {b64('alice')}",), "535"),
                            ((f"AUTH EXTERNAL {b64(LOGIN + chr(0))}",), "535"), (("AUTH EXTERNAL ?",), "501"),
                            (("AUTH EXTERNAL", "*"), "501")):
         client = Client(stage, certificate, key)

@@ -88,28 +88,29 @@ def mail(sender=LOGIN):
 # ---- SQL ----
 
 def test_what_a_grant_refuses_and_says(stage):
-    stage.account("carol@example.org", "secret-2")
+    login, _ = stage.account("granted@example.org", "secret-2")
+    other, _ = stage.account("nets-other@example.org", "secret-2")
     sql = stage.cluster.sql
     for network, words in (("10.1.2.3/8", "For the network: 10.0.0.0/8; for the one address: 10.1.2.3."),
                            ("2001:db8::1/32", "For the network: 2001:db8::/32;"),
                            ("0.0.0.0/0", "At most a /8"), ("10.0.0.0/7", "At most a /8"), ("::/0", "a /19 of IPv6"),
                            ("2001:c000::/18", "a /19 of IPv6"), ("nonsense", "invalid input syntax")):
-        said = fails(lambda: grant(stage, network))
+        said = fails(lambda: grant(stage, network, login))
         assert words in said, (network, said)
     for network in ("10.0.0.0/8", "2001:e000::/19", "192.0.2.1", "10.1.0.0/16"):
-        grant(stage, network)
-        grant(stage, network)  # once more changes nothing
-    said = fails(lambda: grant(stage, "10.1.0.0/16", "carol@example.org"))
-    assert "is another account's" in said and LOGIN not in said and "network_overview" in said, said
-    assert "no network 10.2.0.0/16" in fails(lambda: revoke(stage, "10.2.0.0/16"))
-    assert "no network 10.1.0.0/16" in fails(lambda: revoke(stage, "10.1.0.0/16", "carol@example.org"))
-    assert sql(f"select cidr from postern.network_overview where login = '{LOGIN}' order by 1").split() == \
+        grant(stage, network, login)
+        grant(stage, network, login)  # once more changes nothing
+    said = fails(lambda: grant(stage, "10.1.0.0/16", other))
+    assert "is another account's" in said and login not in said and "network_overview" in said, said
+    assert "no network 10.2.0.0/16" in fails(lambda: revoke(stage, "10.2.0.0/16", login))
+    assert "no network 10.1.0.0/16" in fails(lambda: revoke(stage, "10.1.0.0/16", other))
+    assert sql(f"select cidr from postern.network_overview where login = '{login}' order by 1").split() == \
         ["10.0.0.0/8", "10.1.0.0/16", "192.0.2.1/32", "2001:e000::/19"]
     for network in ("10.0.0.0/8", "2001:e000::/19", "192.0.2.1", "10.1.0.0/16"):
-        revoke(stage, network)
-    lines = sql("select action, object, detail from postern.audit where action like 'network%' order by at").split("\n")
-    assert len(lines) == 8 and lines[0] == f"network_grant|{LOGIN}|network: none -> 10.0.0.0/8", lines
-    assert lines[-1] == f"network_revoke|{LOGIN}|network: 10.1.0.0/16 -> none", lines
+        revoke(stage, network, login)
+    lines = sql(f"select action, object, detail from postern.audit where action like 'network%' and object = '{login}' order by at").split("\n")
+    assert len(lines) == 8 and lines[0] == f"network_grant|{login}|network: none -> 10.0.0.0/8", lines
+    assert lines[-1] == f"network_revoke|{login}|network: 10.1.0.0/16 -> none", lines
 
 
 def test_five_hundred_networks(stage):
