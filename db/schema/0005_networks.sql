@@ -14,6 +14,7 @@ create table postern.network (
 );
 create index network_account on postern.network (account);
 comment on table postern.network is 'Networks whose servers send as an account without a login, on listeners with networks = true.';
+comment on index postern.network_account is 'Finds the networks of an account.';
 comment on column postern.network.cidr is 'The network; of nested ones the smallest that holds an address counts.';
 comment on column postern.network.account is 'Whose servers stand in it.';
 

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: ISC
 """The SQL interface as admins use it: the scripts, the roles, odd databases."""
-import re
 import subprocess
 
 from client import connect, message

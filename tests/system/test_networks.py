@@ -146,21 +146,27 @@ def test_the_smallest_network_counts(stage):
         assert int(cluster.sql("select count(distinct postern.network_lookup('10.0.0.0'::inet + i)) from generate_series(1, 4000) i")) > 100
 
 
-def test_two_hundred_thousand_networks_are_found_by_an_index(stage):
+def test_two_hundred_thousand_networks_and_certificates_are_found_by_an_index(stage):
     with stage.database("manynets") as cluster:
         stage.gateway.tool("database", "migrate")
         cluster.sql("""
             insert into postern.account (login) select 'u' || i from generate_series(1, 200000) i;
             alter table postern.network disable trigger tell;
             insert into postern.network select ('11.0.0.0'::inet + i * 64)::cidr, i from generate_series(1, 200000) i;
-            analyze postern.account, postern.network""")
+            alter table postern.credential disable trigger tell;
+            insert into postern.credential (account, kind, label, verifier)
+                select i, 'certificate', 'server', encode(sha256(i::text::bytea), 'hex') from generate_series(1, 200000) i;
+            analyze postern.account, postern.network, postern.credential""")
         plans = cluster.sql("""
             load 'auto_explain';
             set auto_explain.log_min_duration = 0;
             set auto_explain.log_nested_statements = on;
             set client_min_messages = log;
-            do $$ begin for i in 1 .. 8 loop perform postern.network_lookup('11.0.16.0'); end loop; end $$""", stderr=True)
-        assert "Index Scan Backward using network_pkey" in plans and "account_pkey" in plans and "Seq Scan" not in plans, plans
+            do $$ begin for i in 1 .. 8 loop
+                perform postern.network_lookup('11.0.16.0'), * from postern.certificate_lookup(encode(sha256('7'), 'hex'));
+            end loop; end $$""", stderr=True)
+        assert "Index Scan Backward using network_pkey" in plans and "account_pkey" in plans
+        assert "credential_certificate" in plans and "Seq Scan" not in plans, plans
 
 
 def test_what_the_processes_may(stage):
