@@ -23,7 +23,8 @@ class Gateway:
         self.upstreams = {"up": {"hosts": [f"localhost:{upstream_port}"], "tls": "none"}}
         self.submission = {}
         self.hosts = ["127.0.0.1"]
-        self.listener = {}  # options of both listeners
+        self.listener = {}  # options of both listeners, or of the first:
+        self.tls_listener = None
         self.retry = {"first": "1s", "max": "2s"}
         self.route = "up"
         self.extra = ""
@@ -53,8 +54,8 @@ class Gateway:
         return "{ " + "  ".join(f"{k} = {self.value(v)}" for k, v in settings.items()) + " }"
 
     def write_conf(self):
-        def listener(port, tls):
-            return self.group({"address": [f"{host}:{port}" for host in self.hosts], "tls": tls, **self.listener})
+        def listener(port, tls, options):
+            return self.group({"address": [f"{host}:{port}" for host in self.hosts], "tls": tls, **options})
 
         upstreams = "\n".join(f"  {name} = {self.group(u)}" for name, u in self.upstreams.items())
         self.conf.write_text(f"""hostname = "gateway.test"
@@ -62,8 +63,8 @@ database = "{self.cluster.conninfo}"
 spool = "{self.folder}/spool"
 runtime = "{self.folder}/run"
 listener = {{
-  submission = {listener(self.port, "starttls")}
-  submissions = {listener(self.tls_port, "implicit")}
+  submission = {listener(self.port, "starttls", self.listener)}
+  submissions = {listener(self.tls_port, "implicit", self.listener if self.tls_listener is None else self.tls_listener)}
 }}
 tls = {{ certificate = "{self.certificate}"  key = "{self.key}" }}
 submission = {self.group(self.submission)}

@@ -204,6 +204,35 @@ def test_a_resumed_session_proves_as_much(stage):
     again.close()
 
 
+def test_each_listener_asks_for_itself(stage):
+    """A session resumed from a listener that asked shows nothing to one that does not."""
+    stage.gateway.tls_listener = {}
+    listening(stage)
+    certificate, key, fingerprint = self_signed(stage, "itself")
+    grant(stage, fingerprint, "itself")
+    for version in VERSIONS:
+        first = Client(stage, certificate, key, version)
+        assert first.ask("AUTH EXTERNAL =").startswith("235")
+        other = Client(stage, version=version, implicit=True, session=first.socket.session, context=first.context)
+        assert other.socket.session_reused and other.offer == OFFER
+        assert other.ask("AUTH EXTERNAL =").startswith("504")
+        other.close()
+        first.close()
+
+
+def test_an_expired_certificate_is_the_one_that_was_granted(stage):
+    """The admin grants and revokes it; its own dates say nothing."""
+    listening(stage)
+    certificate, key, _ = self_signed(stage, "dated")
+    request = stage.folder / "dated.csr"
+    run("openssl", "x509", "-x509toreq", "-in", certificate, "-signkey", key, "-out", request)
+    run("openssl", "x509", "-req", "-in", request, "-signkey", key, "-days", "-1", "-out", certificate)
+    grant(stage, hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate.read_text())).hexdigest(), "dated")
+    client = Client(stage, certificate, key)
+    assert client.ask("AUTH EXTERNAL =").startswith("235")
+    client.close()
+
+
 def test_certificates_of_any_size(stage):
     listening(stage)
     for size, fits in ((12000, True), (40000, False), (100000, False)):

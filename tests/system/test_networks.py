@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: ISC
 """Customers' servers that are known by their network: whose they are, and that nobody else relays."""
 import contextlib
+import signal
 import smtplib
 import socket
 import subprocess
 import time
 
-from client import MESSAGE, connect, message
+from client import MESSAGE, message, trust_all
 from environment import eventually
 from postfix import Postfix
 from test_database import fails
@@ -185,7 +186,7 @@ RECIPIENTS = ("bob%example.com@example.net", "\"bob@example.com\"@example.net", 
               "@relay.example:bob@example.net", "postmaster", "Postmaster@example.org")
 
 
-def everything(stage, source):
+def everything_in_the_clear(stage, source):
     """What an open relay would take from somebody without a grant: 530, each time."""
     for recipient in RECIPIENTS:
         with server(stage, source) as stranger:
@@ -196,6 +197,11 @@ def everything(stage, source):
         assert stranger.ask("HELO c").startswith("250")
         assert stranger.ask(mail()).startswith("530")
         assert stranger.ask("VRFY bob@example.net").startswith("530")
+
+
+def everything(stage, source):
+    """And under TLS."""
+    everything_in_the_clear(stage, source)
     for tls in (False, True):
         client = connect_from(stage, source, tls)
         assert client.docmd(mail())[0] == 530
@@ -205,7 +211,6 @@ def everything(stage, source):
 
 def connect_from(stage, source, implicit=False):
     """smtplib past EHLO under TLS, not logged in."""
-    from client import trust_all
     host = "::1" if ":" in source else "127.0.0.1"
     if implicit:
         client = smtplib.SMTP_SSL(host, stage.gateway.tls_port, context=trust_all(), timeout=20, source_address=(source, 0))
@@ -282,11 +287,33 @@ def test_a_login_goes_before_the_network(stage):
         client.close()
 
 
+def test_each_listener_says_for_itself(stage):
+    stage.gateway.tls_listener = {}
+    listening(stage)
+    with granted(stage, "127.0.0.2", "::1"):
+        for source in ("127.0.0.2", "::1"):
+            for implicit in (False, True):
+                client = connect_from(stage, source, implicit)
+                assert client.docmd(mail())[0] == (530 if implicit else 250), (source, implicit)
+                client.close()
+        # And may be told otherwise while it runs; who is there stays who it is.
+        with server(stage, "127.0.0.2") as before:
+            assert before.ask(mail()).startswith("250")
+            stage.gateway.listener, stage.gateway.tls_listener = {}, {"networks": True}
+            stage.gateway.write_conf()
+            stage.gateway.process.send_signal(signal.SIGHUP)
+            stage.gateway.wait_event("reloaded")
+            eventually(lambda: connect_from(stage, "::1", True).docmd(mail())[0] == 250)
+            everything_in_the_clear(stage, "127.0.0.2")
+            assert before.ask("RSET", mail())[1].startswith("250")
+
+
 # ---- changes ----
 
 def test_changes_are_felt(stage):
     listening(stage)
-    login, _ = stage.account("moved@example.org", "secret-8")
+    login = "moved@example.org"
+    stage.cluster.sql(f"select postern.account_create('{login}')")  # no password: it needs none
     with server(stage, "127.0.0.2") as customer:
         assert customer.ask(mail()).startswith("530")
         with granted(stage, "127.0.0.0/24"):
