@@ -62,8 +62,8 @@ const char *const fuzz_phrases[] = {
         "QUIT\r\n\xff",
         "\xfd\xff",
         "FOO bar\r\n\xff",
-        GRANTED "\xff",
-        NOBODYS "\xff",
+        "\xfc\xff",
+        "\xfb\xff",
         "AUTH EXTERNAL =\r\n\xff",
         "AUTH EXTERNAL\r\n\xff",
 };
