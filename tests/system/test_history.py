@@ -113,9 +113,19 @@ def test_a_message_that_is_refused(stage):
     accepted, delivered = wait_story(stage, bounce, "accepted", "delivered")
     assert f"id={bounce} login={LOGIN} session=" in accepted[2] and "sender=<> message_id=<" in accepted[2], accepted
     assert delivered[1] == LOGIN
-    # That its sender gets a bounce is no mail of the account's.
-    assert stage.cluster.sql("select count(*) from postern.delivery where message = "
-                             f"'{bounce}' and signed is null") == "1"
+
+
+def test_a_bounce_is_no_mail_of_the_account(stage):
+    login, password = stage.account("bounced@example.org", "secret-1")
+    stage.upstream.reply = lambda verb, line: "550 5.1.1 no such user" if verb == "RCPT" and "bad@" in line else None
+    client = connect(stage, login, password)
+    client.sendmail(login, ["bad@example.net"], message(sender=login))
+    client.quit()
+    outcomes = ("select string_agg(d.outcome, ' ' order by d.at) from postern.message m join postern.delivery d"
+                f" on d.message = m.id where m.login = '{login}'")
+    eventually(lambda: stage.cluster.sql(outcomes) == "refused delivered")
+    assert stage.cluster.sql("select count(*) from postern.recipient_seen s join postern.account a on a.id = s.account"
+                             f" where a.login = '{login}'") == "0"
 
 
 def test_a_message_that_expires(stage):
@@ -419,25 +429,43 @@ def test_what_is_old_vanishes(stage):
         assert months(cluster) == [month(cluster, more) for more in range(-2, 2)]
 
 
+def at_once(cluster, scripts):
+    """Each over a connection of its own."""
+    processes = []
+    for script in scripts:
+        processes.append(subprocess.Popen(["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", cluster.database],
+                                          env=cluster.environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                                          stderr=subprocess.PIPE))
+        processes[-1].stdin.write(script.encode())
+    for process in processes:
+        process.stdin.close()
+    said = [process.stderr.read().decode() for process in processes]
+    assert [process.wait(60) for process in processes] == [0] * len(processes), said
+
+
 def test_many_gateways_need_a_month_at_once(stage):
     with Schema(stage, "history_race") as cluster:
-        for round_ in range(5):
-            at = first_of(cluster, 2 + round_)
-            processes = []
-            for gateway in range(6):
-                script = "".join(write(round_ * 10 + batch, at, gateway=f"gw{gateway}", qid=f"{round_}{gateway}{batch}" + "x" * 13)
-                                 for batch in range(1, 10))
-                script = "update postern.history_kept set checked_at = '-infinity' where random() < 0.2;" * (gateway == 0) + script
-                processes.append(subprocess.Popen(["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-d", cluster.database],
-                                                  env=cluster.environment, stdin=subprocess.PIPE,
-                                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
-                processes[-1].stdin.write(script.encode())
-            for process in processes:
-                process.stdin.close()
-            said = [process.stderr.read().decode() for process in processes]
-            assert [process.wait(60) for process in processes] == [0] * 6, said
+        for number in range(5):
+            at = first_of(cluster, 2 + number)
+            scripts = ["".join(write(number * 10 + batch, at, gateway=f"gw{gateway}", qid=f"{number}{gateway}{batch}" + "x" * 13)
+                               for batch in range(1, 10)) for gateway in range(6)]
+            scripts.append("update postern.history_kept set checked_at = '-infinity';")
+            at_once(cluster, scripts)
         assert cluster.sql("select count(*) from postern.message") == cluster.sql("select count(*) from postern.delivery") \
             == str(5 * 6 * 9)
+
+
+def test_many_gateways_have_the_same_recipients(stage):
+    """In orders of their own."""
+    with Schema(stage, "history_order") as cluster:
+        us = microseconds(first_of(cluster, 0))
+        cluster.sql(write(1, first_of(cluster, 0)))
+        at_once(cluster, ["".join(
+            f"select postern.history_write('gw{gateway}', 1, {batch}, {us}, false, null, (select array_agg(row(0, 1, {us}, 1,"
+            f" {batch * 10000} + n, 'm', 'delivered', 'b@x', 'up', 'h', 's', null, 'ok')::postern.history_delivery order by n"
+            f" {'desc' if gateway % 2 else 'asc'}) from generate_series(1, 2000) n), null);" for batch in range(1, 30))
+            for gateway in range(6)])
+        assert cluster.sql("select count(*) from postern.recipient_seen where recipient > 1000") == str(29 * 2000)
 
 
 def test_nobody_writes_history_but_relay(stage):
