@@ -30,7 +30,7 @@
 
 #define WAITING_MAX  (32U << 20)
 #define ROWS_MAX     131072 /* octets of each kind in a chunk: some 400 rows */
-#define CHUNK_OCTETS (2 * ROWS_MAX)
+#define CHUNK_OCTETS (2UL * ROWS_MAX)
 #define GATHER_MS    500
 #define AGAIN_MS     1000
 #define REFUSED_MS   60000 /* a batch that the database does not take is lost then */
