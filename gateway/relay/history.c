@@ -295,6 +295,8 @@ static bool write_batch(struct history *history, struct batch *batch)
 		int r = write_once(history, batch, &why);
 		if (r == 0) {
 			history->batches++;
+			if (history->failing)
+				LOG(NULL, EV_HISTORY_BACK, "");
 			history->failing = false;
 			tell_lost(&batch->gap);
 			return true;

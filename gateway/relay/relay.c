@@ -187,11 +187,6 @@ static int start_asking(struct relay *relay, const struct relay_settings *settin
 	        .database = settings->conf->database,
 	        .password = settings->database_password,
 	};
-	const struct history_settings history = {
-	        .database = settings->conf->database,
-	        .password = settings->database_password,
-	        .spool = settings->conf->spool,
-	};
 
 	int r = keys_new(&keys, &relay->keys, why);
 	if (r < 0)
@@ -201,13 +196,17 @@ static int start_asking(struct relay *relay, const struct relay_settings *settin
 	notices.accounts = relay->accounts;
 	if (r == 0)
 		r = notices_new(&notices, &relay->notices);
-	if (r < 0)
-		return why_errno(why, r, "cannot listen to the database");
-	return history_new(&history, &relay->history, why);
+	return r == 0 ? 0 : why_errno(why, r, "cannot listen to the database");
 }
 
 static int start(struct relay *relay, const struct relay_settings *settings, struct why *why)
 {
+	const struct history_settings history = {
+	        .database = settings->conf->database,
+	        .password = settings->database_password,
+	        .spool = settings->conf->spool,
+	};
+
 	int r = sasl_client_prepare(why);
 	if (r == 0)
 		r = jobs_new(WORKERS, JOBS_MAX, &relay->jobs);
@@ -220,6 +219,9 @@ static int start(struct relay *relay, const struct relay_settings *settings, str
 		        relay, settings->conf, settings->passwords, settings->password_count, why);
 	if (r == 0)
 		r = open_spool(relay, why);
+	/* A predecessor has left the spool, so that its run is not taken for one that died. */
+	if (r == 0)
+		r = history_new(&history, &relay->history, why);
 	if (r == 0)
 		r = watch_new(relay->loop, relay->wake_fd, on_wake, relay, &relay->wake);
 	if (r == 0 && settings->control_fd >= 0)

@@ -237,6 +237,7 @@ def deliver_without_database(stage, away, back):
     finally:
         back()
     print(f"# {len(qids)} messages delivered in {took:.2f} s")
+    stage.gateway.wait_event("history.back")
     assert took < 5, took
     for qid in qids:
         eventually(lambda: trace(stage, qid)[-1][0] == "delivered", 20)
