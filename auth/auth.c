@@ -248,10 +248,13 @@ static void poke_intake(struct auth *auth)
 /* Forgets, then tells every link. */
 static void account_changed(struct auth *auth, uint64_t account)
 {
-	const struct auth_message changed = {.type = AUTH_CHANGED, .charge = {.account = account}};
+	const struct auth_message changed = {
+	        .type = AUTH_CHANGED,
+	        .charge = {.account = account},
+	        .era = identity_forget(auth->store, account),
+	};
 	struct link *links[LINKS_MAX];
 
-	identity_forget(auth->store, account);
 	size_t count = ref_links(auth, links);
 	for (size_t i = 0; i < count; i++) {
 		link_answer(links[i], &changed, NULL);
@@ -287,7 +290,7 @@ static void *notices(void *arg)
 			take_notice(auth, buf_slice(&payload));
 		else if (r < 0) {
 			/* Deaf: what is remembered may be wrong when it hears again. */
-			identity_forget(auth->store, 0);
+			(void)identity_forget(auth->store, 0);
 			poll(NULL, 0, REST_MS);
 		}
 		if (anew)

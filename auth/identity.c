@@ -15,6 +15,7 @@
 #include "gateway/base/list.h"
 #include "gateway/base/map.h"
 #include "gateway/base/random.h"
+#include "gateway/base/recent.h"
 #include "gateway/mail/sender_right.h"
 
 #define ARENA_MAX      (256U << 10)
@@ -25,6 +26,7 @@
 #define PROOF_SIZE     32
 #define ITERATIONS     15000
 #define REASON_MAX     400 /* of a suspension, as far as it is told */
+#define CONFIRM_TRIES  3
 
 struct remembered {
 	uint8_t proof[PROOF_SIZE]; /* HMAC over login and password: the key of the map */
@@ -40,6 +42,7 @@ struct identity_store {
 	struct map remembered;
 	struct list entries; /* of the map */
 	uint64_t era, sweep_at_ms;
+	struct recent changed; /* accounts, by era; 0: maybe all */
 	bool has_secret;
 	char secret[80]; /* of the fake verifiers, from the database */
 	size_t secret_len;
@@ -57,6 +60,7 @@ int identity_store_new(struct identity_store **ret_store)
 	map_init(&store->remembered);
 	list_init(&store->entries);
 	random_bytes(store->key, sizeof(store->key));
+	store->era = clock_mono_us();
 	*ret_store = store;
 	return 0;
 }
@@ -72,7 +76,7 @@ void identity_store_free(struct identity_store *store)
 {
 	if (store == NULL)
 		return;
-	identity_forget(store, 0);
+	(void)identity_forget(store, 0);
 	map_done(&store->remembered);
 	pthread_mutex_destroy(&store->lock);
 	gnutls_memset(store, 0, sizeof(*store));
@@ -348,6 +352,14 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	return r;
 }
 
+static uint64_t era_of(struct identity_store *store)
+{
+	pthread_mutex_lock(&store->lock);
+	uint64_t era = store->era;
+	pthread_mutex_unlock(&store->lock);
+	return era;
+}
+
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
         struct identity **ret_identity, struct why *why)
 {
@@ -358,6 +370,7 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 	atomic_init(&identity->refs, 1);
 	identity->valid_until_ms = UINT64_MAX;
 	arena_init(&identity->arena, ARENA_MAX);
+	identity->era = era_of(store);
 	int r = fill(store, db, login, identity, why);
 	if (r < 0) {
 		identity_unref(identity);
@@ -368,7 +381,7 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 }
 
 /* `sql` finds the login and a credential by the value. */
-static int fetch_by(struct identity_store *store, struct db *db, const char *sql,
+static int fetch_by_once(struct identity_store *store, struct db *db, const char *sql,
         struct slice value, struct identity **ret_identity, uint64_t *ret_credential,
         struct why *why)
 {
@@ -396,21 +409,40 @@ static int fetch_by(struct identity_store *store, struct db *db, const char *sql
 	return r;
 }
 
-int identity_fetch_by_network(struct identity_store *store, struct db *db, struct slice address,
-        struct identity **ret_identity, struct why *why)
+/* The same, until nothing of it changes meanwhile. */
+static int fetch_by(struct identity_store *store, struct db *db, const char *sql,
+        struct slice value, struct found *ret_found, struct why *why)
 {
-	uint64_t none;
+	struct identity *identity;
 
-	return fetch_by(store, db, "select postern.network_lookup($1), 0", address, ret_identity,
-	        &none, why);
+	for (unsigned tries = 0; tries < CONFIRM_TRIES; tries++) {
+		uint64_t before = era_of(store);
+		int r = fetch_by_once(
+		        store, db, sql, value, &identity, &ret_found->credential, why);
+		if (r < 0)
+			return r;
+		ret_found->identity = identity;
+		if (identity == NULL)
+			return 0;
+		identity->era = before;
+		if (identity_is_current(store, identity, &ret_found->era))
+			return 0;
+		identity_unref(TAKE(ret_found->identity));
+	}
+	return -ESTALE;
+}
+
+int identity_fetch_by_network(struct identity_store *store, struct db *db, struct slice address,
+        struct found *ret_found, struct why *why)
+{
+	return fetch_by(store, db, "select postern.network_lookup($1), 0", address, ret_found, why);
 }
 
 int identity_fetch_by_certificate(struct identity_store *store, struct db *db,
-        struct slice fingerprint, struct identity **ret_identity, uint64_t *ret_credential,
-        struct why *why)
+        struct slice fingerprint, struct found *ret_found, struct why *why)
 {
 	return fetch_by(store, db, "select login, credential from postern.certificate_lookup($1)",
-	        fingerprint, ret_identity, ret_credential, why);
+	        fingerprint, ret_found, why);
 }
 
 /* HMAC over both with the length of the first, so that no two pairs share one. */
@@ -430,7 +462,7 @@ static int make_proof(struct identity_store *store, struct slice login, struct s
 }
 
 struct identity *identity_recall(struct identity_store *store, struct slice login,
-        struct slice password, const struct credential **ret_credential)
+        struct slice password, const struct credential **ret_credential, uint64_t *ret_era)
 {
 	uint8_t proof[PROOF_SIZE];
 	struct identity *identity = NULL;
@@ -442,6 +474,7 @@ struct identity *identity_recall(struct identity_store *store, struct slice logi
 	if (entry != NULL && clock_mono_ms() < entry->until_ms) {
 		identity = identity_ref(entry->identity);
 		*ret_credential = entry->credential;
+		*ret_era = store->era; /* or it would have been forgotten */
 	}
 	pthread_mutex_unlock(&store->lock);
 	return identity;
@@ -467,8 +500,15 @@ static void drop_remembered(struct identity_store *store, uint64_t account)
 	}
 }
 
+/* The lock is held. */
+static bool has_changed(const struct identity_store *store, const struct identity *identity)
+{
+	return recent_since(&store->changed, identity->account.id, identity->era) ||
+	       recent_since(&store->changed, 0, identity->era);
+}
+
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
-        struct identity *identity, const struct credential *credential, uint64_t era)
+        struct identity *identity, const struct credential *credential)
 {
 	struct remembered *entry = calloc(1, sizeof(*entry));
 
@@ -491,7 +531,7 @@ void identity_remember(struct identity_store *store, struct slice login, struct 
 		drop_remembered(store, NOBODY);
 		store->sweep_at_ms = now + SWEEP_MS;
 	}
-	bool kept = store->era == era && store->remembered.count < REMEMBERED_MAX &&
+	bool kept = !has_changed(store, identity) && store->remembered.count < REMEMBERED_MAX &&
 	            map_put(&store->remembered, key, entry) == 0;
 	if (kept)
 		list_append(&store->entries, &entry->link_in_entries);
@@ -500,20 +540,60 @@ void identity_remember(struct identity_store *store, struct slice login, struct 
 		remembered_free(entry);
 }
 
-uint64_t identity_era(struct identity_store *store)
+bool identity_is_current(
+        struct identity_store *store, const struct identity *identity, uint64_t *ret_era)
 {
 	pthread_mutex_lock(&store->lock);
-	uint64_t era = store->era;
+	bool current = !has_changed(store, identity);
+	*ret_era = store->era;
 	pthread_mutex_unlock(&store->lock);
-	return era;
+	return current;
 }
 
-void identity_forget(struct identity_store *store, uint64_t account)
+static const struct credential *find_same(
+        const struct identity *identity, const struct credential *credential)
+{
+	for (size_t i = 0; i < identity->credential_count; i++) {
+		const struct credential *other = &identity->credentials[i];
+		if (other->id == credential->id && other->kind == credential->kind &&
+		        slice_equal(other->verifier, credential->verifier))
+			return other;
+	}
+	return NULL;
+}
+
+int identity_confirm(struct identity_store *store, struct db *db, struct slice login,
+        struct identity **identity, const struct credential **credential, uint64_t *ret_era,
+        struct why *why)
+{
+	struct identity *fresh;
+
+	for (unsigned tries = 0; tries < CONFIRM_TRIES; tries++) {
+		if (identity_is_current(store, *identity, ret_era))
+			return 0;
+		int r = identity_fetch(store, db, login, &fresh, why);
+		if (r < 0)
+			return r;
+		const struct credential *same = find_same(fresh, *credential);
+		if (same == NULL) {
+			identity_unref(fresh);
+			return -ESTALE;
+		}
+		identity_unref(*identity);
+		*identity = fresh;
+		*credential = same;
+	}
+	return -ESTALE;
+}
+
+uint64_t identity_forget(struct identity_store *store, uint64_t account)
 {
 	pthread_mutex_lock(&store->lock);
-	store->era++;
+	uint64_t era = ++store->era;
+	recent_note(&store->changed, account, era);
 	drop_remembered(store, account);
 	pthread_mutex_unlock(&store->lock);
+	return era;
 }
 
 void identity_account(const struct identity *identity, const struct credential *credential,

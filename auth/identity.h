@@ -27,6 +27,7 @@ struct identity {
 	size_t credential_count;
 	struct slice fake;       /* a made-up verifier, for who has none of SCRAM */
 	uint64_t valid_until_ms; /* when the first of the credentials expires */
+	uint64_t era;            /* the store's when it was looked up */
 };
 
 struct identity_store;
@@ -42,32 +43,54 @@ void identity_store_free(struct identity_store *store);
 int identity_fetch(struct identity_store *store, struct db *db, struct slice login,
         struct identity **ret_identity, struct why *why) must_check;
 
+/* Who was found without a password. */
+struct found {
+	struct identity *identity; /* the caller's reference; NULL: nobody */
+	uint64_t credential;       /* its number; 0: none */
+	uint64_t era;              /* until when that is right; see identity_is_current() */
+};
+
 /*
  * The same by what needs no password: whose server has that address, or who showed the certificate
- * with that SHA-256 (hex), and the credential that it is. NULL: nobody.
+ * with that SHA-256 (hex). Also -ESTALE: it changes all the time.
  */
 int identity_fetch_by_network(struct identity_store *store, struct db *db, struct slice address,
-        struct identity **ret_identity, struct why *why) must_check;
+        struct found *ret_found, struct why *why) must_check;
 int identity_fetch_by_certificate(struct identity_store *store, struct db *db,
-        struct slice fingerprint, struct identity **ret_identity, uint64_t *ret_credential,
-        struct why *why) must_check;
+        struct slice fingerprint, struct found *ret_found, struct why *why) must_check;
 
 struct identity *identity_ref(struct identity *identity);
 void identity_unref(struct identity *identity);
 
 /*
  * The identity if this password was right lately, with the credential that it is, or NULL. Whether
- * that may be used now is the caller's question. Any thread; microseconds.
+ * that may be used now is the caller's question. `*ret_era` as of identity_is_current(). Any
+ * thread; microseconds.
  */
 struct identity *identity_recall(struct identity_store *store, struct slice login,
-        struct slice password, const struct credential **ret_credential);
+        struct slice password, const struct credential **ret_credential, uint64_t *ret_era);
 /*
- * Remembers a right password, `credential` of the identity, not beyond its end. `era` is what
- * identity_era() said before the lookup: if anything was forgotten since, nothing is remembered.
+ * Remembers a right password, `credential` of the identity, not beyond its end, and not if the
+ * account has changed since the look-up.
  */
 void identity_remember(struct identity_store *store, struct slice login, struct slice password,
-        struct identity *identity, const struct credential *credential, uint64_t era);
-uint64_t identity_era(struct identity_store *store);
+        struct identity *identity, const struct credential *credential);
+
+/*
+ * Whether no change of the account has been heard of since the look-up; until when that is so.
+ * Any thread.
+ */
+bool identity_is_current(
+        struct identity_store *store, const struct identity *identity, uint64_t *ret_era);
+
+/*
+ * At the end of a login: if the account has changed meanwhile it is looked up again, and the
+ * credential (of the identity) must be there as it was. Both are replaced. 0 and until when that
+ * is so; -ESTALE: it is not; -errno as of identity_fetch().
+ */
+int identity_confirm(struct identity_store *store, struct db *db, struct slice login,
+        struct identity **identity, const struct credential **credential, uint64_t *ret_era,
+        struct why *why) must_check;
 
 /* The account as a login with that credential brings it; `ret_account` points into both. */
 void identity_account(const struct identity *identity, const struct credential *credential,
@@ -80,5 +103,8 @@ void identity_account(const struct identity *identity, const struct credential *
 int identity_upgrade(struct identity_store *store, struct db *db,
         const struct credential *credential, struct slice password) must_check;
 
-/* Forgets one account, or all with 0. Any thread. */
-void identity_forget(struct identity_store *store, uint64_t account);
+/*
+ * One account has changed, or maybe all with 0: forgets them. The era that begins with it; those
+ * of a later process are later. Any thread.
+ */
+uint64_t identity_forget(struct identity_store *store, uint64_t account);

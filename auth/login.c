@@ -189,6 +189,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 	case SASL_VERDICT_DONE:
 		message.type = AUTH_DONE;
 		identity_account(identity, credential, &account);
+		account.era = conversation_era(login->conversation);
 		usage_note(logins->settings.usage, credential->id);
 		log_login(login, EV_LOGIN_ACCEPTED);
 		counter_add(CT_LOGINS_ACCEPTED, 1);
@@ -220,50 +221,57 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 
 /* ---- without a password: the address, or TLS, has proven who it is ---- */
 
-/* What the look-up found: it may not be if there is a reason. */
-struct found {
-	int error; /* of the look-up, with why */
+/* What the look-up came to: it may not be if there is a reason. */
+struct look_up {
+	int error; /* with why */
 	struct why why;
-	struct identity *identity;
-	uint64_t credential; /* 0: none */
+	struct found found;
 	const char *refusal;
 };
 
-static enum auth_type answer_type(const struct found *found)
+static enum auth_type answer_type(const struct look_up *look_up)
 {
-	if (found->error < 0)
+	if (look_up->error < 0)
 		return AUTH_UNAVAILABLE;
-	if (found->refusal != NULL)
+	if (look_up->refusal != NULL)
 		return AUTH_REFUSED;
-	return found->identity->suspended ? AUTH_BLOCKED : AUTH_DONE;
+	return look_up->found.identity->suspended ? AUTH_BLOCKED : AUTH_DONE;
 }
 
-static void log_found(const struct auth_message *message, const struct found *found)
+static void log_look_up(const struct auth_message *message, const struct look_up *look_up)
 {
-	struct slice login = found->identity != NULL ? found->identity->account.login : SLICE("");
-	const char *reason = found->refusal != NULL ? found->refusal : "suspended";
+	const struct identity *identity = look_up->found.identity;
+	struct slice login = identity != NULL ? identity->account.login : SLICE("");
+	const char *reason = look_up->refusal != NULL ? look_up->refusal : "suspended";
 	struct log_ctx log;
 
 	log_ctx_of(message, &log);
-	if (answer_type(found) == AUTH_DONE)
+	if (answer_type(look_up) == AUTH_DONE)
 		LOG(&log, EV_LOGIN_ACCEPTED, "account=%s", LOG_VALUE(login));
 	else
 		LOG(&log, EV_LOGIN_REFUSED, "account=%s reason=%s", LOG_VALUE(login), reason);
 }
 
-static void answer_found(struct logins *logins, struct link *link,
-        const struct auth_message *message, const struct found *found)
+static void answer_look_up(struct logins *logins, struct link *link,
+        const struct auth_message *message, const struct look_up *look_up)
 {
-	struct auth_message answer = {.type = answer_type(found), .number = message->number};
+	const struct found *found = &look_up->found;
+	struct auth_message answer = {.type = answer_type(look_up), .number = message->number};
+	struct auth_account account = {0};
+	bool away = look_up->error < 0 && look_up->error != -ESTALE;
 
-	outage_note(logins->settings.outage, found->error < 0 ? &found->why : NULL);
+	outage_note(logins->settings.outage, away ? &look_up->why : NULL);
 	if (answer.type == AUTH_BLOCKED)
 		answer.reason = found->identity->suspended_reason;
 	if (answer.type != AUTH_UNAVAILABLE) {
-		log_found(message, found);
+		log_look_up(message, look_up);
 		counter_add(answer.type == AUTH_DONE ? CT_LOGINS_ACCEPTED : CT_LOGINS_REFUSED, 1);
 	}
-	link_answer(link, &answer, answer.type == AUTH_DONE ? &found->identity->account : NULL);
+	if (answer.type == AUTH_DONE) {
+		account = found->identity->account;
+		account.era = found->era;
+	}
+	link_answer(link, &answer, answer.type == AUTH_DONE ? &account : NULL);
 	if (answer.type == AUTH_DONE && found->credential != 0)
 		usage_note(logins->settings.usage, found->credential);
 	identity_unref(found->identity);
@@ -272,13 +280,13 @@ static void answer_found(struct logins *logins, struct link *link,
 void logins_network(
         struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
 {
-	struct found found = {0};
+	struct look_up look_up = {0};
 
-	found.error = identity_fetch_by_network(
-	        logins->settings.store, db, message->client_address, &found.identity, &found.why);
-	if (found.identity == NULL)
-		found.refusal = "unknown_network";
-	answer_found(logins, link, message, &found);
+	look_up.error = identity_fetch_by_network(
+	        logins->settings.store, db, message->client_address, &look_up.found, &look_up.why);
+	if (look_up.found.identity == NULL)
+		look_up.refusal = "unknown_network";
+	answer_look_up(logins, link, message, &look_up);
 }
 
 /* Whether an authorization id names that account: empty, or its login. */
@@ -295,15 +303,15 @@ static bool names(struct slice authzid, struct slice login)
 static void start_external(
         struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
 {
-	struct found found = {0};
+	struct look_up look_up = {0};
 
-	found.error = identity_fetch_by_certificate(logins->settings.store, db,
-	        message->fingerprint, &found.identity, &found.credential, &found.why);
-	if (found.identity == NULL)
-		found.refusal = "unknown_certificate";
-	else if (!names(message->data, found.identity->account.login))
-		found.refusal = "authzid";
-	answer_found(logins, link, message, &found);
+	look_up.error = identity_fetch_by_certificate(
+	        logins->settings.store, db, message->fingerprint, &look_up.found, &look_up.why);
+	if (look_up.found.identity == NULL)
+		look_up.refusal = "unknown_certificate";
+	else if (!names(message->data, look_up.found.identity->account.login))
+		look_up.refusal = "authzid";
+	answer_look_up(logins, link, message, &look_up);
 }
 
 /* ---- by SASL ---- */
@@ -359,13 +367,14 @@ void logins_step(
 
 static void accept_remembered(struct logins *logins, struct link *link,
         const struct auth_message *request, const struct identity *identity,
-        const struct credential *credential)
+        const struct credential *credential, uint64_t era)
 {
 	const struct auth_message done = {.type = AUTH_DONE, .number = request->number};
 	struct auth_account account;
 	struct log_ctx log;
 
 	identity_account(identity, credential, &account);
+	account.era = era;
 	link_answer(link, &done, &account);
 	usage_note(logins->settings.usage, credential->id);
 	log_ctx_of(request, &log);
@@ -386,15 +395,16 @@ static bool answer_from_memory(struct logins *logins, struct link *link,
 	        (sasl_normal_login(authzid, wanted) < 0 || strcmp(normal, wanted) != 0))
 		return false;
 	const struct credential *credential;
-	struct identity *identity =
-	        identity_recall(logins->settings.store, slice_str(normal), password, &credential);
+	uint64_t era;
+	struct identity *identity = identity_recall(
+	        logins->settings.store, slice_str(normal), password, &credential, &era);
 	if (identity == NULL)
 		return false;
 	/* Where it may not be used a lane looks for another, and says what the reason is. */
 	bool may_be_used = credential_objection(
 	                           credential, message->mechanism, message->client_address) == NULL;
 	if (may_be_used)
-		accept_remembered(logins, link, message, identity, credential);
+		accept_remembered(logins, link, message, identity, credential, era);
 	identity_unref(identity);
 	return may_be_used;
 }

@@ -23,6 +23,7 @@ static void pack_account(struct pack *pack, const struct auth_account *account)
 		pack_bytes(pack, account->senders[i]);
 	pack_u8(pack, account->add_sender);
 	pack_u8(pack, account->counts_new_recipients);
+	pack_u64(pack, account->era);
 }
 
 static void unpack_account(struct unpack *unpack, struct auth_account_room *room)
@@ -45,6 +46,7 @@ static void unpack_account(struct unpack *unpack, struct auth_account_room *room
 		room->senders[account->sender_count++] = unpack_bytes(unpack, TEXT_MAX);
 	account->add_sender = unpack_u8(unpack) != 0;
 	account->counts_new_recipients = unpack_u8(unpack) != 0;
+	account->era = unpack_u64(unpack);
 }
 
 static void pack_charge(struct pack *pack, const struct auth_charge *charge)
@@ -123,8 +125,11 @@ int protocol_encode(
 		break;
 	case AUTH_SETTLE:
 	case AUTH_ADMITTED:
+		pack_charge(&pack, &message->charge);
+		break;
 	case AUTH_CHANGED:
 		pack_charge(&pack, &message->charge);
+		pack_u64(&pack, message->era);
 		break;
 	case AUTH_DONE:
 		pack_account(&pack, account);
@@ -181,8 +186,11 @@ int protocol_decode(
 		break;
 	case AUTH_SETTLE:
 	case AUTH_ADMITTED:
+		unpack_charge(&unpack, &message.charge);
+		break;
 	case AUTH_CHANGED:
 		unpack_charge(&unpack, &message.charge);
+		message.era = unpack_u64(&unpack);
 		break;
 	case AUTH_DONE:
 		unpack_account(&unpack, ret_room);

@@ -60,6 +60,11 @@ struct auth_account {
 	uint32_t sender_count;
 	bool add_sender;            /* the field Sender with the login, where From is another */
 	bool counts_new_recipients; /* ADMIT should bring their hashes */
+	/*
+	 * No change up to then is missing here, even if its CHANGED comes later. Counted by `auth`;
+	 * what a later process counts is higher.
+	 */
+	uint64_t era;
 };
 
 /* To decode an account into: its `senders` are those here. */
@@ -95,6 +100,7 @@ struct auth_message {
 	struct slice data;
 	struct slice fingerprint; /* LOGIN_START: SHA-256 of the client's certificate, hex; or "" */
 	struct slice reason;      /* BLOCKED: what the admin wrote; may be empty */
+	uint64_t era;             /* CHANGED: when; see auth_account */
 	/* ADMIT, SETTLE, ADMITTED (charged_at), CHANGED (account) */
 	struct auth_charge charge;
 	/* ADMIT: address_hash() of recipients, little-endian; one whose hash is left out is new */

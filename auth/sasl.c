@@ -52,6 +52,7 @@ struct conversation {
 	const struct credential
 	        *credential; /* that was right, and may be used so; of the identity */
 	enum upgrade upgrade;
+	uint64_t era;   /* until when the identity is right */
 	struct why why; /* away */
 	const char *reason;
 };
@@ -191,7 +192,6 @@ static int check_password(sasl_conn_t *conn, void *context, const char *user, co
         unsigned password_len, struct propctx *props)
 {
 	struct conversation *conversation = context;
-	uint64_t era = identity_era(conversation->sasl->store);
 	char room[PASSWORD_MAX * 4];
 
 	(void)conn;
@@ -209,7 +209,7 @@ static int check_password(sasl_conn_t *conn, void *context, const char *user, co
 	/* Of a suspended account nothing is remembered: it may come back at any moment. */
 	if (conversation->credential != NULL && !conversation->identity->suspended) {
 		identity_remember(conversation->sasl->store, slice_str(conversation->login), typed,
-		        conversation->identity, conversation->credential, era);
+		        conversation->identity, conversation->credential);
 		if (conversation->credential->kind == CREDENTIAL_CRYPT)
 			upgrade(conversation, attempt.prepared);
 	}
@@ -525,7 +525,13 @@ static enum sasl_verdict accept_login(struct conversation *conversation)
 	if (identity == NULL || !identity->known || !name_agrees(conversation) ||
 	        conversation->credential == NULL)
 		return SASL_VERDICT_REFUSED;
-	if (identity->suspended) {
+	int r = identity_confirm(conversation->sasl->store, conversation->db,
+	        slice_str(conversation->login), &conversation->identity, &conversation->credential,
+	        &conversation->era, &conversation->why);
+	conversation->away = r < 0 && r != -ESTALE;
+	if (r < 0)
+		return SASL_VERDICT_UNAVAILABLE;
+	if (conversation->identity->suspended) {
 		conversation->reason = "suspended";
 		return SASL_VERDICT_SUSPENDED;
 	}
@@ -616,6 +622,11 @@ struct identity *conversation_identity(const struct conversation *conversation)
 struct slice conversation_suspension(const struct conversation *conversation)
 {
 	return conversation->identity->suspended_reason;
+}
+
+uint64_t conversation_era(const struct conversation *conversation)
+{
+	return conversation->era;
 }
 
 const struct credential *conversation_credential(const struct conversation *conversation)

@@ -51,6 +51,9 @@ struct identity *conversation_identity(const struct conversation *conversation);
 /* After SUSPENDED: why, as the admin wrote it. */
 struct slice conversation_suspension(const struct conversation *conversation);
 
+/* After DONE: until when what the identity says is right; see identity_is_current(). */
+uint64_t conversation_era(const struct conversation *conversation);
+
 /* After DONE: what was right, of the identity. */
 const struct credential *conversation_credential(const struct conversation *conversation);
 

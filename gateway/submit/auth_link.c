@@ -164,7 +164,7 @@ static void take_answer(struct auth_link *link, const struct auth_message *answe
 	if (answer->type == AUTH_HELLO)
 		return;
 	if (answer->type == AUTH_CHANGED) {
-		link->on_changed(link->arg, answer->charge.account);
+		link->on_changed(link->arg, answer->charge.account, answer->era);
 		return;
 	}
 	struct auth_call *call =

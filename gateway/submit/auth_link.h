@@ -15,7 +15,8 @@ struct auth_call;
 
 typedef void (*auth_answer_fn)(
         void *arg, const struct auth_message *answer, const struct auth_account *account);
-typedef void (*auth_changed_fn)(void *arg, uint64_t account);
+/* This account, or with 0 maybe all, has changed; `era` as in auth_message. */
+typedef void (*auth_changed_fn)(void *arg, uint64_t account, uint64_t era);
 
 int auth_link_new(struct loop *loop, auth_changed_fn on_changed, void *arg,
         struct auth_link **ret_link) must_check;

@@ -67,7 +67,6 @@ static void ask(struct session *session, bool has_response, struct slice respons
 		auth_call_step(session->call, response);
 		return;
 	}
-	session->changes_before = session->serving->changes;
 	session->call = auth_call_new(session->serving->auth, &start, on_answer, session);
 	if (session->call == NULL) {
 		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
@@ -275,7 +274,7 @@ static void on_answer(
 	}
 	if (answer->type == AUTH_MALFORMED)
 		reply = REPLY_BAD_BASE64;
-	if (answer->type == AUTH_DONE && !session_login_is_stale(session, account->id)) {
+	if (answer->type == AUTH_DONE && !serving_login_is_stale(session->serving, account)) {
 		int r = enter(session, account);
 		if (r == -EUSERS)
 			return;
@@ -313,7 +312,7 @@ static void on_network(
 
 	session->call = NULL;
 	/* What is stale is asked again: the line is still there. */
-	bool stale = answer->type == AUTH_DONE && session_login_is_stale(session, account->id);
+	bool stale = answer->type == AUTH_DONE && serving_login_is_stale(session->serving, account);
 	if (answer->type == AUTH_DONE && !stale)
 		r = enter(session, account);
 	if (r == -EUSERS)
@@ -341,8 +340,8 @@ void auth_ask_network(struct session *session)
 	        .session = slice_str(session->sid),
 	};
 
-	session->changes_before = session->serving->changes;
-	session->nobody_at = session->serving->changes; /* until the answer says something else */
+	session->nobody_at =
+	        session->serving->changed.count + 1; /* until the answer says something else */
 	session->call = auth_call_new(session->serving->auth, &question, on_network, session);
 	if (session->call == NULL) {
 		session->nobody_at = 0;

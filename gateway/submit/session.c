@@ -335,7 +335,8 @@ static bool wants_network(const struct session *session)
 	struct slice input = conn_input(session->conn);
 
 	if (!session->listener->networks || session->account != NULL ||
-	        session->state != ST_READY || session->nobody_at == session->serving->changes ||
+	        session->state != ST_READY ||
+	        session->nobody_at == session->serving->changed.count + 1 ||
 	        session->skipping_line || !slice_starts_with_nocase(input, SLICE("MAIL ")))
 		return false;
 	ptrdiff_t end = slice_find(input, '\n');
@@ -496,9 +497,9 @@ static void account_changed(struct session *session)
 		check_account(session);
 }
 
-void sessions_account_changed(struct serving *serving, uint64_t account)
+void sessions_account_changed(struct serving *serving, uint64_t account, uint64_t era)
 {
-	serving->changed[serving->changes++ % CHANGES_KEPT] = account;
+	recent_note(&serving->changed, account, era);
 	/* Thousands may change in one transaction, of which few are here. */
 	if (account != 0 && !serving->has_login(serving, account))
 		return;
@@ -512,19 +513,12 @@ void sessions_account_changed(struct serving *serving, uint64_t account)
 			continue;
 		if (account == 0)
 			session->account->facts.counts_new_recipients = true;
-		else if (session->account->facts.id == account)
+		else if (session->account->facts.id == account && session->account->facts.era < era)
 			account_changed(session);
 	}
 }
 
-bool session_login_is_stale(const struct session *session, uint64_t account)
+bool serving_login_is_stale(const struct serving *serving, const struct auth_account *account)
 {
-	const struct serving *serving = session->serving;
-	uint64_t at = session->changes_before;
-
-	if (serving->changes - at > CHANGES_KEPT)
-		return true;
-	while (at != serving->changes && serving->changed[at % CHANGES_KEPT] != account)
-		at++;
-	return at != serving->changes;
+	return recent_since(&serving->changed, account->id, account->era);
 }

@@ -21,6 +21,7 @@
 #include "gateway/base/arena.h"
 #include "gateway/base/list.h"
 #include "gateway/base/log.h"
+#include "gateway/base/recent.h"
 #include "gateway/conf/conf.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/conn.h"
@@ -54,7 +55,6 @@ enum closing {
 };
 
 /* More than change while a login waits for its client; if not, it fails for now. */
-#define CHANGES_KEPT 1024
 
 /* What the sessions of one loop share. */
 struct serving {
@@ -64,9 +64,7 @@ struct serving {
 	const struct conf *conf; /* of new sessions */
 	struct tls_server *tls;  /* likewise */
 	struct list sessions;
-	/* The last accounts that have changed (0: maybe all), at their number % CHANGES_KEPT. */
-	uint64_t changed[CHANGES_KEPT];
-	uint64_t changes;        /* number of the next one; the first is 1 */
+	struct recent changed;   /* accounts, by era; 0: maybe all */
 	struct session *running; /* whose input is being read */
 	bool stopping;
 	/* Counts a connection of that account: false when it has `most` already (0: any number). */
@@ -107,7 +105,7 @@ struct session {
 	bool account_blocked; /* may send no more, in mid-message: its last deadline runs */
 
 	struct account *account; /* NULL: nobody yet */
-	uint64_t nobody_at;      /* serving->changes when its address was nobody's; 0: never */
+	uint64_t nobody_at; /* its address was nobody's before this change, from 1; 0: unknown */
 	unsigned failures;
 	struct auth_call *call;       /* a login or an admission */
 	struct auth_call *check;      /* whether the account may send, in mid-message */
@@ -115,7 +113,6 @@ struct session {
 	const char *suspended_reason; /* of the 525, in the arena; NULL: 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
-	uint64_t changes_before; /* serving->changes when `auth` was asked who it is */
 	char mechanism[32];
 
 	struct transaction *transaction;
@@ -162,11 +159,11 @@ void session_forget_login(struct session *session);
 void session_stop(struct session *session);
 
 /*
- * An account has changed (0: any). Its sessions end with 421: between two commands now, else
- * after the command; a message that is coming ends early only if the account may send no more.
+ * An account has changed (0: any). Its sessions end with 421, but those that know of it: between
+ * two commands now, else after the command; a message that is coming ends early only if the
+ * account may send no more.
  */
-void sessions_account_changed(struct serving *serving, uint64_t account);
+void sessions_account_changed(struct serving *serving, uint64_t account, uint64_t era);
 
-/* Whether the account has changed since the session began its login: what that brings may be old.
- */
-bool session_login_is_stale(const struct session *session, uint64_t account);
+/* Whether a change is missing in what a login has brought. */
+bool serving_login_is_stale(const struct serving *serving, const struct auth_account *account);

@@ -277,11 +277,11 @@ static void on_session_gone(struct serving *serving, const struct addr *peer)
 	check_drained(server);
 }
 
-static void on_changed(void *arg, uint64_t account)
+static void on_changed(void *arg, uint64_t account, uint64_t era)
 {
 	struct server *server = arg;
 
-	sessions_account_changed(&server->serving, account);
+	sessions_account_changed(&server->serving, account, era);
 }
 
 static void on_drain_end(void *arg)
@@ -305,7 +305,6 @@ static int server_init(
 	        .spool = submit->spool,
 	        .conf = conf_ref(submit->conf),
 	        .tls = tls_server_ref(tls),
-	        .changes = 1,
 	        .take_login = take_login,
 	        .give_login_back = give_login_back,
 	        .has_login = has_login,

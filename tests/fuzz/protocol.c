@@ -16,6 +16,7 @@ static void check_again(struct slice datagram, const struct auth_message *messag
 	assert_bug(buf_len(&out) == datagram.len);
 	assert_bug(protocol_decode(buf_slice(&out), &again, &room_again) == 0);
 	assert_bug(again.type == message->type && again.number == message->number);
+	assert_bug(again.era == message->era);
 	assert_bug(slice_equal(again.data, message->data));
 	assert_bug(slice_equal(again.fingerprint, message->fingerprint));
 	assert_bug(slice_equal(again.reason, message->reason));

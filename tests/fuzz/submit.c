@@ -198,10 +198,10 @@ static bool has_login(struct serving *serving, uint64_t account)
 	return account == ACCOUNT;
 }
 
-static void on_changed(void *arg, uint64_t account)
+static void on_changed(void *arg, uint64_t account, uint64_t era)
 {
 	(void)arg;
-	sessions_account_changed(&bench.serving, account);
+	sessions_account_changed(&bench.serving, account, era);
 }
 
 static void load_conf(void)
@@ -286,7 +286,6 @@ static void set_up(void)
 	load_conf();
 	open_spool();
 	bench.serving.loop = bench.loop;
-	bench.serving.changes = 1;
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
 	bench.serving.give_login_back = give_login_back;

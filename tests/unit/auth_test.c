@@ -35,8 +35,9 @@ static struct identity *make_identity(uint64_t account)
 static bool knows(struct identity_store *store, const char *password)
 {
 	const struct credential *credential;
+	uint64_t era;
 	struct identity *identity =
-	        identity_recall(store, SLICE("a"), slice_str(password), &credential);
+	        identity_recall(store, SLICE("a"), slice_str(password), &credential, &era);
 
 	identity_unref(identity);
 	return identity != NULL;
@@ -46,20 +47,25 @@ static void a_notice_forgets(void **state)
 {
 	struct identity_store *store;
 	struct identity *first = make_identity(1), *second = make_identity(2);
+	uint64_t era, later;
 
 	(void)state;
 	assert_int_equal(identity_store_new(&store), 0);
-	uint64_t era = identity_era(store);
-	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL, era);
-	identity_remember(store, SLICE("a"), SLICE("two"), second, NULL, era);
+	first->era = second->era = identity_forget(store, 3);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL);
+	identity_remember(store, SLICE("a"), SLICE("two"), second, NULL);
 	assert_true(knows(store, "one") && knows(store, "two") && !knows(store, "three"));
+	assert_true(identity_is_current(store, first, &era));
 	identity_forget(store, 1);
 	assert_true(!knows(store, "one") && knows(store, "two"));
 	/* Looked up before the notice: too old to be remembered. */
-	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL, era);
+	assert_false(identity_is_current(store, first, &later));
+	assert_true(identity_is_current(store, second, &later) && later > era);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL);
 	assert_false(knows(store, "one"));
 	identity_forget(store, 0);
 	assert_false(knows(store, "two"));
+	assert_false(identity_is_current(store, second, &later));
 	identity_unref(first);
 	identity_unref(second);
 	identity_store_free(store);
@@ -73,17 +79,16 @@ static void what_is_over_makes_room(void **state)
 	char password[24];
 
 	assert_int_equal(identity_store_new(&store), 0);
-	uint64_t era = identity_era(store);
 	for (unsigned i = 0; i < REMEMBERED_MAX; i++) {
 		snprintf(password, sizeof(password), "%u", i);
-		identity_remember(store, SLICE("a"), slice_str(password), identity, NULL, era);
+		identity_remember(store, SLICE("a"), slice_str(password), identity, NULL);
 	}
 	assert_true(knows(store, "0") && knows(store, "99999"));
-	identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL, era);
+	identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL);
 	assert_false(knows(store, "new"));
 	if (POSTERN_TEST_HOOKS) {
 		*shift = (int64_t)11 * 60 * 1000000;
-		identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL, era);
+		identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL);
 		assert_true(knows(store, "new") && !knows(store, "0"));
 	}
 	identity_unref(identity);
@@ -325,6 +330,7 @@ static void an_account_travels_whole(void **state)
 	        .senders = senders,
 	        .add_sender = true,
 	        .counts_new_recipients = true,
+	        .era = 99,
 	};
 	const struct auth_message done = {.type = AUTH_DONE, .number = 3};
 	struct auth_account_room room;
@@ -342,6 +348,7 @@ static void an_account_travels_whole(void **state)
 	assert_slice_equal(room.account.senders[PROTOCOL_SENDERS_MAX - 1], "@example.org");
 	assert_true(room.account.add_sender);
 	assert_true(room.account.counts_new_recipients);
+	assert_int_equal(room.account.era, 99);
 	/* Cut anywhere it is nothing. */
 	for (size_t len = 0; len < buf_len(&datagram); len++)
 		assert_int_equal(

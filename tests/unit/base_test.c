@@ -16,6 +16,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/map.h"
 #include "gateway/base/pack.h"
+#include "gateway/base/recent.h"
 
 static void slices_fold_ascii_only(void **state)
 {
@@ -286,6 +287,24 @@ static void log_values_cannot_forge_lines(void **state)
 	assert_string_equal(LOG_VALUE(SLICE("plain@example.org")), "plain@example.org");
 }
 
+static void what_was_noted_lately_is_known(void **state)
+{
+	static struct recent recent;
+
+	(void)state;
+	assert_false(recent_since(&recent, 7, 0));
+	recent_note(&recent, 7, 1);
+	recent_note(&recent, 8, 2);
+	recent_note(&recent, 9, 2);
+	assert_true(recent_since(&recent, 7, 0) && !recent_since(&recent, 7, 1));
+	assert_true(recent_since(&recent, 8, 1) && !recent_since(&recent, 8, 2));
+	for (uint64_t mark = 3; mark < 3 + RECENT_KEPT; mark++)
+		recent_note(&recent, 10, mark);
+	/* All that is kept is newer: it may have been. */
+	assert_true(recent_since(&recent, 7, 2));
+	assert_false(recent_since(&recent, 7, 3));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -303,6 +322,7 @@ int main(void)
 	        cmocka_unit_test(heaps_have_the_smallest_first),
 	        cmocka_unit_test(records_keep_their_first_error),
 	        cmocka_unit_test(log_values_cannot_forge_lines),
+	        cmocka_unit_test(what_was_noted_lately_is_known),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
