@@ -226,7 +226,7 @@ def test_a_login_in_steps_does_not_succeed(stage):
         suspend(stage)
         stage.gateway.wait_event("account.held", number=number)
         answer = bare.ask(password)
-        assert answer[:3] in ("454", "535"), answer
+        assert answer.startswith("525 5.7.13"), answer
         bare.close()
 
 
@@ -315,6 +315,7 @@ def test_it_stays_held_while_processes_die(stage):
 
 def test_nothing_leaves_until_the_database_has_told(stage):
     with queued(stage):
+        held = stage.cluster.sql("select count(*) from postern.account where state <> 'active' and state_reason is not null")
         stage.cluster.stop()
         stage.gateway.stop()
         stage.upstream.reply = None
@@ -327,7 +328,7 @@ def test_nothing_leaves_until_the_database_has_told(stage):
         stage.gateway.tool("queue", "retry", "all")
         assert stage.gateway.queue_count("accounts-unknown") == 2 and not subjects(stage)
         stage.cluster.start()
-        stage.gateway.wait_event("accounts.known", held=1)
+        stage.gateway.wait_event("accounts.known", held=held)
         only_the_other_leaves(stage)
         resume(stage)
         both_leave(stage)
