@@ -185,20 +185,16 @@ const char *accounts_hold_reason(const struct accounts *accounts, const struct s
 
 bool accounts_hold(struct accounts *accounts, struct task *task)
 {
-	struct list *tasks = &accounts->undecided;
-	uint64_t since_ms = 0;
+	struct held_account *account =
+	        accounts->held == NULL ? NULL : find(accounts->held, task->entry->account);
+	uint64_t since_ms = account == NULL ? 0 : account->since_ms;
 
 	if (accounts_hold_reason(accounts, task->entry) == NULL)
 		return false;
-	if (accounts->held != NULL) {
-		struct held_account *account = find(accounts->held, task->entry->account);
-		tasks = &account->tasks;
-		since_ms = account->since_ms;
-	}
 	/* It may have waited elsewhere until now, for its time or for its turn. */
 	if (task->counted_from < since_ms)
 		task->entry->age_ms += since_ms - task->counted_from;
-	task_hold(task, tasks, true);
+	task_hold(task, account == NULL ? &accounts->undecided : &account->tasks, true);
 	return true;
 }
 

@@ -20,7 +20,7 @@
 #define LINE_MAX_SMTP 4096  /* RFC 5321 4.5.3.1.4 asks for 512 */
 #define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
 #define ANSWER_MS     20000 /* for `auth`, whose own deadlines are shorter */
-#define LAST_WORDS_MS 500   /* for the rest of a message that will not be taken */
+#define LAST_WORDS_MS 300   /* for the rest of a message that will not be taken */
 #define ARENA_MAX     1024
 
 #define LOGIN_OK   (S(READY) | S(CLOSED))

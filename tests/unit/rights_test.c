@@ -13,9 +13,7 @@
 static const char *table_path;
 
 static const char *const owned[] = {"alice@example.org", "tag+*@tags.example", "@owned.example",
-        "@.sub.example",
-        "gr\xc3\xbc\xc3\x9f"
-        "e@example.org"};
+        "@.sub.example", "grüße@example.org"};
 
 static void check_right(void *arg, const struct mailbox *mailbox)
 {
@@ -99,7 +97,7 @@ static void read_header(const char *at, struct buf *out)
 {
 	while (*at != '\0') {
 		unsigned long times = 1;
-		const char *text = at, *behind;
+		const char *text = at, *behind = at;
 		if (*at == '{') {
 			char *star;
 			times = strtoul(at + 1, &star, 10);
@@ -130,7 +128,10 @@ static void each_header_is_judged(void **state)
 		if (line[0] == '#' || line[0] == '\0')
 			continue;
 		char *header = strchr(line, ' ');
-		assert_non_null(header);
+		if (header == NULL) {
+			fail_msg("a row without a header: %s", line);
+			break;
+		}
 		*header++ = '\0';
 		char *plus = strstr(line, "+u");
 		if (plus != NULL)
