@@ -147,7 +147,7 @@ enum reply data_act(struct session *session, struct slice args)
 
 	(void)args;
 	session_move(session, ST_ADMIT);
-	buf_init(&hashes, PROTOCOL_HASHES_MAX * PROTOCOL_HASH_SIZE);
+	buf_init(&hashes, (size_t)PROTOCOL_HASHES_MAX * PROTOCOL_HASH_SIZE);
 	if (session->account->facts.counts_new_recipients)
 		hash_recipients(&transaction->envelope, &hashes);
 	int r = admit(session, &charge, buf_slice(&hashes), on_admitted);

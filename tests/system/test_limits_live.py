@@ -99,12 +99,10 @@ def test_a_plans_limits_and_another_plan(stage):
     login, _ = stage.account("mover@example.org", "pw")
     client = Client(stage, login)
     assert client.send().startswith("250")
-    # Between RCPT and DATA: the message is judged by the new plan.
+    # Between RCPT and DATA, too.
     client.begin()
     stage.cluster.sql(f"update postern.account set plan = 'narrow' where login = '{login}'")
-    assert client.bare.ask("DATA").startswith("354")
-    assert client.bare.ask(b"From: <mover@example.org>\r\n\r\nHello\r\n.").startswith("250")
-    assert client.bare.ask("NOOP").startswith("421 4.7.0")
+    assert client.bare.reply().startswith("421 4.7.0")
     client = Client(stage, login)
     assert parse_refusal(client.send())[1][:2] == (1, 1)
     stage.cluster.sql("select postern.plan_limit_set('narrow', 'messages', '1 hour', 2)")

@@ -126,13 +126,13 @@ def test_a_suspended_account_is_out_at_once(stage):
 
 
 def test_a_changed_password_counts_at_once(stage):
-    stage.account("changed@example.org", "before")
+    stage.account("new-password@example.org", "before")
     bare = session(stage, login=False)
-    assert bare.ask(plain("changed@example.org", "before")).startswith("235")
-    stage.cluster.sql("select postern.account_set_password('changed@example.org', 'after')")
+    assert bare.ask(plain("new-password@example.org", "before")).startswith("235")
+    stage.cluster.sql("select postern.account_set_password('new-password@example.org', 'after')")
     bare = session(stage, login=False)
-    assert bare.ask(plain("changed@example.org", "before")).startswith("535"), "the old one was remembered"
-    assert bare.ask(plain("changed@example.org", "after")).startswith("235")
+    assert bare.ask(plain("new-password@example.org", "before")).startswith("535"), "the old one was remembered"
+    assert bare.ask(plain("new-password@example.org", "after")).startswith("235")
     bare.close()
 
 

@@ -172,8 +172,8 @@ static void hashes_of_other_systems_fit_their_passwords(void **state)
 static void a_hash_that_costs_too_much_is_not_tried(void **state)
 {
 	static const char *const hashes[] = {
-	        "$6$rounds=999999999$saltsalt$bbY.T.ZpN43KapLdmlSbP6MmxBlkMSbhrh.Y1rmY0fYaRO/"
-	        "t.4sKqUiU.Z8byKf8Oa1yagMn/0fncuHSYrb9h.",
+	        ("$6$rounds=999999999$saltsalt$bbY.T.ZpN43KapLdmlSbP6MmxBlkMSbhrh.Y1rmY0fYaRO/"
+	         "t.4sKqUiU.Z8byKf8Oa1yagMn/0fncuHSYrb9h."),
 	        "$5$rounds=99999999$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5",
 	        "$2b$31$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
 	        "$y$jFT$K.4ivliiUear/FeAzrvzg/$7ZxgEzw8koMZMZg4TfnY9YhSVorRnbvwMGkayEhQA20",
