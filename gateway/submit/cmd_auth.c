@@ -212,13 +212,14 @@ static bool talked_too_early(struct session *session)
 
 static void say_refused(struct session *session)
 {
-	const char *reason = session->suspended_reason;
+	char *reason = TAKE(session->suspended_reason);
 
 	if (reason == NULL)
 		session_reply(session, REPLY_LOGIN_REFUSED, NULL);
 	else
 		session_reply(session, REPLY_ACCOUNT_SUSPENDED,
 		        REPLY_ARGS(*reason != '\0' ? ": " : "", reason));
+	free(reason);
 }
 
 static void refusal_due(void *arg)
@@ -265,10 +266,10 @@ static void on_answer(
 		challenge(session, answer->data);
 		return;
 	}
-	if (answer->type == AUTH_REFUSED || answer->type == AUTH_BLOCKED) {
-		session->suspended_reason = answer->type == AUTH_BLOCKED
-		                                    ? arena_str(&session->arena, answer->reason)
-		                                    : NULL;
+	/* Without memory for the reason it is 454: a 535 would be untrue. */
+	if (answer->type == AUTH_BLOCKED)
+		session->suspended_reason = slice_dup(answer->reason);
+	if (answer->type == AUTH_REFUSED || session->suspended_reason != NULL) {
 		refuse_later(session);
 		return;
 	}

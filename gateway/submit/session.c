@@ -213,6 +213,7 @@ static void take_down(struct session *session, enum closing why)
 	drop_transaction(session);
 	session_move(session, ST_CLOSED);
 	drop_account(session);
+	free(session->suspended_reason);
 	arena_reset(&session->arena);
 	tls_server_unref(session->tls);
 	conf_unref(session->conf);

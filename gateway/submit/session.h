@@ -107,10 +107,10 @@ struct session {
 	struct account *account; /* NULL: nobody yet */
 	uint64_t nobody_at; /* its address was nobody's before this change, from 1; 0: unknown */
 	unsigned failures;
-	struct auth_call *call;       /* a login or an admission */
-	struct auth_call *check;      /* whether the account may send, in mid-message */
-	struct timer refusal;         /* a 535 or 525 that waits for its time */
-	const char *suspended_reason; /* of the 525, in the arena; NULL: 535 */
+	struct auth_call *call;  /* a login or an admission */
+	struct auth_call *check; /* whether the account may send, in mid-message */
+	struct timer refusal;    /* a 535 or 525 that waits for its time */
+	char *suspended_reason;  /* of the 525; NULL: 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
 	char mechanism[32];
