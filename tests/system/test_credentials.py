@@ -364,6 +364,8 @@ def test_who_is_suspended_is_told_why(stage):
     assert by_plain(stage, login, password).startswith("235")
     stage.cluster.sql("select postern.account_suspend(:'login', 'sends spam, ticket 4711')", login=login)
     told = "525 5.7.13 account suspended: sends spam, ticket 4711"
+    # The password was right a moment ago: it is remembered until the notice is there.
+    eventually(lambda: by_plain(stage, login, password) == told)
     for attempt, ways in enumerate(((by_plain, password), (by_plain, token), (by_plain, password), (by_login, password), (by_scram, password))):
         began = time.monotonic()
         assert ways[0](stage, login, ways[1]) == told, attempt

@@ -34,8 +34,8 @@ def test_an_admins_scripts(stage):
     client.quit()
     assert run(ADMIN / "usage.sql", login="carol@example.org").strip() == "messages|hour|1|10"
     run(ADMIN / "account_suspend.sql", login="carol@example.org", reason="ticket 7")
-    bare = session(stage, login=False)
-    assert bare.ask(plain("carol@example.org", "pass-2")) == "525 5.7.13 account suspended: ticket 7"
+    eventually(lambda: session(stage, login=False).ask(plain("carol@example.org", "pass-2"))
+               == "525 5.7.13 account suspended: ticket 7")
     run(ADMIN / "account_resume.sql", login="carol@example.org")
     bare = session(stage, login=False)
     assert bare.ask(plain("carol@example.org", "pass-2")).startswith("235")
