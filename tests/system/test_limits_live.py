@@ -228,8 +228,8 @@ def test_new_recipients(stage):
 def test_new_recipients_of_a_plan_while_a_session_lives(stage):
     """Nobody is sent away; from a moment later on the session says to whom it sends."""
     plan(stage, "watched")
-    login, _ = stage.account("watched@example.org", "pw")
-    stage.cluster.sql(f"update postern.account set plan = 'watched' where login = '{login}'")
+    login = "watched@example.org"
+    stage.cluster.sql(f"select postern.account_create('{login}', 'pw', 'watched')")
     client = Client(stage, login)
     assert client.send("a@example.net").startswith("250")
     stage.cluster.sql("select postern.plan_limit_set('watched', 'new_recipients', '1 day', 100)")
