@@ -324,7 +324,7 @@ static void on_network(
 	if (r == 0)
 		session->account->by_network = true;
 	else if (answer->type == AUTH_REFUSED)
-		refuse_mail(session, command_of_nobody(session), NULL);
+		refuse_mail(session, reply_to_nobody(session), NULL);
 	else if (answer->type == AUTH_BLOCKED)
 		refuse_suspended(session, answer->reason);
 	else if (!stale)

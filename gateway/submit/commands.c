@@ -57,7 +57,7 @@ static const char *hint(const struct session *session, const struct command *com
 	return "not in a transaction";
 }
 
-enum reply command_of_nobody(const struct session *session)
+enum reply reply_to_nobody(const struct session *session)
 {
 	return conn_is_secure(session->conn) ? REPLY_NEED_LOGIN : REPLY_NEED_TLS_FIRST;
 }
@@ -66,7 +66,7 @@ static enum reply not_permitted(const struct session *session, const struct comm
 {
 	return (command->flags & NEED_AUTH) == 0 || session->account != NULL
 	               ? REPLY_COUNT
-	               : command_of_nobody(session);
+	               : reply_to_nobody(session);
 }
 
 void command_run(struct session *session, struct slice line)

@@ -30,8 +30,8 @@ extern const size_t command_count;
 /* Runs one command line (without its line end). */
 void command_run(struct session *session, struct slice line);
 
-/* The reply to NEED_AUTH of a client that is nobody. */
-enum reply command_of_nobody(const struct session *session);
+/* What a client that is nobody hears to a command that needs a login. */
+enum reply reply_to_nobody(const struct session *session);
 
 /* cmd_basic.c */
 enum reply no_check(struct session *session, struct slice args);
