@@ -531,6 +531,12 @@ static enum sasl_verdict accept_login(struct conversation *conversation)
 	conversation->away = r < 0 && r != -ESTALE;
 	if (r < 0)
 		return SASL_VERDICT_UNAVAILABLE;
+	/* It may have been tied to something meanwhile. */
+	const char *why_not = objection(conversation, conversation->credential);
+	if (why_not != NULL) {
+		conversation->reason = why_not;
+		return SASL_VERDICT_REFUSED;
+	}
 	if (conversation->identity->suspended) {
 		conversation->reason = "suspended";
 		return SASL_VERDICT_SUSPENDED;
