@@ -54,8 +54,6 @@ enum closing {
 #undef CLOSING
 };
 
-/* More than change while a login waits for its client; if not, it fails for now. */
-
 /* What the sessions of one loop share. */
 struct serving {
 	struct loop *loop;
