@@ -298,9 +298,7 @@ $$;
 create or replace function postern.plan_limit_set(plan text, measure text, per interval, amount bigint) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
 begin
-    if not exists (select from postern.plan p where p.name = plan_limit_set.plan) then
-        raise exception 'there is no plan "%"', plan using hint = 'select postern.plan_set(' || quote_nullable(plan) || ');';
-    end if;
+    perform postern.plan_check(plan);
     perform postern.note('plan_limit_set', plan, postern.limit_put(plan, null, measure, per, amount));
 end
 $$;
