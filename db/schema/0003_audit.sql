@@ -218,11 +218,6 @@ comment on column postern.limits_in_force.state_reason is 'Why it is suspended.'
 comment on column postern.limits_in_force.measures is 'Measure of each limit.';
 comment on column postern.limits_in_force.pers_us is 'Interval of each limit, microseconds.';
 comment on column postern.limits_in_force.amounts is 'How much may pass of each.';
-comment on column postern.usage_overview.login is 'Whose use it is.';
-comment on column postern.usage_overview.measure is 'messages, recipients or bytes.';
-comment on column postern.usage_overview.per is 'The interval.';
-comment on column postern.usage_overview.used is 'How much has passed in it, up to now.';
-comment on column postern.usage_overview.amount is 'How much may.';
 
 grant execute on function postern.account_id, postern.account_set_plan, postern.account_set_route, postern.plan_set to postern_admin;
 reset role;

@@ -361,7 +361,7 @@ begin
 end
 $$;
 comment on function postern.credential_upgrade is
-    'For auth: swaps an imported hash for a verifier of the same password, if it is still that hash. The only write to credentials that auth has.';
+    'For auth: swaps an imported hash for a verifier of the same password, if it is still that hash. No other verifier can auth write.';
 
 drop function postern.credential_used(bigint);
 create function postern.credentials_used(p_credentials bigint[], p_seconds_ago integer[]) returns void
