@@ -10,35 +10,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/pack.h"
 
-#define ARRAY_MAX  8192
 #define HASHES_MAX (16U << 20) /* 64 times 8,000 of up to 21 octets */
-
-/* "{1,2,3}" out of one number of each charge. */
-struct number_array {
-	struct buf text;
-	int error;
-};
-
-static void array_start(struct number_array *array)
-{
-	buf_init(&array->text, ARRAY_MAX);
-	array->error = buf_append(&array->text, "{", 1);
-}
-
-static void array_add(struct number_array *array, uint64_t number)
-{
-	if (array->error == 0)
-		array->error = buf_printf(
-		        &array->text, "%s%" PRIu64, buf_len(&array->text) > 1 ? "," : "", number);
-}
-
-/* NULL without memory. */
-static const char *array_text(struct number_array *array)
-{
-	if (array->error == 0)
-		array->error = buf_append(&array->text, "}", 1);
-	return array->error == 0 ? buf_str(&array->text) : NULL;
-}
 
 /* Of each admission "{hash,hash}" in its array, or NULL; NULL for all of them when none has any. */
 static int write_hashes(const struct admission *admissions, unsigned count, struct buf *text)
@@ -128,23 +100,23 @@ static void read_answer(struct admission *admission, const PGresult *result, int
 
 static int admit(struct db *db, struct admission *admissions, unsigned count, struct why *why)
 {
-	struct number_array arrays[4];
+	struct db_numbers arrays[4];
 	struct buf hashes;
 	PGresult *result;
 
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
-		array_start(&arrays[i]);
+		db_numbers_init(&arrays[i], count);
 	for (unsigned i = 0; i < count; i++) {
 		admissions[i].answer = (struct auth_message){.type = AUTH_UNAVAILABLE};
-		array_add(&arrays[0], admissions[i].charge.account);
-		array_add(&arrays[1], admissions[i].charge.messages);
-		array_add(&arrays[2], admissions[i].charge.recipients);
-		array_add(&arrays[3], admissions[i].charge.bytes);
+		db_numbers_add(&arrays[0], admissions[i].charge.account);
+		db_numbers_add(&arrays[1], admissions[i].charge.messages);
+		db_numbers_add(&arrays[2], admissions[i].charge.recipients);
+		db_numbers_add(&arrays[3], admissions[i].charge.bytes);
 	}
 	buf_init(&hashes, HASHES_MAX);
 	int r = write_hashes(admissions, count, &hashes);
-	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
-	        array_text(&arrays[2]), array_text(&arrays[3]),
+	const char *const params[] = {db_numbers_text(&arrays[0]), db_numbers_text(&arrays[1]),
+	        db_numbers_text(&arrays[2]), db_numbers_text(&arrays[3]),
 	        buf_len(&hashes) > 0 ? buf_str(&hashes) : NULL};
 	if (r == 0 && !all_there(params, ARRAY_LEN(arrays)))
 		r = -ENOMEM;
@@ -162,7 +134,7 @@ static int admit(struct db *db, struct admission *admissions, unsigned count, st
 	if (r == 0)
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
-		buf_done(&arrays[i].text);
+		db_numbers_done(&arrays[i]);
 	buf_done(&hashes);
 	return r;
 }
@@ -187,25 +159,25 @@ int limits_admit(struct db *db, struct admission *admissions, unsigned count, st
 
 void limits_settle(struct db *db, const struct auth_charge *charges, unsigned count)
 {
-	struct number_array arrays[6];
+	struct db_numbers arrays[6];
 	PGresult *result;
 
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
-		array_start(&arrays[i]);
+		db_numbers_init(&arrays[i], count);
 	for (unsigned i = 0; i < count; i++) {
-		array_add(&arrays[0], charges[i].account);
-		array_add(&arrays[1], (uint64_t)charges[i].charged_at);
-		array_add(&arrays[2], charges[i].messages);
-		array_add(&arrays[3], charges[i].recipients);
-		array_add(&arrays[4], charges[i].bytes);
-		array_add(&arrays[5], charges[i].new_recipients);
+		db_numbers_add(&arrays[0], charges[i].account);
+		db_numbers_add(&arrays[1], (uint64_t)charges[i].charged_at);
+		db_numbers_add(&arrays[2], charges[i].messages);
+		db_numbers_add(&arrays[3], charges[i].recipients);
+		db_numbers_add(&arrays[4], charges[i].bytes);
+		db_numbers_add(&arrays[5], charges[i].new_recipients);
 	}
-	const char *const params[] = {array_text(&arrays[0]), array_text(&arrays[1]),
-	        array_text(&arrays[2]), array_text(&arrays[3]), array_text(&arrays[4]),
-	        array_text(&arrays[5])};
+	const char *const params[] = {db_numbers_text(&arrays[0]), db_numbers_text(&arrays[1]),
+	        db_numbers_text(&arrays[2]), db_numbers_text(&arrays[3]),
+	        db_numbers_text(&arrays[4]), db_numbers_text(&arrays[5])};
 	if (db_exec_often(db, "select postern.settle($1, $2, $3, $4, $5, $6)", ARRAY_LEN(params),
 	            params, &result, NULL) == 0)
 		PQclear(result);
 	for (size_t i = 0; i < ARRAY_LEN(arrays); i++)
-		buf_done(&arrays[i].text);
+		db_numbers_done(&arrays[i]);
 }

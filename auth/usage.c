@@ -3,7 +3,6 @@
 #include "auth/usage.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <time.h>
@@ -14,7 +13,6 @@
 #define EVERY_S   10
 #define BATCH_MAX 1000   /* in one statement */
 #define USES_MAX  100000 /* while the database is away; what comes then is not noted */
-#define ARRAY_MAX 32768  /* BATCH_MAX numbers as text */
 
 struct use {
 	uint64_t credential; /* key of the map */
@@ -80,32 +78,24 @@ static void drop(struct usage *usage, const struct use uses[], unsigned count)
 static int write_batch(struct db *db, const struct use uses[], unsigned count)
 {
 	uint64_t now = clock_mono_ms();
-	struct buf credentials, ages;
+	struct db_numbers credentials, ages;
 	PGresult *result;
-	int r = 0;
+	int r = -ENOMEM;
 
-	buf_init(&credentials, ARRAY_MAX);
-	buf_init(&ages, ARRAY_MAX);
-	for (unsigned i = 0; r == 0 && i < count; i++) {
-		uint64_t age_s = now > uses[i].at_ms ? (now - uses[i].at_ms) / 1000 : 0;
-		char before = i == 0 ? '{' : ',';
-		r = buf_printf(&credentials, "%c%" PRIu64, before, uses[i].credential);
-		if (r == 0)
-			r = buf_printf(&ages, "%c%" PRIu64, before, age_s);
+	db_numbers_init(&credentials, count);
+	db_numbers_init(&ages, count);
+	for (unsigned i = 0; i < count; i++) {
+		db_numbers_add(&credentials, uses[i].credential);
+		db_numbers_add(&ages, now > uses[i].at_ms ? (now - uses[i].at_ms) / 1000 : 0);
 	}
-	if (r == 0)
-		r = buf_append(&credentials, "}", 1);
-	if (r == 0)
-		r = buf_append(&ages, "}", 1);
-	const char *const params[] = {
-	        r == 0 ? buf_str(&credentials) : NULL, r == 0 ? buf_str(&ages) : NULL};
-	if (r == 0)
+	const char *const params[] = {db_numbers_text(&credentials), db_numbers_text(&ages)};
+	if (params[0] != NULL && params[1] != NULL)
 		r = db_exec_often(
 		        db, "select postern.credentials_used($1, $2)", 2, params, &result, NULL);
 	if (r == 0)
 		PQclear(result);
-	buf_done(&credentials);
-	buf_done(&ages);
+	db_numbers_done(&credentials);
+	db_numbers_done(&ages);
 	return r;
 }
 

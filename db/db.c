@@ -6,6 +6,7 @@
 #include "db/db.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <poll.h>
 #include <stdio.h>
@@ -508,4 +509,32 @@ int db_each_element(struct slice array, void (*each)(void *arg, struct slice ele
 	}
 	buf_done(&element);
 	return r;
+}
+
+#define DIGITS_MAX 20
+
+void db_numbers_init(struct db_numbers *numbers, size_t count_max)
+{
+	buf_init(&numbers->text, (DIGITS_MAX + 1) * count_max + 2);
+	numbers->error = buf_append(&numbers->text, "{", 1);
+}
+
+void db_numbers_add(struct db_numbers *numbers, uint64_t number)
+{
+	const char *before = buf_len(&numbers->text) > 1 ? "," : "";
+
+	if (numbers->error == 0)
+		numbers->error = buf_printf(&numbers->text, "%s%" PRIu64, before, number);
+}
+
+const char *db_numbers_text(struct db_numbers *numbers)
+{
+	if (numbers->error == 0)
+		numbers->error = buf_append(&numbers->text, "}", 1);
+	return numbers->error == 0 ? buf_str(&numbers->text) : NULL;
+}
+
+void db_numbers_done(struct db_numbers *numbers)
+{
+	buf_done(&numbers->text);
 }

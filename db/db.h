@@ -77,3 +77,16 @@ int64_t db_int(const PGresult *result, int row, int column);
  * -EBADMSG. */
 int db_each_element(
         struct slice array, void (*each)(void *arg, struct slice element), void *arg) must_check;
+
+/* An array of numbers as a parameter: "{1,2,3}". */
+struct db_numbers {
+	struct buf text; /* private */
+	int error;       /* private */
+};
+
+/* For at most `count_max` of them; more, or a lack of memory, shows at the end. */
+void db_numbers_init(struct db_numbers *numbers, size_t count_max);
+void db_numbers_add(struct db_numbers *numbers, uint64_t number);
+/* Once, when all are there; NULL if they are not. */
+const char *db_numbers_text(struct db_numbers *numbers);
+void db_numbers_done(struct db_numbers *numbers);

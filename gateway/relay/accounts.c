@@ -14,7 +14,6 @@
 #include <unistd.h>
 
 #include "db/db.h"
-#include "gateway/base/buf.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/net/loop.h"
@@ -233,10 +232,9 @@ bool accounts_were_told(const struct accounts *accounts)
 
 int accounts_load(struct accounts *accounts, struct db *db)
 {
-	struct why why;
 	PGresult *rows;
 
-	int r = db_exec(db, "select postern.held_accounts()", 0, NULL, &rows, &why);
+	int r = db_exec(db, "select postern.held_accounts()", 0, NULL, &rows, NULL);
 	if (r < 0)
 		return r;
 	int count = PQntuples(rows);
@@ -278,28 +276,23 @@ static bool is_news(const struct accounts *accounts, const uint64_t *changed, si
 
 int accounts_check(struct accounts *accounts, struct db *db, uint64_t *changed, size_t count)
 {
-	const char *params[1];
-	struct why why;
-	struct buf array;
+	struct db_numbers numbers;
 	PGresult *rows;
 	size_t distinct = 0;
+	int r = -ENOMEM;
 
 	qsort(changed, count, sizeof(*changed), compare_numbers);
-	buf_init(&array, 24 * (count + 1));
-	int r = buf_append_str(&array, "{");
-	for (size_t i = 0; r == 0 && i < count; i++) {
+	db_numbers_init(&numbers, count);
+	for (size_t i = 0; i < count; i++) {
 		if (distinct > 0 && changed[distinct - 1] == changed[i])
 			continue;
 		changed[distinct++] = changed[i];
-		r = buf_printf(&array, "%s%" PRIu64, distinct > 1 ? "," : "", changed[i]);
+		db_numbers_add(&numbers, changed[i]);
 	}
-	if (r == 0)
-		r = buf_append_str(&array, "}");
-	params[0] = r == 0 ? buf_str(&array) : NULL;
-	r = params[0] == NULL
-	            ? -ENOMEM
-	            : db_exec_often(db, "select postern.held_among($1)", 1, params, &rows, &why);
-	buf_done(&array);
+	const char *const params[] = {db_numbers_text(&numbers)};
+	if (params[0] != NULL)
+		r = db_exec_often(db, "select postern.held_among($1)", 1, params, &rows, NULL);
+	db_numbers_done(&numbers);
 	if (r < 0)
 		return r;
 	/* Most changes of an account are of other things. */
