@@ -75,7 +75,7 @@ def parse_refusal(reply):
 
 
 def test_a_changed_limit_is_felt_at_once(stage):
-    login, _ = stage.account("changed@example.org", "pw")
+    login, _ = stage.account("limited-anew@example.org", "pw")
     client = Client(stage, login)
     assert client.send().startswith("250")
     limit(stage, login, "messages", "1 hour", 2)
@@ -100,11 +100,14 @@ def test_a_plans_limits_and_another_plan(stage):
     login, _ = stage.account("mover@example.org", "pw")
     client = Client(stage, login)
     assert client.send().startswith("250")
-    # Between RCPT and DATA, too.
+    # In mid-message: that one ends, the next one is judged by the new plan.
     client.begin()
+    assert client.bare.ask("DATA").startswith("354")
     stage.cluster.sql(f"update postern.account set plan = 'narrow' where login = '{login}'")
+    assert client.bare.ask(b"From: <mover@example.org>\r\n\r\nHello\r\n.").startswith("250")
     assert client.bare.reply().startswith("421 4.7.0")
     client = Client(stage, login)
+    assert client.send().startswith("250")
     assert parse_refusal(client.send())[1][:2] == (1, 1)
     stage.cluster.sql("select postern.plan_limit_set('narrow', 'messages', '1 hour', 2)")
     assert [client.send()[:3] for _ in range(2)] == ["250", "450"]

@@ -13,7 +13,7 @@ from environment import eventually
 from test_database import fails
 from test_refusals import plain, session
 
-HELD, HELD_PASSWORD = "held@example.org", "secret-h"
+HELD, HELD_PASSWORD = "halted@example.org", "secret-h"
 FREE = "alice@example.org"
 WITHIN = 1.0  # seconds from the change until a session has ended
 CHANGED = "421 4.7.0 The account was changed, log in again"
