@@ -6,22 +6,8 @@
 
 /* Times in UTC, ISO 8601. */
 #define QUERY                                                                                      \
-	"select to_char(at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"'), event,"       \
+	"select to_char(at at time zone 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.MS\"Z\"') as at, event," \
 	" recipient, detail from postern.trace($1)"
-
-static void print_json(const PGresult *rows, int row)
-{
-	static const char *const names[] = {"at", "event", "recipient", "detail"};
-
-	for (int i = 0; i < (int)ARRAY_LEN(names); i++) {
-		printf("%s\"%s\":", i == 0 ? "{" : ",", names[i]);
-		if (PQgetisnull(rows, row, i))
-			fputs("null", stdout);
-		else
-			ctl_print_json(PQgetvalue(rows, row, i));
-	}
-	puts("}");
-}
 
 static void print_line(const PGresult *rows, int row)
 {
@@ -42,14 +28,15 @@ int ctl_trace(struct ctl *ctl, int argc, char **argv)
 	struct db *db = ctl_database_open(ctl);
 	if (db == NULL)
 		return CTL_REFUSED;
-	int r = db_exec(db, QUERY, 1, params, &rows, &why);
+	int r = db_exec(db, ctl->json ? "select row_to_json(t) from (" QUERY ") t" : QUERY, 1,
+	        params, &rows, &why);
 	db_free(db);
 	if (r < 0)
 		return ctl_database_failed(&why);
 	int count = PQntuples(rows);
 	for (int i = 0; i < count; i++)
 		if (ctl->json)
-			print_json(rows, i);
+			puts(PQgetvalue(rows, i, 0));
 		else
 			print_line(rows, i);
 	PQclear(rows);
