@@ -24,7 +24,7 @@ static const struct group {
                 "  account route LOGIN [UPSTREAM]     none: the default route\n"
                 "  account sender grant|revoke LOGIN PATTERN\n"
                 "  account app-password [--mechanisms NAME,...] [--networks CIDR,...]\n"
-                "                       [--sender PATTERN] [--expires TIME] LOGIN LABEL\n"
+                "                       [--sender ADDRESS] [--expires TIME] LOGIN LABEL\n"
                 "  account revoke LOGIN LABEL         account certificate LOGIN SHA256 LABEL\n"
                 "  account network grant|revoke LOGIN CIDR\n"
                 "  account limit LOGIN MEASURE INTERVAL [AMOUNT]    none: removes it\n"
