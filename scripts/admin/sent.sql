@@ -3,7 +3,7 @@
 --
 --   psql -v login=alice@example.org [-v since='2026-11-01'] [-v until='2026-12-01'] -f scripts/admin/sent.sql
 --
--- Without since: the last day.
+-- Without since: since the beginning of yesterday.
 \set ON_ERROR_STOP on
 \if :{?since} \else
     \set since yesterday

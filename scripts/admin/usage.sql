@@ -1,6 +1,6 @@
 -- SPDX-License-Identifier: ISC
--- What an account has used of its limits, now.
+-- What an account has used of its limits, now; next_at: when a full one has room for one more.
 --
 --   psql -v login=alice@example.org -f scripts/admin/usage.sql
 \set ON_ERROR_STOP on
-select measure, per, used, amount from postern.usage(:'login');
+select * from postern.usage(:'login');

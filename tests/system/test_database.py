@@ -32,7 +32,7 @@ def test_an_admins_scripts(stage):
     client = connect(stage, "carol@example.org", "pass-2")
     client.sendmail("info@example.org", ["bob@example.net"], message(sender="info@example.org"))
     client.quit()
-    assert run(ADMIN / "usage.sql", login="carol@example.org").strip() == "messages|hour|1|10"
+    assert run(ADMIN / "usage.sql", login="carol@example.org").strip() == "messages|hour|1|10|"
     run(ADMIN / "account_suspend.sql", login="carol@example.org", reason="ticket 7")
     eventually(lambda: session(stage, login=False).ask(plain("carol@example.org", "pass-2"))
                == "525 5.7.13 account suspended: ticket 7")
@@ -51,7 +51,7 @@ def test_an_admins_scripts(stage):
     run(ADMIN / "plan_set.sql", plan="small", recipients="100")
     run(ADMIN / "plan_limit_set.sql", plan="small", measure="bytes", per="1 day", amount="1000")
     run(ADMIN / "account_create.sql", login="erin@example.org", plan="small", environment={"POSTERN_PASSWORD": "pass-3"})
-    assert run(ADMIN / "usage.sql", login="erin@example.org").strip() == "bytes|day|0|1000"
+    assert run(ADMIN / "usage.sql", login="erin@example.org").strip() == "bytes|day|0|1000|"
     run(ADMIN / "account_close.sql", login="carol@example.org")
     bare = session(stage, login=False)
     assert bare.ask(plain("carol@example.org", "pass-2")).startswith("535")
