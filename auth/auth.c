@@ -347,7 +347,7 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	auth->db_settings = (struct db_settings){
 	        .conninfo = auth->conf->database,
 	        .user = "postern_auth",
-	        .password = auth->password,
+	        .password = slice_str(auth->password),
 	};
 	auth->intake_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	int r = auth->intake_wake < 0 ? why_errno(why, errno, "eventfd") : 0;

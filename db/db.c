@@ -47,9 +47,9 @@ int db_new(const struct db_settings *settings, struct db **ret_db, struct why *w
 	db->options = PQconninfoParse(settings->conninfo, &error);
 	if (settings->user != NULL)
 		db->user = strdup(settings->user);
-	bool has_password = settings->password != NULL && *settings->password != '\0';
+	bool has_password = settings->password.len > 0;
 	if (has_password)
-		db->password = strdup(settings->password);
+		db->password = slice_dup(settings->password);
 	if (db->options == NULL || (settings->user != NULL && db->user == NULL) ||
 	        (has_password && db->password == NULL)) {
 		int r = error != NULL ? -EINVAL : -ENOMEM;

@@ -19,10 +19,10 @@
 struct db;
 
 struct db_settings {
-	const char *conninfo; /* of the configuration */
-	const char *user;     /* overrides conninfo and environment; NULL: as the caller's psql */
-	const char *password; /* NULL or "": none */
-	unsigned deadline_ms; /* of each statement, with connecting; 0: 2 s */
+	const char *conninfo;  /* of the configuration */
+	const char *user;      /* overrides conninfo and environment; NULL: as the caller's psql */
+	struct slice password; /* "": none */
+	unsigned deadline_ms;  /* of each statement, with connecting; 0: 2 s */
 };
 
 /* Does not connect yet. Copies. 0, -EINVAL for a malformed conninfo with the reason, -ENOMEM. */

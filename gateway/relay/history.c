@@ -17,7 +17,6 @@
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/utsname.h>
 #include <time.h>
 
@@ -378,17 +377,13 @@ static void *write_all(void *arg)
 
 static int start(struct history *history, const struct history_settings *settings, struct why *why)
 {
-	char *password = slice_dup(settings->password);
 	const struct db_settings db = {
 	        .conninfo = settings->database,
 	        .user = "postern_relay",
-	        .password = password,
+	        .password = settings->password,
 	};
 
-	int r = password != NULL ? db_new(&db, &history->db, why) : -ENOMEM;
-	if (password != NULL)
-		explicit_bzero(password, strlen(password));
-	free(password);
+	int r = db_new(&db, &history->db, why);
 	if (r == 0)
 		r = -pthread_create(&history->thread, NULL, write_all, history);
 	history->runs = r == 0;

@@ -235,16 +235,12 @@ int keys_new(const struct keys_settings *settings, struct keys **ret_keys, struc
 	keys->loop = settings->loop;
 	pthread_mutex_init(&keys->lock, NULL);
 	map_init(&keys->domains);
-	char *password = slice_dup(settings->password);
 	const struct db_settings db = {
 	        .conninfo = settings->database,
 	        .user = "postern_relay",
-	        .password = password,
+	        .password = settings->password,
 	};
-	int r = password != NULL ? db_new(&db, &keys->db, why) : -ENOMEM;
-	if (password != NULL)
-		explicit_bzero(password, strlen(password));
-	free(password);
+	int r = db_new(&db, &keys->db, why);
 	if (r == 0)
 		r = jobs_new(1, QUESTIONS_MAX, &keys->jobs);
 	if (r < 0) {

@@ -7,7 +7,6 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "db/db.h"
 #include "gateway/base/log.h"
@@ -111,16 +110,12 @@ int notices_new(const struct notices_settings *settings, struct notices **ret_no
 		return -ENOMEM;
 	notices->keys = settings->keys;
 	notices->accounts = settings->accounts;
-	char *password = slice_dup(settings->password);
 	const struct db_settings db = {
 	        .conninfo = settings->database,
 	        .user = "postern_relay",
-	        .password = password,
+	        .password = settings->password,
 	};
-	int r = password != NULL ? db_new(&db, &notices->db, NULL) : -ENOMEM;
-	if (password != NULL)
-		explicit_bzero(password, strlen(password));
-	free(password);
+	int r = db_new(&db, &notices->db, NULL);
 	if (r == 0) {
 		r = -pthread_create(&notices->thread, NULL, listen, notices);
 		notices->runs = r == 0;
