@@ -132,7 +132,8 @@ create or replace view postern.account_overview as
         (select count(*) from postern.credential c where c.account = a.id and c.revoked_at is null
             and (c.expires_at is null or c.expires_at > now())) as passwords,
         (select max(last_used_at) from postern.credential c where c.account = a.id) as last_login,
-        (select array_agg(pattern order by pattern) from postern.sender s where s.account = a.id) as senders
+        (select array_agg(pattern order by pattern) from postern.sender s where s.account = a.id) as senders,
+        a.id as account
     from postern.account a;
 comment on view postern.account_overview is 'Accounts at a glance. One: where lower(login collate "C") = lower(''...'' collate "C"), by an index.';
 comment on column postern.account_overview.login is 'Name at the login; ASCII case does not matter.';
@@ -144,6 +145,7 @@ comment on column postern.account_overview.created_at is 'When it was made.';
 comment on column postern.account_overview.passwords is 'Credentials it can log in with: neither revoked nor expired.';
 comment on column postern.account_overview.last_login is 'Last login with any credential, those taken back too.';
 comment on column postern.account_overview.senders is 'What it may send as, beside its login.';
+comment on column postern.account_overview.account is 'Its number: account= in the list of the queue, number= of account.held in the log.';
 
 -- ---- plans ----
 

@@ -1,5 +1,6 @@
 -- SPDX-License-Identifier: ISC
--- Accounts in order of their logins, those of one state or plan, or whose login is like something.
+-- Accounts in order of their logins, those of one state or plan, or whose login is like something;
+-- the last column is its number, which the list of the queue and account.held in the log have.
 --
 --   psql [-v like='%@example.org'] [-v state=suspended] [-v plan=default] -f scripts/admin/account_list.sql
 \set ON_ERROR_STOP on

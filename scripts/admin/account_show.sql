@@ -1,7 +1,7 @@
 -- SPDX-License-Identifier: ISC
--- An account at a glance: state, plan, route, passwords, last login, senders.
+-- An account at a glance: state, plan, route, passwords, last login, senders, its number.
 --
 --   psql -x -v login=alice@example.org -f scripts/admin/account_show.sql
 \set ON_ERROR_STOP on
-select postern.account_id(:'login') as account, o.* from postern.account_overview o
-    where lower(o.login collate "C") = lower(:'login' collate "C");
+select * from postern.account_overview
+    where lower(login collate "C") = lower(:'login' collate "C");

@@ -276,8 +276,12 @@ def both_leave(stage):
 
 
 def test_mail_waits_and_leaves_at_once(stage):
-    with queued(stage):
+    with queued(stage) as number:
         assert stage.gateway.queue_count("account-suspended") == 1
+        # The queue and the log name it by its number, and the overview says whose that is.
+        held = next(line for line in stage.gateway.tool("queue", "list").splitlines() if "state=account-suspended" in line)
+        assert f"account={number} " in held, held
+        assert stage.cluster.sql(f"select login from postern.account_overview where account = {number}") == HELD
         only_the_other_leaves(stage)
         since = time.monotonic()
         resume(stage)
