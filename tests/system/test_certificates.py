@@ -23,9 +23,9 @@ def self_signed(stage, name, *options):
     return certificate, key, hashlib.sha256(der).hexdigest()
 
 
-def grant(stage, fingerprint, label="server", login=LOGIN, expires="null"):
-    stage.cluster.sql("insert into postern.credential (account, kind, label, verifier, expires_at) values"
-                      f" (postern.account_id('{login}'), 'certificate', '{label}', '{fingerprint}', {expires})")
+def grant(stage, fingerprint, label="server", login=LOGIN):
+    stage.cluster.sql("select postern.certificate_grant(:'login', :'fingerprint', :'label')",
+                      login=login, fingerprint=fingerprint, label=label)
 
 
 def listening(stage, asked=True):
@@ -159,7 +159,7 @@ def test_revocation_expiry_and_suspension_hold(stage):
     listening(stage)
     login, _ = stage.account("certs@example.org", "secret-3")
     certificate, key, fingerprint = self_signed(stage, "holds")
-    grant(stage, fingerprint, "holds", login, "now() + interval '1 hour'")
+    grant(stage, fingerprint, "holds", login)
     first, second = Client(stage, certificate, key), Client(stage, certificate, key)
     assert first.ask("AUTH EXTERNAL =").startswith("235")
     stage.cluster.sql(f"select postern.account_suspend('{login}', 'ticket 9')")
