@@ -359,7 +359,7 @@ def test_a_password_is_the_same_however_it_is_typed(stage):
 
 
 def test_who_is_suspended_is_told_why(stage):
-    login, password = stage.account("told@example.org", "secret-1")
+    login, password = stage.account("told-why@example.org", "secret-1")
     token = app_password(stage, login, "phone")
     assert by_plain(stage, login, password).startswith("235")
     stage.cluster.sql("select postern.account_suspend(:'login', 'sends spam, ticket 4711')", login=login)

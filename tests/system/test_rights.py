@@ -162,7 +162,7 @@ def test_a_plan_adds_sender(stage):
 
 
 def test_a_right_is_taken_back_whatever_its_case(stage):
-    login = "granted@example.org"
+    login = "right-granted@example.org"
     set_up(stage, login, ())
     stage.cluster.sql(f"select postern.sender_grant('{login}', 'Info@Shop.Example')")
     stage.cluster.sql(f"select postern.sender_grant('{login}', 'INFO@shop.example')")
