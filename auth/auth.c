@@ -26,7 +26,7 @@ struct auth {
 	char *password;
 	struct identity_store *store;
 	struct sasl *sasl;
-	struct usage *usage;
+	struct last_use *last_use;
 	struct logins *logins;
 	struct queue *queue;
 	struct outage outage;
@@ -325,7 +325,7 @@ static int make_logins(struct auth *auth)
 	        .sasl = auth->sasl,
 	        .store = auth->store,
 	        .outage = &auth->outage,
-	        .usage = auth->usage,
+	        .last_use = auth->last_use,
 	        .waiting_max = LOGINS_WAIT_MAX,
 	};
 
@@ -363,7 +363,7 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	if (r == 0)
 		r = sasl_start(auth->conf->hostname, auth->store, &auth->sasl, why);
 	if (r == 0)
-		r = usage_start(&auth->db_settings, &auth->usage);
+		r = last_use_start(&auth->db_settings, &auth->last_use);
 	if (r == 0)
 		r = make_logins(auth);
 	if (r == 0)
@@ -420,7 +420,7 @@ void auth_free(struct auth *auth)
 	join_threads(auth);
 	queue_free(auth->queue);
 	logins_free(auth->logins);
-	usage_stop(auth->usage);
+	last_use_stop(auth->last_use);
 	for (size_t i = 0; i < auth->link_count; i++)
 		link_unref(auth->links[i]);
 	sasl_stop(auth->sasl);

@@ -6,7 +6,7 @@
  *   lanes    worker threads, each with a database connection and, for a step, a SASL
  *            conversation
  *   notices  one thread that LISTENs for changes and empties what was remembered
- *   usage    one thread that writes down when credentials were used
+ *   last use one thread that writes down when credentials were used
  *
  * All functions are called by one thread, that of the child's main.
  */

@@ -190,7 +190,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		message.type = AUTH_DONE;
 		identity_account(identity, credential, &account);
 		account.era = conversation_era(login->conversation);
-		usage_note(logins->settings.usage, credential->id);
+		last_use_note(logins->settings.last_use, credential->id);
 		log_login(login, EV_LOGIN_ACCEPTED);
 		counter_add(CT_LOGINS_ACCEPTED, 1);
 		break;
@@ -273,7 +273,7 @@ static void answer_look_up(struct logins *logins, struct link *link,
 	}
 	link_answer(link, &answer, answer.type == AUTH_DONE ? &account : NULL);
 	if (answer.type == AUTH_DONE && found->credential != 0)
-		usage_note(logins->settings.usage, found->credential);
+		last_use_note(logins->settings.last_use, found->credential);
 	identity_unref(found->identity);
 }
 
@@ -376,7 +376,7 @@ static void accept_remembered(struct logins *logins, struct link *link,
 	identity_account(identity, credential, &account);
 	account.era = era;
 	link_answer(link, &done, &account);
-	usage_note(logins->settings.usage, credential->id);
+	last_use_note(logins->settings.last_use, credential->id);
 	log_ctx_of(request, &log);
 	LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
 	        LOG_VALUE(identity->account.login));

@@ -8,7 +8,7 @@
 #include "auth/link.h"
 #include "auth/outage.h"
 #include "auth/sasl.h"
-#include "auth/usage.h"
+#include "auth/last_use.h"
 
 struct logins;
 
@@ -16,7 +16,7 @@ struct logins_settings {
 	struct sasl *sasl;
 	struct identity_store *store;
 	struct outage *outage;
-	struct usage *usage;
+	struct last_use *last_use;
 	size_t waiting_max; /* logins that wait for their clients; beyond it the oldest one ends */
 };
 

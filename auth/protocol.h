@@ -32,7 +32,8 @@ enum auth_type {
 	AUTH_LOGIN_START, /* → MORE, DONE, REFUSED, BLOCKED, MALFORMED, UNAVAILABLE */
 	AUTH_LOGIN_STEP,  /* likewise */
 	AUTH_LOGIN_CANCEL,
-	AUTH_ADMIT, /* → ADMITTED, LIMITED, BLOCKED, UNAVAILABLE */
+	AUTH_LOGIN_NETWORK, /* whose address is that? → DONE, REFUSED, BLOCKED, UNAVAILABLE */
+	AUTH_ADMIT,         /* → ADMITTED, LIMITED, BLOCKED, UNAVAILABLE */
 	AUTH_SETTLE,
 	/* auth to submit */
 	AUTH_MORE,        /* 334 with the challenge */
@@ -44,8 +45,6 @@ enum auth_type {
 	AUTH_LIMITED, /* over a rate */
 	AUTH_BLOCKED, /* the account may not send: suspended (also to a right password) or closed */
 	AUTH_CHANGED, /* this account (0: every account) has changed: what is known is old */
-	/* submit to auth */
-	AUTH_LOGIN_NETWORK, /* whose address is that? → DONE, REFUSED, BLOCKED, UNAVAILABLE */
 	AUTH_TYPE_COUNT
 };
 

@@ -164,6 +164,7 @@ create function postern.history_drop_before(p_month date) returns void
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
     old text;
+    lock_timeout text := current_setting('lock_timeout');
 begin
     -- Not waited for: whoever reads all of history, while everybody else would wait behind us.
     perform set_config('lock_timeout', '200', true);
@@ -178,7 +179,7 @@ begin
             exit;
         end;
     end loop;
-    perform set_config('lock_timeout', '0', true);
+    perform set_config('lock_timeout', lock_timeout, true);
     delete from postern.history_gap where to_at < p_month;
 end
 $$;

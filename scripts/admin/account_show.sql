@@ -3,5 +3,6 @@
 --
 --   psql -x -v login=alice@example.org -f scripts/admin/account_show.sql
 \set ON_ERROR_STOP on
-select * from postern.account_overview
-    where lower(login collate "C") = lower(:'login' collate "C");
+-- Says so when there is none.
+select postern.account_id(:'login') as account \gset
+select * from postern.account_overview where account = :account;

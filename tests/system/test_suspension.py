@@ -16,7 +16,7 @@ from test_refusals import plain, session
 HELD, HELD_PASSWORD = "halted@example.org", "secret-h"
 FREE = "alice@example.org"
 WITHIN = 1.0  # seconds from the change until a session has ended
-CHANGED = "421 4.7.0 The account was changed, log in again"
+CHANGED = "421 4.7.0 The account was changed, connect again"
 DAY = 24 * 3600
 
 

@@ -11,13 +11,13 @@
 #include "db/db.h"
 #include "gateway/base/compiler.h"
 
-struct usage;
+struct last_use;
 
 /* Starts the thread; the database need not be there. Copies. 0 or -errno. */
-int usage_start(const struct db_settings *settings, struct usage **ret_usage) must_check;
+int last_use_start(const struct db_settings *settings, struct last_use **ret_last_use) must_check;
 
 /* A login with that credential. Any thread; less than a microsecond. */
-void usage_note(struct usage *usage, uint64_t credential);
+void last_use_note(struct last_use *last_use, uint64_t credential);
 
 /* Writes what is there, if the database is, and ends the thread. NULL is fine. */
-void usage_stop(struct usage *usage);
+void last_use_stop(struct last_use *last_use);
