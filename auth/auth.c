@@ -88,6 +88,9 @@ static void run(struct auth *auth, struct request *const batch[], unsigned count
 	case AUTH_LOGIN_NETWORK:
 		logins_network(auth->logins, link, message, db);
 		break;
+	case AUTH_LOGIN_AGAIN:
+		logins_again(auth->logins, link, message, db);
+		break;
 	case AUTH_ADMIT:
 		run_admits(auth, batch, count, db);
 		break;
@@ -141,6 +144,7 @@ static int take_datagram(struct auth *auth, struct link *link, struct slice data
 		break;
 	case AUTH_LOGIN_STEP:
 	case AUTH_LOGIN_NETWORK:
+	case AUTH_LOGIN_AGAIN:
 	case AUTH_ADMIT:
 	case AUTH_SETTLE:
 		break;

@@ -8,7 +8,7 @@
 #include "gateway/base/slice.h"
 
 enum credential_kind {
-	CREDENTIAL_UNKNOWN, /* fits nothing */
+	CREDENTIAL_UNKNOWN, /* fits no password: a certificate */
 	CREDENTIAL_SCRAM,   /* a password: a verifier of verifier.h */
 	CREDENTIAL_CRYPT,   /* a password: a hash of foreign_hash.h */
 	CREDENTIAL_TOKEN,   /* an app password: SHA-256, hexadecimal */

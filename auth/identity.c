@@ -380,52 +380,75 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 	return 0;
 }
 
-/* `sql` finds the login and a credential by the value. */
-static int fetch_by_once(struct identity_store *store, struct db *db, const char *sql,
-        struct slice value, struct identity **ret_identity, uint64_t *ret_credential,
-        struct why *why)
+/* A question that has the login and a credential as its answer, about a value; or both are known.
+ */
+struct quest {
+	const char *sql; /* NULL: `value` is the login */
+	struct slice value;
+	uint64_t credential;
+};
+
+/* The login and the credential: whether there are such. */
+static int find_login(struct db *db, const struct quest *quest, char ret_login[256],
+        uint64_t *ret_credential, struct why *why)
 {
-	char text[128], login[256];
+	char text[128];
 	const char *const params[] = {text};
 	PGresult *result;
 
-	snprintf(text, sizeof(text), "%.*s", SLICE_ARGS(value));
-	int r = db_exec_often(db, sql, 1, params, &result, why);
+	snprintf(ret_login, 256, "%.*s", SLICE_ARGS(quest->value));
+	*ret_credential = quest->credential;
+	if (quest->sql == NULL)
+		return 1;
+	snprintf(text, sizeof(text), "%.*s", SLICE_ARGS(quest->value));
+	int r = db_exec_often(db, quest->sql, 1, params, &result, why);
 	if (r < 0)
 		return r == -EPROTO ? -ENOTCONN : r;
 	bool found = PQntuples(result) > 0 && !PQgetisnull(result, 0, 0);
 	if (found) {
-		snprintf(login, sizeof(login), "%.*s", SLICE_ARGS(db_text(result, 0, 0)));
+		snprintf(ret_login, 256, "%.*s", SLICE_ARGS(db_text(result, 0, 0)));
 		*ret_credential = (uint64_t)db_int(result, 0, 1);
 	}
 	PQclear(result);
-	*ret_identity = NULL;
-	if (!found)
-		return 0;
-	r = identity_fetch(store, db, slice_str(login), ret_identity, why);
-	/* Closed, or gone a moment ago. */
-	if (r == 0 && !(*ret_identity)->known)
-		identity_unref(TAKE(*ret_identity));
-	return r;
+	return found;
 }
 
-/* The same, until nothing of it changes meanwhile. */
-static int fetch_by(struct identity_store *store, struct db *db, const char *sql,
-        struct slice value, struct found *ret_found, struct why *why)
+static int find_once(struct identity_store *store, struct db *db, const struct quest *quest,
+        struct found *ret_found, struct why *why)
 {
+	char login[256];
 	struct identity *identity;
+	uint64_t credential;
 
+	ret_found->identity = NULL;
+	int r = find_login(db, quest, login, &credential, why);
+	if (r <= 0)
+		return r;
+	r = identity_fetch(store, db, slice_str(login), &identity, why);
+	if (r < 0)
+		return r;
+	/* Closed, or gone a moment ago; or the credential is. */
+	if (!identity->known ||
+	        (credential != 0 && identity_credential(identity, credential) == NULL)) {
+		identity_unref(identity);
+		return 0;
+	}
+	ret_found->identity = identity;
+	ret_found->credential = credential != 0 ? identity_credential(identity, credential) : NULL;
+	return 0;
+}
+
+/* Until nothing of it changes meanwhile. */
+static int find(struct identity_store *store, struct db *db, const struct quest *quest,
+        struct found *ret_found, struct why *why)
+{
 	for (unsigned tries = 0; tries < CONFIRM_TRIES; tries++) {
 		uint64_t before = era_of(store);
-		int r = fetch_by_once(
-		        store, db, sql, value, &identity, &ret_found->credential, why);
-		if (r < 0)
+		int r = find_once(store, db, quest, ret_found, why);
+		if (r < 0 || ret_found->identity == NULL)
 			return r;
-		ret_found->identity = identity;
-		if (identity == NULL)
-			return 0;
-		identity->era = before;
-		if (identity_is_current(store, identity, &ret_found->era))
+		ret_found->identity->era = before;
+		if (identity_is_current(store, ret_found->identity, &ret_found->era))
 			return 0;
 		identity_unref(TAKE(ret_found->identity));
 	}
@@ -435,14 +458,26 @@ static int fetch_by(struct identity_store *store, struct db *db, const char *sql
 int identity_fetch_by_network(struct identity_store *store, struct db *db, struct slice address,
         struct found *ret_found, struct why *why)
 {
-	return fetch_by(store, db, "select postern.network_lookup($1), 0", address, ret_found, why);
+	const struct quest quest = {"select postern.network_lookup($1), 0", address, 0};
+
+	return find(store, db, &quest, ret_found, why);
 }
 
 int identity_fetch_by_certificate(struct identity_store *store, struct db *db,
         struct slice fingerprint, struct found *ret_found, struct why *why)
 {
-	return fetch_by(store, db, "select login, credential from postern.certificate_lookup($1)",
-	        fingerprint, ret_found, why);
+	const struct quest quest = {
+	        "select login, credential from postern.certificate_lookup($1)", fingerprint, 0};
+
+	return find(store, db, &quest, ret_found, why);
+}
+
+int identity_fetch_again(struct identity_store *store, struct db *db, struct slice login,
+        uint64_t credential, struct found *ret_found, struct why *why)
+{
+	const struct quest quest = {NULL, login, credential};
+
+	return find(store, db, &quest, ret_found, why);
 }
 
 /* HMAC over both with the length of the first, so that no two pairs share one. */
@@ -553,13 +588,12 @@ bool identity_is_current(
 static const struct credential *find_same(
         const struct identity *identity, const struct credential *credential)
 {
-	for (size_t i = 0; i < identity->credential_count; i++) {
-		const struct credential *other = &identity->credentials[i];
-		if (other->id == credential->id && other->kind == credential->kind &&
-		        slice_equal(other->verifier, credential->verifier))
-			return other;
-	}
-	return NULL;
+	const struct credential *other = identity_credential(identity, credential->id);
+
+	return other != NULL && other->kind == credential->kind &&
+	                       slice_equal(other->verifier, credential->verifier)
+	               ? other
+	               : NULL;
 }
 
 int identity_confirm(struct identity_store *store, struct db *db, struct slice login,
@@ -596,11 +630,23 @@ uint64_t identity_forget(struct identity_store *store, uint64_t account)
 	return era;
 }
 
+const struct credential *identity_credential(const struct identity *identity, uint64_t id)
+{
+	for (size_t i = 0; i < identity->credential_count; i++) {
+		if (identity->credentials[i].id == id)
+			return &identity->credentials[i];
+	}
+	return NULL;
+}
+
 void identity_account(const struct identity *identity, const struct credential *credential,
-        struct auth_account *ret_account)
+        uint64_t era, struct auth_account *ret_account)
 {
 	*ret_account = identity->account;
-	if (credential->sender.len == 0)
+	ret_account->era = era;
+	ret_account->valid_until_ms = identity->valid_until_ms;
+	ret_account->credential = credential != NULL ? credential->id : 0;
+	if (credential == NULL || credential->sender.len == 0)
 		return;
 	ret_account->senders = &credential->sender;
 	ret_account->sender_count = credential->may_not_send ? 0 : 1;

@@ -45,9 +45,9 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 
 /* Who was found without a password. */
 struct found {
-	struct identity *identity; /* the caller's reference; NULL: nobody */
-	uint64_t credential;       /* its number; 0: none */
-	uint64_t era;              /* until when that is right; see identity_is_current() */
+	struct identity *identity;           /* the caller's reference; NULL: nobody */
+	const struct credential *credential; /* of the identity; NULL: none */
+	uint64_t era; /* until when that is right; see identity_is_current() */
 };
 
 /*
@@ -58,6 +58,9 @@ int identity_fetch_by_network(struct identity_store *store, struct db *db, struc
         struct found *ret_found, struct why *why) must_check;
 int identity_fetch_by_certificate(struct identity_store *store, struct db *db,
         struct slice fingerprint, struct found *ret_found, struct why *why) must_check;
+/* Likewise somebody who has logged in before with that credential. */
+int identity_fetch_again(struct identity_store *store, struct db *db, struct slice login,
+        uint64_t credential, struct found *ret_found, struct why *why) must_check;
 
 struct identity *identity_ref(struct identity *identity);
 void identity_unref(struct identity *identity);
@@ -92,9 +95,15 @@ int identity_confirm(struct identity_store *store, struct db *db, struct slice l
         struct identity **identity, const struct credential **credential, uint64_t *ret_era,
         struct why *why) must_check;
 
-/* The account as a login with that credential brings it; `ret_account` points into both. */
+/* One of its credentials, or NULL. */
+const struct credential *identity_credential(const struct identity *identity, uint64_t id);
+
+/*
+ * The account as a login with that credential (NULL: without one) brings it; `era` is until when
+ * that is right. `ret_account` points into both.
+ */
 void identity_account(const struct identity *identity, const struct credential *credential,
-        struct auth_account *ret_account);
+        uint64_t era, struct auth_account *ret_account);
 
 /*
  * Puts a verifier of the right password in the place of an imported hash, if that is still there.

@@ -14,6 +14,7 @@ struct link {
 	int fd;
 	bool greeted;            /* owner: intake */
 	_Atomic unsigned queued; /* its requests that wait for a lane */
+	_Atomic uint64_t missed; /* era of a CHANGED that was lost; 0: none */
 };
 
 /* Takes the descriptor over, also on failure. 0 or -ENOMEM. */
@@ -23,7 +24,8 @@ void link_unref(struct link *link);
 
 /*
  * Answers; `account` with DONE. Waits while the socket is full, for 5 s at most: an answer that
- * does not leave is lost, and its question fails by its own deadline.
+ * does not leave is lost, and its question fails by its own deadline. A CHANGED that is lost
+ * comes before the next one, as a change of all.
  */
 void link_answer(
         struct link *link, const struct auth_message *message, const struct auth_account *account);

@@ -188,8 +188,8 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_DONE:
 		message.type = AUTH_DONE;
-		identity_account(identity, credential, &account);
-		account.era = conversation_era(login->conversation);
+		identity_account(
+		        identity, credential, conversation_era(login->conversation), &account);
 		last_use_note(logins->settings.last_use, credential->id);
 		log_login(login, EV_LOGIN_ACCEPTED);
 		counter_add(CT_LOGINS_ACCEPTED, 1);
@@ -263,17 +263,17 @@ static void answer_look_up(struct logins *logins, struct link *link,
 	outage_note(logins->settings.outage, away ? &look_up->why : NULL);
 	if (answer.type == AUTH_BLOCKED)
 		answer.reason = found->identity->suspended_reason;
-	if (answer.type != AUTH_UNAVAILABLE) {
+	/* What is as it was is no event. */
+	bool again = message->type == AUTH_LOGIN_AGAIN && answer.type == AUTH_DONE;
+	if (answer.type != AUTH_UNAVAILABLE && !again) {
 		log_look_up(message, look_up);
 		counter_add(answer.type == AUTH_DONE ? CT_LOGINS_ACCEPTED : CT_LOGINS_REFUSED, 1);
 	}
-	if (answer.type == AUTH_DONE) {
-		account = found->identity->account;
-		account.era = found->era;
-	}
+	if (answer.type == AUTH_DONE)
+		identity_account(found->identity, found->credential, found->era, &account);
 	link_answer(link, &answer, answer.type == AUTH_DONE ? &account : NULL);
-	if (answer.type == AUTH_DONE && found->credential != 0)
-		last_use_note(logins->settings.last_use, found->credential);
+	if (answer.type == AUTH_DONE && found->credential != NULL && !again)
+		last_use_note(logins->settings.last_use, found->credential->id);
 	identity_unref(found->identity);
 }
 
@@ -297,6 +297,24 @@ static bool names(struct slice authzid, struct slice login)
 	return authzid.len == 0 ||
 	       (sasl_normal_login(authzid, wanted) == 0 && sasl_normal_login(login, normal) == 0 &&
 	               strcmp(wanted, normal) == 0);
+}
+
+/* A session that does not know whether what it knows is still so. */
+void logins_again(
+        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+{
+	struct identity_store *store = logins->settings.store;
+	struct look_up look_up = {0};
+	struct found *found = &look_up.found;
+
+	look_up.error = message->credential == 0
+	                        ? identity_fetch_by_network(
+	                                  store, db, message->client_address, found, &look_up.why)
+	                        : identity_fetch_again(store, db, message->data,
+	                                  message->credential, found, &look_up.why);
+	if (found->identity == NULL || !names(message->data, found->identity->account.login))
+		look_up.refusal = message->credential == 0 ? "network_gone" : "credential_gone";
+	answer_look_up(logins, link, message, &look_up);
 }
 
 /* RFC 4422, appendix A. Not the library's EXTERNAL: it would compare one name with another. */
@@ -373,8 +391,7 @@ static void accept_remembered(struct logins *logins, struct link *link,
 	struct auth_account account;
 	struct log_ctx log;
 
-	identity_account(identity, credential, &account);
-	account.era = era;
+	identity_account(identity, credential, era, &account);
 	link_answer(link, &done, &account);
 	last_use_note(logins->settings.last_use, credential->id);
 	log_ctx_of(request, &log);

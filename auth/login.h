@@ -39,8 +39,10 @@ void logins_start(struct logins *logins, struct link *link, const struct auth_me
 void logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
         struct db *db);
 
-/* LOGIN_NETWORK, with its answer. On a lane, whose connection `db` is. */
+/* LOGIN_NETWORK and LOGIN_AGAIN, with their answers. On a lane, whose connection `db` is. */
 void logins_network(struct logins *logins, struct link *link, const struct auth_message *message,
+        struct db *db);
+void logins_again(struct logins *logins, struct link *link, const struct auth_message *message,
         struct db *db);
 
 /* The client has gone: a login that waits for it ends. Any thread. */

@@ -24,6 +24,8 @@ static void pack_account(struct pack *pack, const struct auth_account *account)
 	pack_u8(pack, account->add_sender);
 	pack_u8(pack, account->counts_new_recipients);
 	pack_u64(pack, account->era);
+	pack_u64(pack, account->valid_until_ms);
+	pack_u64(pack, account->credential);
 }
 
 static void unpack_account(struct unpack *unpack, struct auth_account_room *room)
@@ -47,6 +49,8 @@ static void unpack_account(struct unpack *unpack, struct auth_account_room *room
 	account->add_sender = unpack_u8(unpack) != 0;
 	account->counts_new_recipients = unpack_u8(unpack) != 0;
 	account->era = unpack_u64(unpack);
+	account->valid_until_ms = unpack_u64(unpack);
+	account->credential = unpack_u64(unpack);
 }
 
 static void pack_charge(struct pack *pack, const struct auth_charge *charge)
@@ -115,6 +119,12 @@ int protocol_encode(
 		pack_bytes(&pack, message->client_address);
 		pack_bytes(&pack, message->session);
 		break;
+	case AUTH_LOGIN_AGAIN:
+		pack_bytes(&pack, message->client_address);
+		pack_bytes(&pack, message->session);
+		pack_bytes(&pack, message->data);
+		pack_u64(&pack, message->credential);
+		break;
 	case AUTH_LOGIN_STEP:
 	case AUTH_MORE:
 		pack_bytes(&pack, message->data);
@@ -173,6 +183,12 @@ int protocol_decode(
 	case AUTH_LOGIN_NETWORK:
 		message.client_address = unpack_bytes(&unpack, TEXT_MAX);
 		message.session = unpack_bytes(&unpack, TEXT_MAX);
+		break;
+	case AUTH_LOGIN_AGAIN:
+		message.client_address = unpack_bytes(&unpack, TEXT_MAX);
+		message.session = unpack_bytes(&unpack, TEXT_MAX);
+		message.data = unpack_bytes(&unpack, TEXT_MAX);
+		message.credential = unpack_u64(&unpack);
 		break;
 	case AUTH_LOGIN_STEP:
 	case AUTH_MORE:

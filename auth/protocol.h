@@ -33,6 +33,7 @@ enum auth_type {
 	AUTH_LOGIN_STEP,  /* likewise */
 	AUTH_LOGIN_CANCEL,
 	AUTH_LOGIN_NETWORK, /* whose address is that? → DONE, REFUSED, BLOCKED, UNAVAILABLE */
+	AUTH_LOGIN_AGAIN,   /* is it still what a login has brought? likewise */
 	AUTH_ADMIT,         /* → ADMITTED, LIMITED, BLOCKED, UNAVAILABLE */
 	AUTH_SETTLE,
 	/* auth to submit */
@@ -64,6 +65,8 @@ struct auth_account {
 	 * what a later process counts is higher.
 	 */
 	uint64_t era;
+	uint64_t valid_until_ms; /* clock_mono_ms() at which something of it expires */
+	uint64_t credential;     /* what it logged in with; 0: where it stands */
 };
 
 /* To decode an account into: its `senders` are those here. */
@@ -92,11 +95,15 @@ struct auth_limited {
 struct auth_message {
 	enum auth_type type;
 	uint32_t number;
-	/* LOGIN_START; LOGIN_NETWORK without the mechanism */
+	/* LOGIN_START; LOGIN_NETWORK and LOGIN_AGAIN without the mechanism */
 	struct slice mechanism, client_address, session;
 	bool has_initial;
-	/* LOGIN_START: initial response; LOGIN_STEP: response; MORE: challenge (not base64) */
+	/*
+	 * LOGIN_START: initial response; LOGIN_STEP: response; MORE: challenge (not base64).
+	 * LOGIN_AGAIN: the login
+	 */
 	struct slice data;
+	uint64_t credential;      /* LOGIN_AGAIN: see auth_account */
 	struct slice fingerprint; /* LOGIN_START: SHA-256 of the client's certificate, hex; or "" */
 	struct slice reason;      /* BLOCKED: what the admin wrote; may be empty */
 	uint64_t era;             /* CHANGED: when; see auth_account */

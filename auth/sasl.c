@@ -133,6 +133,8 @@ static bool credential_fits(struct conversation *conversation, const struct cred
 {
 	bool fits = false;
 
+	if (credential->kind == CREDENTIAL_UNKNOWN)
+		return false;
 	if (credential->kind == CREDENTIAL_TOKEN)
 		return credential_token_fits(credential, attempt->typed);
 	while (sem_wait(&conversation->sasl->hashing) < 0)

@@ -341,7 +341,7 @@ begin
             (extract(epoch from min(o.expires_at) - now()) * 1000)::bigint as expires_ms
         from (
             select * from postern.credential t
-            where t.account = a.id and t.kind <> 'certificate' and t.revoked_at is null and (t.expires_at is null or t.expires_at > now())
+            where t.account = a.id and t.revoked_at is null and (t.expires_at is null or t.expires_at > now())
             order by t.kind <> 'token', t.label <> 'password', t.id
         ) o
     ) c on true

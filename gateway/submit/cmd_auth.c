@@ -153,13 +153,13 @@ static void challenge(struct session *session, struct slice data)
 	buf_done(&text);
 }
 
-/* Keeps what the login brought; everything is copied. 0 or -ENOMEM. */
-static int keep_account(struct session *session, const struct auth_account *facts)
+/* What the login brought, all of it copied; NULL without memory. */
+static struct account *copy_account(const struct serving *serving, const struct auth_account *facts)
 {
 	struct account *account = calloc(1, sizeof(*account));
 
 	if (account == NULL)
-		return -ENOMEM;
+		return NULL;
 	arena_init(&account->arena, 256U << 10);
 	account->facts = *facts;
 	account->facts.login = arena_slice(&account->arena, facts->login);
@@ -167,20 +167,17 @@ static int keep_account(struct session *session, const struct auth_account *fact
 	struct slice *senders =
 	        arena_alloc(&account->arena, facts->sender_count * sizeof(*senders));
 	account->facts.senders = senders;
+	account->unsure = recent_since(&serving->changed, 0, facts->era);
 	bool whole = account->facts.login.ptr != NULL && account->facts.route.ptr != NULL &&
 	             senders != NULL;
 	for (uint32_t i = 0; whole && i < facts->sender_count; i++) {
 		senders[i] = arena_slice(&account->arena, facts->senders[i]);
 		whole = senders[i].ptr != NULL;
 	}
-	if (!whole) {
-		arena_reset(&account->arena);
-		free(account);
-		return -ENOMEM;
-	}
-	session->account = account;
-	log_ctx_add(&session->log, "account", account->facts.login);
-	return 0;
+	if (whole)
+		return account;
+	account_free(account);
+	return NULL;
 }
 
 /*
@@ -195,10 +192,13 @@ static int enter(struct session *session, const struct auth_account *facts)
 		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
 		return -EUSERS;
 	}
-	int r = keep_account(session, facts);
-	if (r < 0)
+	session->account = copy_account(serving, facts);
+	if (session->account == NULL) {
 		serving->give_login_back(serving, facts->id);
-	return r;
+		return -ENOMEM;
+	}
+	log_ctx_add(&session->log, "account", session->account->facts.login);
+	return 0;
 }
 
 /* The client may not pipeline behind AUTH; true if it did, and the session is gone. */
@@ -286,7 +286,7 @@ static void on_answer(
 	session_continue(session);
 }
 
-/* ---- by network ---- */
+/* ---- who it is, before MAIL ---- */
 
 /* The MAIL that waits gets this reply. */
 static void refuse_mail(struct session *session, enum reply reply, const struct reply_args *args)
@@ -305,15 +305,42 @@ static void refuse_suspended(struct session *session, struct slice reason)
 	refuse_mail(session, REPLY_NETWORK_SUSPENDED, REPLY_ARGS(reason.len > 0 ? ": " : "", text));
 }
 
-static void on_network(
-        void *arg, const struct auth_message *answer, const struct auth_account *account)
+/* Who it still is; what the last login brought is replaced. */
+static int stay(struct session *session, const struct auth_account *facts)
 {
-	struct session *session = arg;
+	struct account *account = copy_account(session->serving, facts);
+
+	if (account == NULL)
+		return -ENOMEM;
+	account->by_network = session->account->by_network;
+	account_free(session->account);
+	session->account = account;
+	return 0;
+}
+
+/* Somebody who has logged in, or was known by his network, is asked about again. */
+static void on_again(struct session *session, const struct auth_message *answer,
+        const struct auth_account *account, bool stale)
+{
 	int r = -EAGAIN;
 
-	session->call = NULL;
-	/* What is stale is asked again: the line is still there. */
-	bool stale = answer->type == AUTH_DONE && serving_login_is_stale(session->serving, account);
+	if (answer->type == AUTH_REFUSED || answer->type == AUTH_BLOCKED) {
+		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+		return;
+	}
+	if (answer->type == AUTH_DONE && !stale)
+		r = stay(session, account);
+	session_move(session, ST_READY);
+	if (r < 0 && !stale)
+		refuse_mail(session, REPLY_TRY_LATER, NULL);
+	session_continue(session);
+}
+
+static void on_network(struct session *session, const struct auth_message *answer,
+        const struct auth_account *account, bool stale)
+{
+	int r = -EAGAIN;
+
 	if (answer->type == AUTH_DONE && !stale)
 		r = enter(session, account);
 	if (r == -EUSERS)
@@ -332,23 +359,39 @@ static void on_network(
 	session_continue(session);
 }
 
-void auth_ask_network(struct session *session)
+static void on_who(void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
+	struct session *session = arg;
+
+	session->call = NULL;
+	/* What is stale is asked again: the line is still there. */
+	bool stale = answer->type == AUTH_DONE && serving_login_is_stale(session->serving, account);
+	if (session->account != NULL)
+		on_again(session, answer, account, stale);
+	else
+		on_network(session, answer, account, stale);
+}
+
+void auth_ask_who(struct session *session)
+{
+	const struct account *account = session->account;
 	char ip[ADDR_TEXT];
 	const struct auth_message question = {
-	        .type = AUTH_LOGIN_NETWORK,
+	        .type = account != NULL ? AUTH_LOGIN_AGAIN : AUTH_LOGIN_NETWORK,
 	        .client_address = slice_str(addr_format_ip(&session->peer, ip)),
 	        .session = slice_str(session->sid),
+	        .data = account != NULL ? account->facts.login : SLICE(""),
+	        .credential = account != NULL ? account->facts.credential : 0,
 	};
 
 	session->nobody_at =
 	        session->serving->changed.count + 1; /* until the answer says something else */
-	session->call = auth_call_new(session->serving->auth, &question, on_network, session);
+	session->call = auth_call_new(session->serving->auth, &question, on_who, session);
 	if (session->call == NULL) {
 		session->nobody_at = 0;
 		refuse_mail(session, REPLY_TRY_LATER, NULL);
 		session_continue(session);
 		return;
 	}
-	session_move(session, ST_NETWORK);
+	session_move(session, ST_WHO);
 }

@@ -52,8 +52,11 @@ enum reply auth_check(struct session *session, struct slice args);
 enum reply auth_act(struct session *session, struct slice args);
 /* The client's next response, in AUTH_MORE. */
 void auth_response(struct session *session, struct slice line);
-/* Asks whose the address is; the MAIL stays, and is read again when the answer is there. */
-void auth_ask_network(struct session *session);
+/*
+ * Asks whose the address is, or of somebody whether he is still who he was; the MAIL stays, and is
+ * read again when the answer is there.
+ */
+void auth_ask_who(struct session *session);
 
 /* cmd_mail.c */
 enum reply mail_check(struct session *session, struct slice text);

@@ -35,11 +35,11 @@ static const struct {
         /*            may go to                            deadline            in the log */
         [ST_TLS] = {S(START) | S(CLOSED), T(command_timeout), "handshake"},
         [ST_START] = {COMMAND_OK, T(command_timeout), "before EHLO"},
-        [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(NETWORK) | S(MAIL),
+        [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(WHO) | S(MAIL),
                 T(command_timeout), "between transactions"},
         [ST_AUTH_WAIT] = {LOGIN_OK | S(AUTH_MORE), 0, "login"},
         [ST_AUTH_MORE] = {LOGIN_OK | S(AUTH_WAIT), T(command_timeout), "login response"},
-        [ST_NETWORK] = {LOGIN_OK, 0, "look-up of the network"},
+        [ST_WHO] = {LOGIN_OK, 0, "look-up before MAIL"},
         [ST_MAIL] = {COMMAND_OK | S(RCPT), T(command_timeout), "MAIL"},
         [ST_RCPT] = {COMMAND_OK | S(RCPT) | S(ADMIT), T(command_timeout), "RCPT"},
         [ST_ADMIT] = {LOGIN_OK | S(DATA), 0, "DATA"},
@@ -180,6 +180,12 @@ bool session_fingerprint(const struct session *session, char ret_text[TLS_FINGER
 	return session->listener->client_certificates && conn_fingerprint(session->conn, ret_text);
 }
 
+void account_free(struct account *account)
+{
+	arena_reset(&account->arena);
+	free(account);
+}
+
 static void drop_account(struct session *session)
 {
 	struct account *account = TAKE(session->account);
@@ -187,8 +193,7 @@ static void drop_account(struct session *session)
 	if (account == NULL)
 		return;
 	session->serving->give_login_back(session->serving, account->facts.id);
-	arena_reset(&account->arena);
-	free(account);
+	account_free(account);
 }
 
 void session_forget_login(struct session *session)
@@ -330,15 +335,24 @@ static bool take_line(struct session *session)
 	return true;
 }
 
-/* Whether the next line is a MAIL of somebody whom the address may tell. */
-static bool wants_network(const struct session *session)
+/* Whether `auth` must say who the client is, or whether he still is, before he may send. */
+static bool is_doubtful(const struct session *session)
+{
+	const struct account *account = session->account;
+
+	if (account != NULL)
+		return account->unsure || clock_mono_ms() >= account->facts.valid_until_ms;
+	return session->listener->networks &&
+	       session->nobody_at != session->serving->changed.count + 1;
+}
+
+/* Whether the next line is a MAIL that may be run. */
+static bool mail_comes(const struct session *session)
 {
 	struct slice input = conn_input(session->conn);
 
-	if (!session->listener->networks || session->account != NULL ||
-	        session->state != ST_READY ||
-	        session->nobody_at == session->serving->changed.count + 1 ||
-	        session->skipping_line || !slice_starts_with_nocase(input, SLICE("MAIL ")))
+	if (session->state != ST_READY || session->skipping_line ||
+	        !slice_starts_with_nocase(input, SLICE("MAIL ")))
 		return false;
 	ptrdiff_t end = slice_find(input, '\n');
 	struct slice line = slice_part(input, 0, end > 0 ? (size_t)end : 0);
@@ -367,8 +381,8 @@ static void on_data(void *arg)
 		}
 		if (must_end(session))
 			return;
-		if (wants_network(session)) {
-			auth_ask_network(session);
+		if (mail_comes(session) && is_doubtful(session)) {
+			auth_ask_who(session);
 			return;
 		}
 		if (!take_line(session))
@@ -505,15 +519,15 @@ void sessions_account_changed(struct serving *serving, uint64_t account, uint64_
 	if (account != 0 && !serving->has_login(serving, account))
 		return;
 	/*
-	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Then
-	 * the next ADMIT finds out; ending every session would punish all for a restart.
+	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Who
+	 * sends again is asked about then; ending every session would punish all for a restart.
 	 */
 	list_for_each_safe (at, &serving->sessions) {
 		struct session *session = list_entry(at, struct session, link);
 		if (session->account == NULL)
 			continue;
 		if (account == 0)
-			session->account->facts.counts_new_recipients = true;
+			session->account->unsure |= session->account->facts.era < era;
 		else if (session->account->facts.id == account && session->account->facts.era < era)
 			account_changed(session);
 	}

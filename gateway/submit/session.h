@@ -6,7 +6,7 @@
  *    ▲        │            │ ▲                                     │            │
  *    └STARTTLS┴────────────┘ └──────────── RSET, EHLO, refusals ◄──┴── COMMIT ◄─┘
  *                          READY ─AUTH─► AUTH_WAIT ◄──► AUTH_MORE ─► READY
- *                          READY ─MAIL─► NETWORK ─► READY, and the MAIL again
+ *                          READY ─MAIL─► WHO ─► READY, and the MAIL again
  *
  * states[] in session.c is that drawing as a table; commands.c tells what each
  * command needs. The loop's thread only.
@@ -36,7 +36,7 @@ enum session_state {
 	ST_READY,     /* between transactions */
 	ST_AUTH_WAIT, /* `auth` thinks */
 	ST_AUTH_MORE, /* the client's next response */
-	ST_NETWORK,   /* `auth` looks whose address it is */
+	ST_WHO,       /* before MAIL, `auth` looks who the client is, or whether he still is */
 	ST_MAIL,      /* a sender, no recipient yet */
 	ST_RCPT,      /* at least one recipient */
 	ST_ADMIT,     /* `auth` charges the limits, before 354 */
@@ -78,7 +78,10 @@ struct account {
 	struct auth_account facts;
 	struct arena arena;
 	bool by_network; /* because of its address: it has not logged in */
+	bool unsure;     /* something of it may have changed: before the next message it is asked */
 };
+
+void account_free(struct account *account);
 
 struct session {
 	struct list link; /* in serving->sessions */

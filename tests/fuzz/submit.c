@@ -131,13 +131,15 @@ static void answer(const struct auth_message *question)
 	        .login = {"alice", 5},
 	        .route = {"", 0},
 	        .recipients = 5,
+	        .valid_until_ms = UINT64_MAX,
 	        .senders = senders,
 	        .sender_count = ARRAY_LEN(senders),
 	};
 	struct auth_message message = {.number = question->number, .charge = question->charge};
 	struct buf out;
 
-	if (question->type == AUTH_LOGIN_START || question->type == AUTH_LOGIN_STEP)
+	if (question->type == AUTH_LOGIN_START || question->type == AUTH_LOGIN_STEP ||
+	        question->type == AUTH_LOGIN_AGAIN)
 		message.type = AUTH_DONE;
 	else if (question->type == AUTH_LOGIN_NETWORK)
 		message.type = slice_equal(question->client_address, SLICE(GRANTED_ADDRESS))

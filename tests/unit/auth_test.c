@@ -331,6 +331,8 @@ static void an_account_travels_whole(void **state)
 	        .add_sender = true,
 	        .counts_new_recipients = true,
 	        .era = 99,
+	        .valid_until_ms = 98,
+	        .credential = 97,
 	};
 	const struct auth_message done = {.type = AUTH_DONE, .number = 3};
 	struct auth_account_room room;
@@ -349,6 +351,8 @@ static void an_account_travels_whole(void **state)
 	assert_true(room.account.add_sender);
 	assert_true(room.account.counts_new_recipients);
 	assert_int_equal(room.account.era, 99);
+	assert_int_equal(room.account.valid_until_ms, 98);
+	assert_int_equal(room.account.credential, 97);
 	/* Cut anywhere it is nothing. */
 	for (size_t len = 0; len < buf_len(&datagram); len++)
 		assert_int_equal(
@@ -417,15 +421,15 @@ static void a_credential_brings_its_sender(void **state)
 	(void)state;
 	identity->account.senders = &(struct slice){"@example.org", 12};
 	identity->account.sender_count = 1;
-	identity_account(identity, &credential, &account);
+	identity_account(identity, &credential, 5, &account);
 	assert_int_equal(account.sender_count, 1);
 	assert_slice_equal(account.senders[0], "@example.org");
 	credential.sender = SLICE("info@example.org");
-	identity_account(identity, &credential, &account);
+	identity_account(identity, &credential, 5, &account);
 	assert_int_equal(account.sender_count, 1);
 	assert_slice_equal(account.senders[0], "info@example.org");
 	credential.may_not_send = true;
-	identity_account(identity, &credential, &account);
+	identity_account(identity, &credential, 5, &account);
 	assert_int_equal(account.sender_count, 0);
 	identity_unref(identity);
 }
