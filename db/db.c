@@ -152,6 +152,20 @@ static int finish_connect(struct db *db, uint64_t deadline)
 	return PQsetnonblocking(db->conn, 1) == 0 ? 0 : -ENOTCONN;
 }
 
+/* Any other encoding lacks characters that strangers may use: what they say would be errors. */
+static int check_encoding(struct db *db, struct why *why)
+{
+	const char *encoding = PQparameterStatus(db->conn, "server_encoding");
+
+	if (encoding != NULL && strcmp(encoding, "UTF8") == 0)
+		return 0;
+	why_set(why,
+	        "the database's encoding is %s and must be UTF8; make a new one with createdb -E "
+	        "UTF8 -T template0",
+	        encoding != NULL ? encoding : "unknown");
+	return -ENOTCONN;
+}
+
 /* After a failure: let it rest, longer each time, with jitter so that threads spread. */
 static void back_off(struct db *db)
 {
@@ -194,6 +208,10 @@ static int ensure_connected(struct db *db, uint64_t deadline, struct why *why)
 		why_set(why, "%s",
 		        r == -ETIMEDOUT ? "the database does not answer"
 		                        : PQerrorMessage(db->conn));
+	} else {
+		r = check_encoding(db, why);
+	}
+	if (r < 0) {
 		back_off(db);
 		return r;
 	}

@@ -34,7 +34,7 @@ void db_free(struct db *db);
 /*
  * Runs a statement with text parameters (NULL for SQL null), connecting first if
  * need be. 0 and a result that the caller clears (PQclear); -ENOTCONN or -ETIMEDOUT
- * when the database is away (at once while it was away a moment ago): it may have
+ * when the database is away (at once while it was away a moment ago) or not in UTF-8: it may have
  * run all the same, but never twice; -EPROTO when it refused the statement, with its
  * words; -ENOSYS when its schema lacks what the statement names, so that it is not
  * that of this program.
