@@ -18,21 +18,73 @@ static void checksum_of(const struct migration *migration, char ret_text[24])
 	        (unsigned long long)XXH3_64bits(migration->sql, strlen(migration->sql)));
 }
 
+/* What a database has set for its sessions must not lead a superuser's statements astray. */
+#define BEGIN                                                                                      \
+	"begin isolation level read committed;"                                                    \
+	"set client_min_messages = warning;"                                                       \
+	"set search_path = pg_catalog, pg_temp;"
+
+/*
+ * What a superuser runs must be nobody else's: whoever may create a schema in the database could
+ * have planted a trigger or a view. What passes stays so: only its owners could let others in.
+ */
+#define CHECK_OWNERS                                                                               \
+	"do $$"                                                                                    \
+	" declare stranger text := ("                                                              \
+	"  select format('%s belongs to \"%s\"', what, r.rolname) from ("                          \
+	"   select 'the schema postern' as what, nspowner as owner from pg_namespace"              \
+	"    where nspname = 'postern'"                                                            \
+	"   union all select 'the extension pgcrypto', extowner from pg_extension"                 \
+	"    where extname = 'pgcrypto'"                                                           \
+	"   union all select format('postern.%I', relname), relowner from pg_class"                \
+	"    where relnamespace = to_regnamespace('postern')"                                      \
+	"   union all select format('postern.%I', proname), proowner from pg_proc"                 \
+	"    where pronamespace = to_regnamespace('postern')"                                      \
+	"   union all select format('postern.%I', typname), typowner from pg_type"                 \
+	"    where typnamespace = to_regnamespace('postern')"                                      \
+	"   union all select format('postern.%s', oprname), oprowner from pg_operator"             \
+	"    where oprnamespace = to_regnamespace('postern')"                                      \
+	"  ) o join pg_roles r on r.oid = o.owner"                                                 \
+	"  where not r.rolsuper and r.rolname <> 'postern_owner' limit 1);"                        \
+	" begin"                                                                                   \
+	"  if stranger is not null then"                                                           \
+	"   raise exception '%, and neither to a superuser nor to postern_owner', stranger"        \
+	"    using hint = 'Somebody may have planted it: drop it, or take a new database.';"       \
+	"  end if;"                                                                                \
+	" end $$;"
+
+static int run_transaction(struct db *db, const char *script, struct why *why)
+{
+	int r = db_run_script(db, script, why);
+
+	if (r < 0)
+		(void)!db_run_script(db, "rollback", NULL);
+	return r;
+}
+
+/* The owners are judged behind what is created, so that nobody can be quicker. */
 static int prepare(struct db *db, struct why *why)
 {
-	return db_run_script(db,
-	        "set client_min_messages = warning;"
+	return run_transaction(db,
+	        BEGIN
+	        "do $$ begin"
+	        " if current_setting('is_superuser') <> 'on' then"
+	        "  raise exception '\"%\" is no superuser', current_user using hint ="
+	        "   'Migrations make roles and an extension; run them as one, such as postgres.';"
+	        " end if;"
+	        "end $$;"
 	        "select pg_advisory_lock(" LOCK_KEY ");"
 	        "create schema if not exists postern;"
 	        "create table if not exists postern.migration ("
 	        " number integer primary key, name text not null, checksum text not null,"
-	        " applied_at timestamptz not null default now());"
+	        " applied_at timestamptz not null default now());" CHECK_OWNERS
 	        "comment on table postern.migration is 'Migrations that were applied to this "
 	        "schema.';"
 	        "comment on column postern.migration.number is 'Order.';"
 	        "comment on column postern.migration.name is 'Name.';"
 	        "comment on column postern.migration.checksum is 'Of its text.';"
-	        "comment on column postern.migration.applied_at is 'When.';",
+	        "comment on column postern.migration.applied_at is 'When.';"
+	        "commit",
 	        why);
 }
 
@@ -90,18 +142,16 @@ static int apply(struct db *db, const struct migration *migration, struct why *w
 
 	checksum_of(migration, checksum);
 	buf_init(&script, SCRIPT_MAX);
-	int r = buf_printf(&script, "begin;\n%s;\n", migration->sql);
+	int r = buf_printf(&script, BEGIN "\n%s;\n", migration->sql);
 	if (r == 0)
 		r = buf_printf(&script,
 		        "insert into postern.migration (number, name, checksum) "
 		        "values (%u, '%s', '%s'); commit",
 		        migration->number, migration->name, checksum);
 	const char *text = r == 0 ? buf_str(&script) : NULL;
-	r = text != NULL ? db_run_script(db, text, why)
+	r = text != NULL ? run_transaction(db, text, why)
 	                 : why_errno(why, ENOMEM, "migration %u", migration->number);
 	buf_done(&script);
-	if (r < 0)
-		(void)!db_run_script(db, "rollback", NULL);
 	return r;
 }
 
@@ -126,13 +176,15 @@ int migrate_status(struct db *db, struct migration_status *ret_status, struct wh
 	PGresult *result;
 	unsigned applied = 0;
 
-	int r = db_exec(
-	        db, "select to_regclass('postern.migration') is not null", 0, NULL, &result, why);
+	int r = db_exec(db, "select pg_catalog.to_regclass('postern.migration') is not null", 0,
+	        NULL, &result, why);
 	if (r < 0)
 		return r;
 	bool exists = slice_equal(db_text(result, 0, 0), SLICE("t"));
 	PQclear(result);
 	if (exists)
+		r = run_transaction(db, BEGIN CHECK_OWNERS "commit", why);
+	if (exists && r == 0)
 		r = compare(db, &applied, why);
 	if (r == 0)
 		ret_status->applied = applied;

@@ -22,9 +22,11 @@ typedef void (*migrate_report_fn)(void *arg, const struct migration *migration);
 
 /*
  * Applies what is missing, each in one transaction, one migrator at a time; `report`
- * is told of each. 0, or -errno with the reason: -EPROTO also for a schema that is
- * newer than the program, or whose migrations were others.
+ * is told of each. Only as a superuser. 0, or -errno with the reason: -EPROTO also for a
+ * schema that is newer than the program, whose migrations were others, or of which something
+ * belongs to neither a superuser nor postern_owner.
  */
 int migrate(struct db *db, migrate_report_fn report, void *arg, struct why *why) must_check;
 
+/* As anybody; errors as migrate(). */
 int migrate_status(struct db *db, struct migration_status *ret_status, struct why *why) must_check;

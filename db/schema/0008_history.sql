@@ -2,6 +2,7 @@
 -- What became of every message, for a set time: tables by month that relay fills in batches, and
 -- trace() that tells the story of one.
 
+alter table postern.migration owner to postern_owner;
 set role postern_owner;
 
 insert into postern.setting values ('history_months', '3') on conflict do nothing;

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: ISC
 """The SQL interface as admins use it: the scripts, the roles, odd databases."""
+import contextlib
 import subprocess
 
 from client import connect, message
 from environment import BUILD, TOP
+from postgres import Session
 from test_faults import eventually
 from test_refusals import plain, session
 
@@ -283,6 +285,101 @@ def test_an_extension_in_another_schema_is_told(stage):
         done = stage.gateway.tool("database", "migrate", check=False)
         assert done.returncode == 1 and "alter extension pgcrypto set schema" in done.stderr, done.stderr
         cluster.sql("create schema if not exists postern; alter extension pgcrypto set schema postern")
+        stage.gateway.tool("database", "migrate")
+
+
+PLANT = """
+    create schema postern;
+    create table postern.migration (number integer primary key, name text not null, checksum text not null,
+        applied_at timestamptz not null default now());
+    create function postern.rise() returns trigger language plpgsql as
+        $$ begin alter role planter superuser; return new; end $$;
+    create trigger rise before insert on postern.migration for each row execute function postern.rise();"""
+
+
+@contextlib.contextmanager
+def planter(stage, name):
+    """A database in which the role `planter` may create."""
+    with stage.database(name) as cluster:
+        cluster.sql("create role planter login createdb createrole")
+        cluster.sql(f"grant create on database {name} to planter")
+        try:
+            yield cluster
+        finally:
+            cluster.sql(f"drop database {name} with (force); drop role planter", database="postgres")
+
+
+def migrates_not(stage, words, verbs=("migrate",)):
+    for verb in verbs:
+        done = stage.gateway.tool("database", verb, check=False)
+        assert done.returncode == 1 and words in done.stderr and not done.stdout, (verb, done)
+    assert stage.cluster.sql("select count(*) from pg_roles where rolname = 'planter' and rolsuper", database="postgres") == "0"
+
+
+def test_migrations_trust_nothing_that_somebody_has_planted(stage):
+    with planter(stage, "planted") as cluster:
+        with cluster.as_user("planter"):
+            cluster.sql(PLANT)
+        migrates_not(stage, 'the schema postern belongs to "planter"', ("migrate", "status"))
+        for what in ("schema postern", "table postern.migration"):
+            cluster.sql(f"alter {what} owner to postgres")
+            migrates_not(stage, 'belongs to "planter"', ("migrate", "status"))
+        cluster.sql("drop schema postern cascade")
+        # A view runs as whoever reads it.
+        cluster.sql("create schema postern; grant create, usage on schema postern to planter")
+        with cluster.as_user("planter"):
+            cluster.sql("create function postern.rise() returns integer language plpgsql as"
+                        " $$ begin alter role planter superuser; return 1; end $$;"
+                        "create view postern.migration as select postern.rise() as number, 'x' as checksum")
+        migrates_not(stage, 'belongs to "planter"', ("migrate", "status"))
+        cluster.sql("drop schema postern cascade")
+        with cluster.as_user("planter"):
+            cluster.sql("create schema theirs; create extension pgcrypto schema theirs")
+        migrates_not(stage, 'the extension pgcrypto belongs to "planter"')
+        assert cluster.sql("select to_regnamespace('postern')") == ""
+        cluster.sql("drop extension pgcrypto")
+        # Nor does the database lead names astray.
+        cluster.sql("alter database planted owner to planter")
+        with cluster.as_user("planter"):
+            cluster.sql("create function theirs.now() returns timestamptz language plpgsql as"
+                        " $$ begin alter role planter superuser; return pg_catalog.now(); end $$;"
+                        "alter database planted set search_path = theirs, pg_catalog")
+        stage.gateway.tool("database", "migrate")
+        assert cluster.sql("select rolsuper from pg_catalog.pg_roles where rolname = 'planter'") == "f"
+        assert cluster.sql("""select pg_catalog.count(*) from pg_catalog.pg_class c where relnamespace = 'postern'::regnamespace
+            and relowner <> 'postern_owner'::regrole""") == "0"
+        assert cluster.sql("select nspowner::regrole from pg_catalog.pg_namespace where nspname = 'postern'") == "postern_owner"
+
+
+def test_nobody_plants_while_somebody_migrates(stage):
+    """What is planted is committed while the migrator waits: for its lock, or for the name of the schema."""
+    for isolation in ("read committed", "serializable"):
+        for lock in ("", "select pg_advisory_lock(5773619)"):
+            with planter(stage, "racing") as cluster:
+                cluster.sql(f"alter database racing set default_transaction_isolation = '{isolation}'")
+                with cluster.as_user("planter"):
+                    other = Session(cluster)
+                try:
+                    if lock:
+                        other.ask(lock + ";")
+                    else:
+                        other.ask("begin;" + PLANT)
+                    migrating = subprocess.Popen([BUILD / "postern", "-c", stage.gateway.conf, "database", "migrate"],
+                                                 env=cluster.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                    eventually(lambda: cluster.sql("select count(*) from pg_locks where not granted") != "0")
+                    other.ask(PLANT + "select pg_advisory_unlock(5773619);" if lock else "commit;")
+                    said = migrating.communicate(timeout=60)
+                finally:
+                    other.close()
+                assert migrating.returncode == 1 and said[1] and not said[0], said
+                migrates_not(stage, 'the schema postern belongs to "planter"')
+
+
+def test_only_a_superuser_migrates(stage):
+    with planter(stage, "humble") as cluster:
+        with cluster.as_user("planter"):
+            migrates_not(stage, '"planter" is no superuser; Migrations make roles')
+        assert cluster.sql("select to_regnamespace('postern')") == ""
         stage.gateway.tool("database", "migrate")
 
 
