@@ -8,7 +8,7 @@
 
 /*
  * Whether no encoded-word in the text hides a control character or an angle bracket: a
- * reader that decodes a field before it looks for addresses would find another one. Only
- * octets that are ASCII in the word's charset are judged.
+ * reader that decodes a field before it looks for addresses would find another one. One
+ * whose charset is not known here, or that readers decode differently, may hide anything.
  */
 bool encoded_words_are_plain(struct slice text);
