@@ -287,16 +287,17 @@ comment on function postern.recipients_new is 'For auth: how many of these recip
 
 -- ---- what admins read ----
 
+-- What strangers said is quoted as in JSON, so that nothing in it looks like the next name=value.
 create view postern.queue_history as
     select m.id, m.accepted_at as at, 'accepted' as event, null as recipient,
-        concat_ws(' ', 'id=' || m.id, 'login=' || m.login, 'session=' || m.session, 'sender=<' || coalesce(m.sender, '') || '>',
-            'from_domain=' || m.from_domain, 'message_id=<' || m.message_id || '>', 'size=' || m.size,
+        concat_ws(' ', 'id=' || m.id, 'login=' || m.login, 'session=' || m.session, 'sender=' || to_json(coalesce(m.sender, '')),
+            'from_domain=' || m.from_domain, 'message_id=' || to_json(m.message_id), 'size=' || m.size,
             'recipients=' || m.recipients) as detail
     from postern.message m
     union all
     select d.message, d.at, d.outcome, d.recipient,
         concat_ws(' ', 'attempt=' || d.attempt, 'upstream=' || d.upstream, 'host=' || d.host, 'signed=' || d.signed,
-            'notice=' || d.notice, 'reply="' || d.reply || '"')
+            'notice=' || d.notice, 'reply=' || to_json(d.reply))
     from postern.delivery d
     order by 1, 2;
 comment on view postern.queue_history is 'All that happened to messages, in order: accepted, delivered, deferred, refused, expired, deleted, delayed (their sender was told).';
@@ -304,7 +305,7 @@ comment on column postern.queue_history.id is 'Id of the message.';
 comment on column postern.queue_history.at is 'When.';
 comment on column postern.queue_history.event is 'accepted, or the outcome of an attempt.';
 comment on column postern.queue_history.recipient is 'Whom it is about; null: the message.';
-comment on column postern.queue_history.detail is 'The rest. notice: id of the bounce or notice that tells the sender.';
+comment on column postern.queue_history.detail is 'The rest, name=value. sender, message_id and reply are quoted as in JSON. notice: id of the bounce or notice that tells the sender.';
 
 create function postern.trace(id_or_message_id text) returns table (at timestamptz, event text, recipient text, detail text)
 language plpgsql stable security definer set search_path = postern, pg_temp as $$

@@ -2,6 +2,7 @@
 """History: what is kept of a message, for how long, and what an admin sees of it."""
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -51,8 +52,8 @@ def test_a_message_that_is_delivered(stage):
     qid = send(stage, "bob@example.net", "BOB@Example.NET", message_id="delivered@example.org")
     accepted, *delivered = wait_story(stage, qid, "accepted", "delivered", "delivered")
     size = len(stage.upstream.take().octets)
-    assert f"id={qid} login={LOGIN} session=" in accepted[2] and f"sender=<{LOGIN}> from_domain=example.org" in accepted[2]
-    assert "message_id=<delivered@example.org>" in accepted[2] and accepted[2].endswith(" recipients=2"), accepted
+    assert f"id={qid} login={LOGIN} session=" in accepted[2] and f'sender="{LOGIN}" from_domain=example.org' in accepted[2]
+    assert 'message_id="delivered@example.org"' in accepted[2] and accepted[2].endswith(" recipients=2"), accepted
     assert 100 < int(accepted[2].partition(" size=")[2].split()[0]) < size
     assert [recipient for _, recipient, _ in delivered] == ["bob@example.net", "BOB@Example.NET"]
     selectors = " ".join(sorted((name.split(".")[0] for name in stage.zone), reverse=True))
@@ -111,7 +112,7 @@ def test_a_message_that_is_refused(stage):
     bounce = story[2][2].partition("notice=")[2].split()[0]
     assert story[2][:2] == ("refused", "bad@example.net") and story[2][2].endswith('reply="550 5.1.1 no such user"')
     accepted, delivered = wait_story(stage, bounce, "accepted", "delivered")
-    assert f"id={bounce} login={LOGIN} session=" in accepted[2] and "sender=<> message_id=<" in accepted[2], accepted
+    assert f"id={bounce} login={LOGIN} session=" in accepted[2] and 'sender="" message_id="' in accepted[2], accepted
     assert delivered[1] == LOGIN
 
 
@@ -164,20 +165,25 @@ def test_a_message_that_is_deleted(stage):
 
 
 def test_words_of_strangers(stage):
-    """Quotes and backslashes stay, what is no text becomes U+FFFD, and nothing ends what it stands in."""
+    """Quotes and backslashes stay, what is no text becomes U+FFFD, and nothing ends what it stands in, or looks like our words."""
     odd = b'<a"b\\c\',{}()$1;--\xc3\xa9\xff\xc2\x9b<\xe2\x82>@example.org>'
     stage.upstream.reply = lambda verb, line: 'x'.join(['250 2.0.0 "quoted" \\back\\ {a,b} NULL', "\udcff\udcfe", "y" * 900]) \
         if verb == "DOT" else None
     qid = send(stage, message_id=odd)
     accepted, delivered = wait_story(stage, qid, "accepted", "delivered")
     kept = 'a"b\\c\',{}()$1;--\u00e9\ufffd\ufffd\ufffd<\ufffd\ufffd>@example.org'
-    assert f"message_id=<{kept}>" in accepted[2], accepted
-    assert 'reply="250 2.0.0 "quoted" \\back\\ {a,b} NULLx' in delivered[2], delivered
+    assert f"message_id={json.dumps(kept, ensure_ascii=False)} size=" in accepted[2], accepted
+    assert r'reply="250 2.0.0 \"quoted\" \\back\\ {a,b} NULLx' in delivered[2], delivered
     assert trace(stage, f"<{kept}>") == [accepted, delivered]
+    qid = send(stage, message_id=b'<a@b> size=7 recipients=0 login=ceo@example.org x="<>')
+    (_, _, accepted), _ = wait_story(stage, qid, "accepted", "delivered")
+    assert r' message_id="a@b> size=7 recipients=0 login=ceo@example.org x=\"<" size=' in accepted, accepted
+    outside = re.sub(r'"(\\.|[^"\\])*"', '""', accepted)
+    assert re.findall(r"(\w+)=", outside) == ["id", "login", "session", "sender", "from_domain", "message_id", "size", "recipients"]
     long = "long" + "l" * 400 + "@example.org"
     qid = send(stage, message_id=long)
     story = wait_story(stage, long, "accepted", "delivered")
-    assert "message_id=<" + long[:250] + ">" in story[0][2] and trace(stage, qid) == story
+    assert 'message_id="' + long[:250] + '"' in story[0][2] and trace(stage, qid) == story
     for nothing in (b"", b"<>", b"\r\n <folded@example.org>", b" no brackets ", b"<>>", b">x<"):
         qid = send(stage, message_id=nothing)
         wait_story(stage, qid, "accepted", "delivered")
