@@ -11,12 +11,16 @@
 #include "gateway/base/compiler.h"
 #include "gateway/base/encode.h"
 
-/* What a hash may cost, here and in crypt_hash_of() of the schema: less than the time after which
- * `submit` tells a refusal (submission.refusal_delay), on a machine of today. */
-#define SHA_CRYPT_ROUNDS_MAX 656000 /* the default of Python's passlib */
-#define BCRYPT_COST_MAX      12
-#define HASH_MAX             512
-#define SALT_MAX             64
+/* What a hash may cost, here and in crypt_hash_of() of the schema: 100 ms of a core of today. */
+#define SHA_CRYPT_ROUNDS_MAX 100000
+#define BCRYPT_COST_MAX      11
+/* What costs hardly more than a verifier: 5 ms. */
+#define SHA_CRYPT_ROUNDS_SMALL 10000
+#define BCRYPT_COST_SMALL      6
+#define HASH_MAX               512
+#define SALT_MAX               64
+
+enum cost { COST_SMALL, COST_LARGE, COST_UNBEARABLE };
 
 static const struct salted {
 	const char *prefix;
@@ -28,62 +32,86 @@ static const struct salted {
         {"{SSHA512}", GNUTLS_DIG_SHA512, 64},
 };
 
-/* "rounds=5000$" may stand behind "$6$". */
-static bool rounds_are_bearable(struct slice parameters)
+/* What a number of the hash means; the text must be one. */
+static enum cost cost_of_number(struct slice text, uint64_t small, uint64_t max)
 {
-	struct slice prefix = SLICE("rounds=");
-	uint64_t rounds;
+	uint64_t number;
 
-	if (!slice_starts_with(parameters, prefix))
-		return true;
-	struct slice rest = slice_part(parameters, prefix.len, parameters.len);
-	return slice_to_u64(slice_until(&rest, '$'), &rounds) == 0 &&
-	       rounds <= SHA_CRYPT_ROUNDS_MAX;
+	if (slice_to_u64(text, &number) < 0 || number > max)
+		return COST_UNBEARABLE;
+	return number <= small ? COST_SMALL : COST_LARGE;
 }
 
-/* The parameters that crypt_gensalt() chooses for a cost of 1 to 7. */
-static bool yescrypt_is_bearable(struct slice parameters)
+/* "rounds=5000$" may stand behind "$6$"; it is the default. */
+static enum cost sha_crypt_cost(struct slice parameters)
 {
-	static const char *const bearable[] = {"j75", "j85", "j7T", "j8T", "j9T", "jAT", "jBT"};
+	struct slice prefix = SLICE("rounds=");
+
+	if (!slice_starts_with(parameters, prefix))
+		return COST_SMALL;
+	struct slice rest = slice_part(parameters, prefix.len, parameters.len);
+	return cost_of_number(
+	        slice_until(&rest, '$'), SHA_CRYPT_ROUNDS_SMALL, SHA_CRYPT_ROUNDS_MAX);
+}
+
+/* The parameters that crypt_gensalt() chooses for a cost of 1 to 7; 5 where nobody chooses. */
+static enum cost yescrypt_cost(struct slice parameters)
+{
+	static const struct {
+		const char *parameters;
+		enum cost cost;
+	} known[] = {
+	        {"j75", COST_SMALL},
+	        {"j85", COST_SMALL},
+	        {"j7T", COST_SMALL},
+	        {"j8T", COST_LARGE},
+	        {"j9T", COST_LARGE},
+	        {"jAT", COST_LARGE},
+	        {"jBT", COST_LARGE},
+	};
 	struct slice rest = parameters;
 	struct slice chosen = slice_until(&rest, '$');
 
-	for (size_t i = 0; i < ARRAY_LEN(bearable); i++) {
-		if (slice_equal(chosen, slice_str(bearable[i])))
-			return true;
+	for (size_t i = 0; i < ARRAY_LEN(known); i++) {
+		if (slice_equal(chosen, slice_str(known[i].parameters)))
+			return known[i].cost;
 	}
-	return false;
+	return COST_UNBEARABLE;
 }
 
-static bool bcrypt_is_bearable(struct slice parameters)
+static enum cost bcrypt_cost(struct slice parameters)
 {
 	struct slice rest = parameters;
-	uint64_t cost;
 
-	return slice_to_u64(slice_until(&rest, '$'), &cost) == 0 && cost <= BCRYPT_COST_MAX;
+	return cost_of_number(slice_until(&rest, '$'), BCRYPT_COST_SMALL, BCRYPT_COST_MAX);
 }
 
-/* Whether it is of a kind that we take and may cost what it does. */
-static bool crypt_is_bearable(struct slice hash)
+/* A kind that we do not take is unbearable. */
+static enum cost crypt_cost(struct slice hash)
 {
 	static const struct {
 		const char *prefix;
-		bool (*is_bearable)(struct slice parameters);
+		enum cost (*cost)(struct slice parameters);
 	} kinds[] = {
-	        {"$6$", rounds_are_bearable},
-	        {"$5$", rounds_are_bearable},
-	        {"$y$", yescrypt_is_bearable},
-	        {"$2a$", bcrypt_is_bearable},
-	        {"$2b$", bcrypt_is_bearable},
-	        {"$2y$", bcrypt_is_bearable},
+	        {"$6$", sha_crypt_cost},
+	        {"$5$", sha_crypt_cost},
+	        {"$y$", yescrypt_cost},
+	        {"$2a$", bcrypt_cost},
+	        {"$2b$", bcrypt_cost},
+	        {"$2y$", bcrypt_cost},
 	};
 
 	for (size_t i = 0; i < ARRAY_LEN(kinds); i++) {
 		struct slice prefix = slice_str(kinds[i].prefix);
 		if (slice_starts_with(hash, prefix))
-			return kinds[i].is_bearable(slice_part(hash, prefix.len, hash.len));
+			return kinds[i].cost(slice_part(hash, prefix.len, hash.len));
 	}
-	return false;
+	return COST_UNBEARABLE;
+}
+
+bool foreign_hash_is_slow(struct slice hash)
+{
+	return crypt_cost(hash) == COST_LARGE;
 }
 
 static bool crypt_fits(struct slice hash, struct slice password)
@@ -92,7 +120,7 @@ static bool crypt_fits(struct slice hash, struct slice password)
 	char setting[HASH_MAX], phrase[CRYPT_MAX_PASSPHRASE_SIZE];
 
 	if (hash.len >= sizeof(setting) || password.len >= sizeof(phrase) ||
-	        slice_find(password, '\0') >= 0 || !crypt_is_bearable(hash))
+	        slice_find(password, '\0') >= 0 || crypt_cost(hash) == COST_UNBEARABLE)
 		return false;
 	memcpy(setting, hash.ptr, hash.len);
 	setting[hash.len] = '\0';

@@ -14,6 +14,7 @@
 #include <sasl/sasl.h>
 #include <sasl/saslplug.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -31,12 +32,17 @@
 #define MECHANISMS "SCRAM-SHA-256 PLAIN LOGIN"
 
 #define CHALLENGE_MAX 8192
+#define SLOW_MAX      2   /* a slow hash, and one that waits for it */
 #define EXTERNAL_SSF  256 /* we are under TLS always; 1 would still hide PLAIN */
 
 struct sasl {
 	struct identity_store *store;
 	char hostname[256];
-	sem_t hashing; /* one PBKDF2, or another slow hash, for each core at a time */
+	sem_t hashing; /* one PBKDF2, or what costs no more, for each core at a time */
+	/* Hashes that cost far more keep to themselves, and hold up no more than two lanes:
+	 * who sends wrong passwords to them must not keep everybody else from logging in. */
+	_Atomic unsigned slow_count;
+	pthread_mutex_t slow_turn;
 };
 
 struct conversation {
@@ -48,7 +54,7 @@ struct conversation {
 	struct db *db; /* of the lane that runs the step */
 	struct identity *identity;
 	char login[LOGIN_MAX + 1];
-	bool away;
+	bool away, busy; /* the database; the slow hashes */
 	const struct credential
 	        *credential; /* that was right, and may be used so; of the identity */
 	enum upgrade upgrade;
@@ -128,6 +134,23 @@ struct attempt {
 	struct slice typed, prepared;
 };
 
+/* Does not fit, and `busy`, when it is not to be tried now. */
+static bool slow_hash_fits(struct conversation *conversation, const struct credential *credential,
+        const struct attempt *attempt)
+{
+	struct sasl *sasl = conversation->sasl;
+	bool fits = false;
+
+	conversation->busy = atomic_fetch_add(&sasl->slow_count, 1) >= SLOW_MAX;
+	if (!conversation->busy) {
+		pthread_mutex_lock(&sasl->slow_turn);
+		fits = foreign_hash_fits(credential->verifier, attempt->typed);
+		pthread_mutex_unlock(&sasl->slow_turn);
+	}
+	atomic_fetch_sub(&sasl->slow_count, 1);
+	return fits;
+}
+
 static bool credential_fits(struct conversation *conversation, const struct credential *credential,
         const struct attempt *attempt)
 {
@@ -137,6 +160,8 @@ static bool credential_fits(struct conversation *conversation, const struct cred
 		return false;
 	if (credential->kind == CREDENTIAL_TOKEN)
 		return credential_token_fits(credential, attempt->typed);
+	if (credential->kind == CREDENTIAL_CRYPT && foreign_hash_is_slow(credential->verifier))
+		return slow_hash_fits(conversation, credential, attempt);
 	while (sem_wait(&conversation->sasl->hashing) < 0)
 		continue;
 	if (credential->kind == CREDENTIAL_SCRAM)
@@ -167,7 +192,10 @@ static void find_credential(struct conversation *conversation, const struct atte
 	conversation->reason = identity->known ? "bad_password" : "unknown_user";
 	for (size_t i = 0; i < identity->credential_count; i++) {
 		const struct credential *credential = &identity->credentials[i];
-		if (!credential_fits(conversation, credential, attempt))
+		bool fits = credential_fits(conversation, credential, attempt);
+		if (conversation->busy)
+			return;
+		if (!fits)
 			continue;
 		const char *why_not = objection(conversation, credential);
 		if (why_not == NULL) {
@@ -432,6 +460,7 @@ int sasl_start(
 	sasl->store = store;
 	strncpy(sasl->hostname, hostname, sizeof(sasl->hostname) - 1);
 	sem_init(&sasl->hashing, 0, cores > 0 ? (unsigned)cores : 1);
+	pthread_mutex_init(&sasl->slow_turn, NULL);
 	sasl_set_mutex(mutex_new, mutex_lock, mutex_unlock, mutex_free);
 	int r = sasl_server_init(callbacks, "postern");
 	if (r == SASL_OK)
@@ -451,6 +480,7 @@ void sasl_stop(struct sasl *sasl)
 		return;
 	sasl_server_done();
 	sem_destroy(&sasl->hashing);
+	pthread_mutex_destroy(&sasl->slow_turn);
 	free(sasl);
 }
 
@@ -571,7 +601,7 @@ static const char *refused_proof(const struct conversation *conversation)
 static enum sasl_verdict judge(struct conversation *conversation, int code, const char *out,
         unsigned out_len, struct buf *ret_challenge)
 {
-	if (conversation->away)
+	if (conversation->away || conversation->busy)
 		return SASL_VERDICT_UNAVAILABLE;
 	switch (code) {
 	case SASL_OK:

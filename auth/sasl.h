@@ -28,7 +28,7 @@ enum sasl_verdict {
 	SASL_VERDICT_REFUSED,
 	SASL_VERDICT_SUSPENDED, /* it would have, but the account may not now */
 	SASL_VERDICT_MALFORMED,
-	SASL_VERDICT_UNAVAILABLE, /* the database is away */
+	SASL_VERDICT_UNAVAILABLE, /* the database is away, or slow hashes are busy */
 };
 
 /* PLAIN, LOGIN or SCRAM-SHA-256 from that address; -EBADMSG for others, -ENOMEM. */

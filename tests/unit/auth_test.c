@@ -175,6 +175,7 @@ static void a_hash_that_costs_too_much_is_not_tried(void **state)
 	        ("$6$rounds=999999999$saltsalt$bbY.T.ZpN43KapLdmlSbP6MmxBlkMSbhrh.Y1rmY0fYaRO/"
 	         "t.4sKqUiU.Z8byKf8Oa1yagMn/0fncuHSYrb9h."),
 	        "$5$rounds=99999999$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5",
+	        "$2b$12$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
 	        "$2b$31$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
 	        "$y$jFT$K.4ivliiUear/FeAzrvzg/$7ZxgEzw8koMZMZg4TfnY9YhSVorRnbvwMGkayEhQA20",
 	};
@@ -189,6 +190,22 @@ static void a_hash_that_costs_too_much_is_not_tried(void **state)
 	assert_false(foreign_hash_fits(SLICE("{PLAIN}x"), SLICE("x")));
 	assert_false(foreign_hash_fits(SLICE("x"), SLICE("x")));
 	assert_false(foreign_hash_fits(SLICE("*"), SLICE("x")));
+}
+
+/* What other systems write where nobody chooses is taken, and what is slow of it is known. */
+static void slow_hashes_are_known(void **state)
+{
+	static const char *const slow[] = {"$6$rounds=100000$s$h", "$5$rounds=10001$s$h",
+	        "$2b$10$s", "$2y$07$s", "$y$j9T$s$h", "$y$jBT$s$h"};
+	static const char *const fast[] = {"$6$s$h", "$5$rounds=10000$s$h", "$2b$06$s",
+	        "$y$j7T$s$h", "{SSHA512}AA", "$6$rounds=656000$s$h", "$2b$12$s", "$y$jCT$s$h", "x",
+	        ""};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(slow); i++)
+		assert_true(foreign_hash_is_slow(slice_str(slow[i])));
+	for (size_t i = 0; i < ARRAY_LEN(fast); i++)
+		assert_false(foreign_hash_is_slow(slice_str(fast[i])));
 }
 
 static void an_app_password_may_be_typed_in_many_ways(void **state)
@@ -624,6 +641,7 @@ int main(void)
 	        cmocka_unit_test(a_verifier_is_made_for_its_password),
 	        cmocka_unit_test(hashes_of_other_systems_fit_their_passwords),
 	        cmocka_unit_test(a_hash_that_costs_too_much_is_not_tried),
+	        cmocka_unit_test(slow_hashes_are_known),
 	        cmocka_unit_test(an_app_password_may_be_typed_in_many_ways),
 	        cmocka_unit_test(a_credential_keeps_to_its_networks_and_mechanisms),
 	        cmocka_unit_test(a_password_is_the_same_however_it_is_written),
