@@ -223,6 +223,7 @@ declare
     secret text := (select string_agg(substr('abcdefghijkmnpqrstuvwxyz23456789', (get_byte(octets, i) & 31) + 1, 1), '' order by i)
         from generate_series(0, 27) i);
     allowed text[] := (select array_agg(distinct upper(m) order by upper(m)) from unnest(app_password_create.mechanisms) m);
+    ends_at timestamptz := nullif(app_password_create.expires_at, 'infinity');
 begin
     if cardinality(app_password_create.mechanisms) = 0 or not allowed <@ array['PLAIN', 'LOGIN'] or array_position(allowed, null) is not null then
         raise exception 'these mechanisms cannot be those of an app password: %', array_to_string(app_password_create.mechanisms, ', ', 'null')
@@ -232,15 +233,15 @@ begin
         raise exception 'the account "%" may not send as "%"', login, sender
             using hint = 'One address that postern.sender_grant lets it send as, directly or by a pattern.';
     end if;
-    if app_password_create.expires_at <= now() then
-        raise exception 'this is over already: %', app_password_create.expires_at using hint = 'A time to come, or null: no end.';
+    if ends_at <= now() then
+        raise exception 'this is over already: %', ends_at using hint = 'A time to come, or null: no end.';
     end if;
     -- One fast hash without salt: nobody guesses 140 random bits, so there is nothing to slow down, and no two are the same.
     perform postern.credential_insert(login, 'token', label, encode(postern.digest(secret, 'sha256'), 'hex'), allowed,
-        app_password_create.networks, app_password_create.sender, app_password_create.expires_at);
+        app_password_create.networks, app_password_create.sender, ends_at);
     perform postern.note('app_password_create', login, concat_ws('; ', postern.changed(label, null, 'app password'),
         'mechanisms: ' || array_to_string(allowed, ' '), 'networks: ' || array_to_string(app_password_create.networks, ' '),
-        'sender: ' || app_password_create.sender, 'until: ' || app_password_create.expires_at));
+        'sender: ' || app_password_create.sender, 'until: ' || ends_at));
     return regexp_replace(secret, '(.{4})(?=.)', '\1-', 'g');
 exception when check_violation then
     raise exception 'this app password cannot be'
@@ -338,7 +339,7 @@ begin
             array_agg(coalesce(array_to_string(o.mechanisms, ' '), '')) as mechanisms,
             array_agg(coalesce(array_to_string(o.networks, ' '), '')) as networks,
             array_agg(coalesce(o.sender, '')) as sender,
-            (extract(epoch from min(o.expires_at) - now()) * 1000)::bigint as expires_ms
+            (extract(epoch from min(o.expires_at) filter (where isfinite(o.expires_at)) - now()) * 1000)::bigint as expires_ms
         from (
             select * from postern.credential t
             where t.account = a.id and t.revoked_at is null and (t.expires_at is null or t.expires_at > now())

@@ -171,6 +171,29 @@ def test_a_credential_keeps_to_its_sender(stage):
         assert bare.ask("MAIL FROM:<info@shop.example>").startswith("550 5.7.1"), "what the account lost its token kept"
 
 
+def test_an_app_password_without_an_end(stage):
+    """However that is written, also by hand."""
+    login, password = stage.account("endless@example.org", "secret-1")
+    token = app_password(stage, login, "phone", ", expires_at => 'infinity'")
+    credential = "postern.credential where account = postern.account_id(:'login') and label = 'phone'"
+    assert stage.cluster.sql(f"select expires_at is null from {credential}", login=login) == "t"
+    assert "until" not in stage.cluster.sql("select detail from postern.audit where object = :'login' order by at desc limit 1",
+                                            login=login)
+    assert by_plain(stage, login, token).startswith("235")
+    said = fails(lambda: app_password(stage, login, "x", ", expires_at => '-infinity'"))
+    assert "A time to come" in said, said
+    # Another app password has an end that is soon: it is no less remembered until then, and no longer.
+    ending = app_password(stage, login, "soon", ", expires_at => now() + interval '4 seconds'")
+    for written, answer in (("infinity", "235"), ("-infinity", "535"), ("290000-01-01", "235")):
+        stage.cluster.sql("update postern.credential set expires_at = :'at' where account = postern.account_id(:'login') and label = 'phone'",
+                          login=login, at=written)
+        eventually(lambda: by_plain(stage, login, token).startswith(answer))
+        assert by_plain(stage, login, password).startswith("235"), written
+        if written == "infinity":
+            assert by_plain(stage, login, ending).startswith("235")
+            eventually(lambda: by_plain(stage, login, ending) == REFUSED)
+
+
 def test_thirty_two_also_for_many_at_once(stage):
     login, _ = stage.account("many-apps@example.org", "secret-1")
 
