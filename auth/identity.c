@@ -27,6 +27,8 @@
 #define ITERATIONS     15000
 #define REASON_MAX     400 /* of a suspension, as far as it is told */
 #define CONFIRM_TRIES  3
+#define DISGUISE_MS    (10UL * 60 * 1000)
+#define SHAPES_MAX     128
 
 struct remembered {
 	uint8_t proof[PROOF_SIZE]; /* HMAC over login and password: the key of the map */
@@ -37,16 +39,23 @@ struct remembered {
 	uint64_t until_ms;
 };
 
+/* How those without a verifier look like those who have one; from the database. */
+struct disguise {
+	char secret[80];
+	size_t secret_len;
+	struct verifier_shape shapes[SHAPES_MAX];
+	size_t shape_count;
+	unsigned iterations; /* of new verifiers */
+	uint64_t until_ms;   /* then it is read anew; 0: it never was */
+};
+
 struct identity_store {
 	pthread_mutex_t lock; /* of all that follows but the key */
 	struct map remembered;
 	struct list entries; /* of the map */
 	uint64_t era, sweep_at_ms;
 	struct recent changed; /* accounts, by era; 0: maybe all */
-	bool has_secret;
-	char secret[80]; /* of the fake verifiers, from the database */
-	size_t secret_len;
-	unsigned iterations;
+	struct disguise disguise;
 	uint8_t key[32]; /* of the proofs; made at the start, never leaves the process */
 };
 
@@ -264,48 +273,80 @@ static int read_account(struct identity *identity, const PGresult *result)
 	return r == 0 ? read_credentials(identity, result, 13) : r;
 }
 
-/* The secret behind the fake verifiers, once. */
-static int ensure_secret(struct identity_store *store, struct db *db, struct why *why)
+static int read_secret(struct db *db, struct disguise *disguise, struct why *why)
 {
 	PGresult *result;
 
-	pthread_mutex_lock(&store->lock);
-	bool has_secret = store->has_secret;
-	pthread_mutex_unlock(&store->lock);
-	if (has_secret)
-		return 0;
 	int r = db_exec(db, "select postern.server_secret(), postern.scram_iterations()", 0, NULL,
 	        &result, why);
 	if (r < 0)
 		return r;
 	struct slice secret = db_text(result, 0, 0);
-	pthread_mutex_lock(&store->lock);
-	/* Another lane may have it already, and read it without the lock. */
-	if (!store->has_secret) {
-		store->secret_len = MIN_OF(secret.len, sizeof(store->secret));
-		memcpy(store->secret, secret.ptr, store->secret_len);
-		store->iterations = (unsigned)db_int(result, 0, 1);
-		store->has_secret = true;
-	}
-	pthread_mutex_unlock(&store->lock);
+	disguise->secret_len = MIN_OF(secret.len, sizeof(disguise->secret));
+	memcpy(disguise->secret, secret.ptr, disguise->secret_len);
+	disguise->iterations =
+	        PQgetisnull(result, 0, 1) ? ITERATIONS : (unsigned)db_int(result, 0, 1);
 	PQclear(result);
 	return 0;
 }
 
-/* Of new verifiers and of fake ones, once the secret is there. */
-static unsigned iterations(const struct identity_store *store)
+static int read_shapes(struct db *db, struct disguise *disguise, struct why *why)
 {
-	return store->iterations != 0 ? store->iterations : ITERATIONS;
+	PGresult *result;
+
+	int r = db_exec(db, "select iterations, salt_octets from postern.scram_shapes()", 0, NULL,
+	        &result, why);
+	if (r < 0)
+		return r;
+	size_t count = MIN_OF((size_t)PQntuples(result), (size_t)SHAPES_MAX);
+	/* Where there is none it is as before it; twice, because before the first one is the last.
+	 */
+	struct verifier_shape shape = {disguise->iterations, VERIFIER_SALT_NEW};
+	for (size_t i = 0; i < 2 * count; i++) {
+		int row = (int)(i % count);
+		if (!PQgetisnull(result, row, 0)) {
+			shape.iterations = (unsigned)db_int(result, row, 0);
+			shape.salt_len =
+			        MIN_OF((unsigned)db_int(result, row, 1), VERIFIER_SALT_MAX);
+		}
+		disguise->shapes[row] = shape;
+	}
+	disguise->shape_count = count;
+	PQclear(result);
+	return disguise->shape_count > 0 ? 0 : -EBADMSG;
+}
+
+/* By every look-up, so that none takes longer because nobody was found. */
+static int get_disguise(
+        struct identity_store *store, struct db *db, struct disguise *ret_disguise, struct why *why)
+{
+	uint64_t now = clock_mono_ms();
+
+	pthread_mutex_lock(&store->lock);
+	*ret_disguise = store->disguise;
+	pthread_mutex_unlock(&store->lock);
+	if (now < ret_disguise->until_ms)
+		return 0;
+	int r = read_secret(db, ret_disguise, why);
+	if (r == 0)
+		r = read_shapes(db, ret_disguise, why);
+	if (r < 0)
+		return r;
+	ret_disguise->until_ms = now + DISGUISE_MS;
+	pthread_mutex_lock(&store->lock);
+	store->disguise = *ret_disguise;
+	pthread_mutex_unlock(&store->lock);
+	return 0;
 }
 
 /* So that guessing tells nothing: the same work, the same challenge, another end. */
-static int make_fake(struct identity_store *store, struct identity *identity, struct slice login)
+static int make_fake(const struct disguise *disguise, struct identity *identity, struct slice login)
 {
 	struct buf text;
 
 	buf_init(&text, 1024);
-	int r = verifier_fake(
-	        slice_of(store->secret, store->secret_len), login, iterations(store), &text);
+	int r = verifier_fake(slice_of(disguise->secret, disguise->secret_len), login,
+	        disguise->shapes, disguise->shape_count, &text);
 	if (r == 0) {
 		identity->fake = arena_slice(&identity->arena, buf_slice(&text));
 		r = identity->fake.ptr != NULL ? 0 : -ENOMEM;
@@ -326,13 +367,14 @@ static bool has_scram(const struct identity *identity)
 static int fill(struct identity_store *store, struct db *db, struct slice login,
         struct identity *identity, struct why *why)
 {
+	struct disguise disguise;
 	PGresult *result;
 	char *text = arena_str(&identity->arena, login);
 	const char *const params[] = {text};
 
 	if (text == NULL)
 		return -ENOMEM;
-	int r = ensure_secret(store, db, why);
+	int r = get_disguise(store, db, &disguise, why);
 	if (r == 0)
 		r = db_exec_often(db,
 		        "select account, login, state, state_reason, route, message_bytes, "
@@ -348,7 +390,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 		r = read_account(identity, result);
 	PQclear(result);
 	if (r == 0 && !has_scram(identity))
-		r = make_fake(store, identity, login);
+		r = make_fake(&disguise, identity, login);
 	return r;
 }
 
@@ -661,9 +703,12 @@ int identity_upgrade(struct identity_store *store, struct db *db,
 
 	buf_init(&old, 1024);
 	buf_init(&new, 1024);
+	pthread_mutex_lock(&store->lock);
+	unsigned iterations = store->disguise.iterations;
+	pthread_mutex_unlock(&store->lock);
 	int r = buf_append_slice(&old, credential->verifier);
 	if (r == 0)
-		r = verifier_make(password, iterations(store), &new);
+		r = verifier_make(password, iterations, &new);
 	snprintf(number, sizeof(number), "%" PRIu64, credential->id);
 	const char *const params[] = {
 	        number, r == 0 ? buf_str(&old) : NULL, r == 0 ? buf_str(&new) : NULL};

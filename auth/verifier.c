@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "gateway/base/encode.h"
@@ -11,7 +12,6 @@
 
 #define PREFIX         SLICE("SCRAM-SHA-256$")
 #define ITERATIONS_MAX 1000000
-#define SALT_SIZE      16 /* of new ones */
 
 /* Decodes base64 of at most `max` octets; how many they are, or -EBADMSG. */
 static int decode(struct slice text, uint8_t *ret_octets, size_t max)
@@ -100,23 +100,23 @@ static int append_text(unsigned iterations, struct slice salt,
 
 int verifier_make(struct slice password, unsigned iterations, struct buf *out)
 {
-	struct verifier verifier = {.iterations = iterations, .salt_len = SALT_SIZE};
+	struct verifier verifier = {.iterations = iterations, .salt_len = VERIFIER_SALT_NEW};
 	uint8_t server[VERIFIER_KEY_SIZE];
 
-	random_bytes(verifier.salt, SALT_SIZE);
+	random_bytes(verifier.salt, VERIFIER_SALT_NEW);
 	if (!make_keys(&verifier, password, verifier.stored_key, server))
 		return -ENOMEM;
-	return append_text(
-	        iterations, slice_of(verifier.salt, SALT_SIZE), verifier.stored_key, server, out);
+	return append_text(iterations, slice_of(verifier.salt, VERIFIER_SALT_NEW),
+	        verifier.stored_key, server, out);
 }
 
-/* One of three values that only the holder of the secret can tell. */
-static int derive(struct slice secret, struct slice login, char purpose, uint8_t *ret_mac)
+/* A value that only the holder of the secret can tell. */
+static int derive(struct slice secret, struct slice login, const char *purpose, uint8_t ret_mac[32])
 {
 	struct buf text;
 
 	buf_init(&text, 4096);
-	int r = buf_append(&text, &purpose, 1);
+	int r = buf_append_slice(&text, slice_str(purpose));
 	if (r == 0)
 		r = buf_append_slice(&text, login);
 	if (r == 0 && gnutls_hmac_fast(GNUTLS_MAC_SHA256, secret.ptr, secret.len,
@@ -126,14 +126,35 @@ static int derive(struct slice secret, struct slice login, char purpose, uint8_t
 	return r;
 }
 
-int verifier_fake(struct slice secret, struct slice login, unsigned iterations, struct buf *out)
+/* Who has other iterations has set another password, with another salt. */
+static int derive_salt(struct slice secret, struct slice login, unsigned iterations,
+        uint8_t ret_salt[VERIFIER_SALT_MAX])
 {
-	uint8_t salt[32], stored[32], server[32];
+	char purpose[2][32];
 
-	int r = derive(secret, login, 's', salt);
+	snprintf(purpose[0], sizeof(purpose[0]), "salt %u ", iterations);
+	snprintf(purpose[1], sizeof(purpose[1]), "more salt %u ", iterations);
+	int r = derive(secret, login, purpose[0], ret_salt);
+	return r == 0 ? derive(secret, login, purpose[1], ret_salt + 32) : r;
+}
+
+int verifier_fake(struct slice secret, struct slice login, const struct verifier_shape shapes[],
+        size_t shape_count, struct buf *out)
+{
+	uint8_t chosen[32], salt[VERIFIER_SALT_MAX], stored[32], server[32];
+	uint32_t number;
+
+	int r = derive(secret, login, "shape ", chosen);
+	if (r < 0)
+		return r;
+	memcpy(&number, chosen, sizeof(number));
+	const struct verifier_shape *shape = &shapes[number % shape_count];
+	r = derive_salt(secret, login, shape->iterations, salt);
 	if (r == 0)
-		r = derive(secret, login, 'k', stored);
+		r = derive(secret, login, "stored ", stored);
 	if (r == 0)
-		r = derive(secret, login, 'v', server);
-	return r == 0 ? append_text(iterations, slice_of(salt, SALT_SIZE), stored, server, out) : r;
+		r = derive(secret, login, "server ", server);
+	return r == 0 ? append_text(shape->iterations, slice_of(salt, shape->salt_len), stored,
+	                        server, out)
+	              : r;
 }

@@ -352,6 +352,29 @@ $$;
 comment on function postern.auth_lookup is
     'For auth: everything a login needs; of the credentials what costs least first, then the main password (SCRAM knows one). No row for unknown and closed accounts.';
 
+create function postern.scram_shapes() returns table (iterations integer, salt_octets integer)
+language sql stable security definer set search_path = postern, pg_temp as $$
+    -- At places of the table that stay when it grows, until it has doubled; what follows one place is bounded.
+    with last as (
+        select coalesce(max(c.id), 0) as id from postern.credential c
+    ), mask as (
+        select (1::bigint << ceil(ln(last.id + 1) / ln(2))::integer) - 1 as mask from last
+    ), place as (
+        select slot, case when hash & mask <= last.id then hash & mask else hash & (mask >> 1) end as id
+        from last, mask, generate_series(1, 128) slot, lateral (select pg_catalog.hashint8extended(slot, 0) as hash) h
+    )
+    select split_part(near.parameters, ':', 1)::integer, octet_length(decode(split_part(near.parameters, ':', 2), 'base64'))
+    from place left join lateral (
+        select split_part(n.verifier, '$', 2) as parameters
+        from (select * from postern.credential c where c.id >= place.id order by c.id limit 50) n
+        where n.kind = 'scram-sha-256' and n.label = 'password' and n.revoked_at is null and postern.is_verifier(n.verifier)
+        order by n.id limit 1
+    ) near on true
+    order by place.slot;
+$$;
+comment on function postern.scram_shapes is
+    'For auth: what 128 verifiers look like to a client that begins SCRAM, so that those for unknown users look like them; null: none was found there.';
+
 create function postern.credential_upgrade(p_credential bigint, p_old_verifier text, p_new_verifier text) returns boolean
 language plpgsql security definer set search_path = postern, pg_temp as $$
 begin
@@ -386,5 +409,5 @@ comment on function postern.credentials_used is 'For auth: notes logins, many at
 
 grant select on postern.credential_overview to postern_admin;
 grant execute on function postern.account_import, postern.app_password_create, postern.certificate_grant to postern_admin;
-grant execute on function postern.auth_lookup, postern.credential_upgrade, postern.credentials_used to postern_auth;
+grant execute on function postern.auth_lookup, postern.scram_shapes, postern.credential_upgrade, postern.credentials_used to postern_auth;
 reset role;

@@ -118,6 +118,58 @@ def test_a_wrong_password_costs_the_same_whoever_it_is(stage):
         assert 0.6 < cost(login) / known < 1.7, (login, known)
 
 
+def test_who_exists_cannot_be_told_by_scram(stage):
+    """Not by what only verifiers of some origin have: their iterations, the length of their salt."""
+    keys = "A" * 43 + "="
+
+    def make_accounts(count, name):
+        # Three of four come from elsewhere, with app passwords between them.
+        stage.cluster.sql("select postern.account_create(:'name' || i, 'SCRAM-SHA-256$' || case when i % 4 > 0 then '4096' else '15000' end"
+                          " || ':' || case when i % 2 = 1 then :'salt12' else :'salt16' end || '$' || :'keys' || ':' || :'keys'),"
+                          " postern.app_password_create(:'name' || i, 'phone') from generate_series(1, :'count'::integer) i",
+                          name=name, count=str(count), salt12="A" * 16, salt16="A" * 22 + "==", keys=keys)
+
+    def challenges(logins):
+        """What each says: iterations and salt, of which somebody that exists has them for good."""
+        stage.gateway.stop()
+        stage.gateway.start()
+        with session(stage) as bare:
+            for login in logins:
+                answer = bare.ask("AUTH SCRAM-SHA-256 " + base64.b64encode(f"n,,n={login},r=abcdefabcdef".encode()).decode())
+                fields = dict(field.split("=", 1) for field in base64.b64decode(answer.removeprefix("334 ")).decode().split(","))
+                assert bare.ask("*").startswith("501")
+                yield int(fields["i"]), base64.b64decode(fields["s"])
+
+    def shapes(said):
+        return collections.Counter((iterations, len(salt)) for iterations, salt in said)
+
+    unknown = [f"nobody{n}" for n in range(200)]
+    with stage.database("shapes"):
+        stage.gateway.tool("database", "migrate")
+        assert shapes(challenges(unknown)) == {(15000, 16): 200}, "nobody is there"
+        make_accounts(400, "somebody")
+        first = list(challenges(unknown))
+        theirs = shapes(challenges(f"somebody{n}" for n in range(1, 201)))
+
+        def look_alike(said):
+            return all(0.5 < shapes(said)[shape] / count < 1.7 for shape, count in theirs.items())
+
+        assert look_alike(first), (shapes(first), theirs)
+        assert shapes(first).keys() == theirs.keys() == {(4096, 12), (4096, 16), (15000, 16)}
+        assert len({salt for _, salt in first}) == 200
+        # Who asks again hears the same, also when there are some more accounts.
+        assert list(challenges(unknown)) == first
+        make_accounts(30, "another")
+        again = list(challenges(unknown))
+        assert sum(before == now for before, now in zip(first, again)) > 180
+        assert all(before[1][:12] != now[1][:12] for before, now in zip(first, again) if before[0] != now[0]), "an old salt"
+        # A long part of the table where nobody has a verifier.
+        stage.cluster.sql("select postern.app_password_create(login, 'device ' || i) from postern.account, generate_series(1, 5) i")
+        late = list(challenges(unknown))
+        assert look_alike(late), (shapes(late), theirs)
+        stage.gateway.stop()
+
+
 def test_a_credential_keeps_to_its_mechanism(stage):
     login, _ = stage.account("mechanism@example.org", "secret-1")
     token = app_password(stage, login, "old printer", ", mechanisms => array['login']")

@@ -91,7 +91,7 @@ FUNCTIONS = {
         "sender_grant", "sender_revoke", "setting_set", "trace", "usage", "usage_of"},
     "postern_auth": {
         "admit", "auth_lookup", "certificate_lookup", "credential_upgrade", "credentials_used", "network_lookup",
-        "recipients_new", "scram_iterations", "server_secret", "settle"},
+        "recipients_new", "scram_iterations", "scram_shapes", "server_secret", "settle"},
     "postern_relay": {"dkim_keys", "held_accounts", "held_among", "history_write"},
 }
 
