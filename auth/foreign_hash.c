@@ -17,6 +17,7 @@
 /* What costs hardly more than a verifier: 5 ms. */
 #define SHA_CRYPT_ROUNDS_SMALL 10000
 #define BCRYPT_COST_SMALL      6
+#define BCRYPT_OCTETS          72 /* of a password that it looks at */
 #define HASH_MAX               512
 #define SALT_MAX               64
 
@@ -107,6 +108,11 @@ static enum cost crypt_cost(struct slice hash)
 			return kinds[i].cost(slice_part(hash, prefix.len, hash.len));
 	}
 	return COST_UNBEARABLE;
+}
+
+bool foreign_hash_is_whole(struct slice hash, struct slice password)
+{
+	return !slice_starts_with(hash, SLICE("$2")) || password.len < BCRYPT_OCTETS;
 }
 
 bool foreign_hash_is_slow(struct slice hash)

@@ -16,5 +16,9 @@
  */
 bool foreign_hash_fits(struct slice hash, struct slice password);
 
+/* Whether no other password fits because the hash looks at a part of them only: bcrypt at 72
+ * octets. */
+bool foreign_hash_is_whole(struct slice hash, struct slice password);
+
 /* Whether that costs far more than a verifier does. */
 bool foreign_hash_is_slow(struct slice hash);

@@ -208,12 +208,19 @@ static void find_credential(struct conversation *conversation, const struct atte
 		pretend(conversation, attempt);
 }
 
-/* The password is there now: the next login need not be one that shows it. */
-static void upgrade(struct conversation *conversation, struct slice prepared)
+/*
+ * The password is there now: the next login need not be one that shows it. What fits the hash and
+ * may be another password stays what it is.
+ */
+static void upgrade(struct conversation *conversation, const struct attempt *attempt)
 {
-	int r = identity_upgrade(
-	        conversation->sasl->store, conversation->db, conversation->credential, prepared);
+	const struct credential *credential = conversation->credential;
 
+	if (credential->kind != CREDENTIAL_CRYPT ||
+	        !foreign_hash_is_whole(credential->verifier, attempt->typed))
+		return;
+	int r = identity_upgrade(
+	        conversation->sasl->store, conversation->db, credential, attempt->prepared);
 	conversation->upgrade = r == 0 ? UPGRADE_DONE : UPGRADE_FAILED;
 }
 
@@ -240,8 +247,7 @@ static int check_password(sasl_conn_t *conn, void *context, const char *user, co
 	if (conversation->credential != NULL && !conversation->identity->suspended) {
 		identity_remember(conversation->sasl->store, slice_str(conversation->login), typed,
 		        conversation->identity, conversation->credential);
-		if (conversation->credential->kind == CREDENTIAL_CRYPT)
-			upgrade(conversation, attempt.prepared);
+		upgrade(conversation, &attempt);
 	}
 	if (attempt.prepared.ptr == room)
 		explicit_bzero(room, sizeof(room));

@@ -412,6 +412,22 @@ def test_wrong_passwords_to_an_expensive_hash_hold_up_nobody_else(stage):
     assert not stage.gateway.events("database.away"), "nothing is wrong with the database"
 
 
+def test_a_hash_of_a_part_of_the_password_stays(stage):
+    """bcrypt looks at 72 octets. What fits must not become a verifier: it may not be the password."""
+    login, password, salt = "part@example.org", "a" * 80, "$2b$04$" + "C" * 21 + "."
+    stage.cluster.sql("select postern.account_import(:'login', :'hash')", login=login, hash=crypt.crypt(password, salt))
+    kind = "select kind from postern.credential where account = postern.account_id(:'login') and label = 'password'"
+    # As the other system did.
+    for typed in ("a" * 72 + "WRONG!!!", password, "a" * 72):
+        assert by_plain(stage, login, typed).startswith("235"), typed
+        assert stage.cluster.sql(kind, login=login) == "crypt", typed
+    assert by_plain(stage, login, "a" * 71 + "b") == REFUSED
+    assert by_scram(stage, login, password) == REFUSED and reason(stage) == "no_scram_verifier"
+    stage.cluster.sql("select postern.account_import('whole@example.org', :'hash')", hash=crypt.crypt("a" * 71, salt))
+    assert by_plain(stage, "whole@example.org", "a" * 71).startswith("235")
+    assert stage.cluster.sql(kind, login="whole@example.org") == "scram-sha-256"
+
+
 def test_auth_can_swap_an_imported_hash_and_nothing_else(stage):
     login, _ = stage.account("swapped@example.org", "secret-1")
     stage.cluster.sql("select postern.account_import('swap@example.org', :'hash')", hash=hashed(0, "secret-2"))
