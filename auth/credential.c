@@ -11,7 +11,6 @@
 #include "gateway/base/encode.h"
 
 /* As app_password_create() makes them: 28 characters, without those that look like others. */
-#define TOKEN_LEN      28
 #define TOKEN_ALPHABET SLICE("abcdefghijkmnpqrstuvwxyz23456789")
 #define DIGEST_SIZE    32UL
 
@@ -24,8 +23,7 @@ enum credential_kind credential_kind_of(struct slice name)
 	return slice_equal(name, SLICE("token")) ? CREDENTIAL_TOKEN : CREDENTIAL_UNKNOWN;
 }
 
-/* What was typed without what is there for the eye. Whether it has the form. */
-static bool read_token(struct slice password, char ret_token[TOKEN_LEN])
+bool credential_read_token(struct slice password, char ret_token[CREDENTIAL_TOKEN_LEN])
 {
 	size_t len = 0;
 
@@ -33,19 +31,20 @@ static bool read_token(struct slice password, char ret_token[TOKEN_LEN])
 		char c = ascii_lower(password.ptr[i]);
 		if (c == '-' || c == ' ')
 			continue;
-		if (len == TOKEN_LEN || slice_find(TOKEN_ALPHABET, c) < 0)
+		if (len == CREDENTIAL_TOKEN_LEN || slice_find(TOKEN_ALPHABET, c) < 0)
 			return false;
 		ret_token[len++] = c;
 	}
-	return len == TOKEN_LEN;
+	return len == CREDENTIAL_TOKEN_LEN;
 }
 
 bool credential_token_fits(const struct credential *credential, struct slice password)
 {
-	char token[TOKEN_LEN], hex[2 * DIGEST_SIZE + 1];
+	char token[CREDENTIAL_TOKEN_LEN], hex[2 * DIGEST_SIZE + 1];
 	uint8_t digest[DIGEST_SIZE];
 
-	bool fits = read_token(password, token) && credential->verifier.len == 2 * DIGEST_SIZE &&
+	bool fits = credential_read_token(password, token) &&
+	            credential->verifier.len == 2 * DIGEST_SIZE &&
 	            gnutls_hash_fast(GNUTLS_DIG_SHA256, token, sizeof(token), digest) == 0;
 	if (fits) {
 		hex_encode(digest, sizeof(digest), hex);

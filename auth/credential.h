@@ -27,6 +27,13 @@ struct credential {
 enum credential_kind credential_kind_of(struct slice name);
 
 /*
+ * What of an app password counts: without hyphens and blanks, in lower case. Whether it has the
+ * form of one.
+ */
+#define CREDENTIAL_TOKEN_LEN 28
+bool credential_read_token(struct slice password, char ret_token[CREDENTIAL_TOKEN_LEN]);
+
+/*
  * Whether the password is this app password, however it was typed: with or without hyphens and
  * blanks, in any case. A microsecond; in constant time for what has the form of one.
  */

@@ -522,29 +522,31 @@ int identity_fetch_again(struct identity_store *store, struct db *db, struct sli
 	return find(store, db, &quest, ret_found, why);
 }
 
-/* HMAC over both with the length of the first, so that no two pairs share one. */
+/* HMAC over both with the length of the first, so that no two pairs share one; for app passwords
+ * another, because they are the same in more ways than one. */
 static int make_proof(struct identity_store *store, struct slice login, struct slice password,
-        uint8_t ret_proof[PROOF_SIZE])
+        bool is_token, uint8_t ret_proof[PROOF_SIZE])
 {
 	gnutls_hmac_hd_t mac;
-	const uint64_t len = login.len;
+	const uint64_t head[] = {login.len, is_token};
 
 	if (gnutls_hmac_init(&mac, GNUTLS_MAC_SHA256, store->key, sizeof(store->key)) < 0)
 		return -ENOMEM;
-	gnutls_hmac(mac, &len, sizeof(len));
+	gnutls_hmac(mac, head, sizeof(head));
 	gnutls_hmac(mac, login.ptr, login.len);
 	gnutls_hmac(mac, password.ptr, password.len);
 	gnutls_hmac_deinit(mac, ret_proof);
 	return 0;
 }
 
-struct identity *identity_recall(struct identity_store *store, struct slice login,
-        struct slice password, const struct credential **ret_credential, uint64_t *ret_era)
+static struct identity *recall(struct identity_store *store, struct slice login,
+        struct slice password, bool is_token, const struct credential **ret_credential,
+        uint64_t *ret_era)
 {
 	uint8_t proof[PROOF_SIZE];
 	struct identity *identity = NULL;
 
-	if (make_proof(store, login, password, proof) < 0)
+	if (make_proof(store, login, password, is_token, proof) < 0)
 		return NULL;
 	pthread_mutex_lock(&store->lock);
 	struct remembered *entry = map_get(&store->remembered, slice_of(proof, sizeof(proof)));
@@ -554,6 +556,19 @@ struct identity *identity_recall(struct identity_store *store, struct slice logi
 		*ret_era = store->era; /* or it would have been forgotten */
 	}
 	pthread_mutex_unlock(&store->lock);
+	return identity;
+}
+
+struct identity *identity_recall(struct identity_store *store, struct slice login,
+        struct slice password, const struct credential **ret_credential, uint64_t *ret_era)
+{
+	char token[CREDENTIAL_TOKEN_LEN];
+
+	struct identity *identity = recall(store, login, password, false, ret_credential, ret_era);
+	if (identity == NULL && credential_read_token(password, token))
+		identity = recall(store, login, slice_of(token, sizeof(token)), true,
+		        ret_credential, ret_era);
+	gnutls_memset(token, 0, sizeof(token));
 	return identity;
 }
 
@@ -588,8 +603,17 @@ void identity_remember(struct identity_store *store, struct slice login, struct 
         struct identity *identity, const struct credential *credential)
 {
 	struct remembered *entry = calloc(1, sizeof(*entry));
+	char token[CREDENTIAL_TOKEN_LEN];
 
-	if (entry == NULL || make_proof(store, login, password, entry->proof) < 0) {
+	/* In one form: of the others there are millions, and they cost nothing. */
+	bool is_token =
+	        credential->kind == CREDENTIAL_TOKEN && credential_read_token(password, token);
+	if (is_token)
+		password = slice_of(token, sizeof(token));
+	int r = entry == NULL ? -ENOMEM
+	                      : make_proof(store, login, password, is_token, entry->proof);
+	gnutls_memset(token, 0, sizeof(token));
+	if (r < 0) {
 		free(entry);
 		return;
 	}

@@ -32,6 +32,9 @@ static struct identity *make_identity(uint64_t account)
 	return identity;
 }
 
+/* What a password is. */
+static const struct credential scram = {.kind = CREDENTIAL_SCRAM};
+
 static bool knows(struct identity_store *store, const char *password)
 {
 	const struct credential *credential;
@@ -52,8 +55,8 @@ static void a_notice_forgets(void **state)
 	(void)state;
 	assert_int_equal(identity_store_new(&store), 0);
 	first->era = second->era = identity_forget(store, 3);
-	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL);
-	identity_remember(store, SLICE("a"), SLICE("two"), second, NULL);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, &scram);
+	identity_remember(store, SLICE("a"), SLICE("two"), second, &scram);
 	assert_true(knows(store, "one") && knows(store, "two") && !knows(store, "three"));
 	assert_true(identity_is_current(store, first, &era));
 	identity_forget(store, 1);
@@ -61,7 +64,7 @@ static void a_notice_forgets(void **state)
 	/* Looked up before the notice: too old to be remembered. */
 	assert_false(identity_is_current(store, first, &later));
 	assert_true(identity_is_current(store, second, &later) && later > era);
-	identity_remember(store, SLICE("a"), SLICE("one"), first, NULL);
+	identity_remember(store, SLICE("a"), SLICE("one"), first, &scram);
 	assert_false(knows(store, "one"));
 	identity_forget(store, 0);
 	assert_false(knows(store, "two"));
@@ -81,16 +84,48 @@ static void what_is_over_makes_room(void **state)
 	assert_int_equal(identity_store_new(&store), 0);
 	for (unsigned i = 0; i < REMEMBERED_MAX; i++) {
 		snprintf(password, sizeof(password), "%u", i);
-		identity_remember(store, SLICE("a"), slice_str(password), identity, NULL);
+		identity_remember(store, SLICE("a"), slice_str(password), identity, &scram);
 	}
 	assert_true(knows(store, "0") && knows(store, "99999"));
-	identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL);
+	identity_remember(store, SLICE("a"), SLICE("new"), identity, &scram);
 	assert_false(knows(store, "new"));
 	if (POSTERN_TEST_HOOKS) {
 		*shift = (int64_t)11 * 60 * 1000000;
-		identity_remember(store, SLICE("a"), SLICE("new"), identity, NULL);
+		identity_remember(store, SLICE("a"), SLICE("new"), identity, &scram);
 		assert_true(knows(store, "new") && !knows(store, "0"));
 	}
+	identity_unref(identity);
+	identity_store_free(store);
+}
+
+/* However its owner types it, it takes one place. */
+static void an_app_password_is_remembered_once(void **state)
+{
+	static const char token[] = "abcdefghijkmnpqrstuvwxyz2345",
+	                  other[] = "zbcdefghijkmnpqrstuvwxyz2345";
+	const struct credential app = {.kind = CREDENTIAL_TOKEN};
+	struct identity *identity = make_identity(1);
+	struct identity_store *store;
+	char typed[2 * sizeof(token)];
+
+	(void)state;
+	assert_int_equal(identity_store_new(&store), 0);
+	for (unsigned way = 0; way < REMEMBERED_MAX; way++) {
+		size_t len = 0;
+		for (unsigned i = 0; token[i] != '\0'; i++) {
+			typed[len++] = token[i];
+			if ((way >> i & 1) != 0)
+				typed[len++] = '-';
+		}
+		identity_remember(store, SLICE("a"), slice_of(typed, len), identity, &app);
+	}
+	assert_true(knows(store, token) && knows(store, "ABCD EFGH ijkm npqr stuv wxyz 2345"));
+	assert_false(knows(store, "abcd-efgh-ijkm-npqr-stuv-wxyz-2346"));
+	identity_remember(store, SLICE("a"), SLICE("new"), identity, &scram);
+	assert_true(knows(store, "new"));
+	/* A password that looks like one is nothing but itself. */
+	identity_remember(store, SLICE("a"), slice_str(other), identity, &scram);
+	assert_true(knows(store, other) && !knows(store, "Zbcd-efgh-ijkm-npqr-stuv-wxyz-2345"));
 	identity_unref(identity);
 	identity_store_free(store);
 }
@@ -637,6 +672,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(a_notice_forgets),
 	        cmocka_unit_test_prestate(what_is_over_makes_room, shift),
+	        cmocka_unit_test(an_app_password_is_remembered_once),
 	        cmocka_unit_test(a_verifier_fits_its_password),
 	        cmocka_unit_test(a_verifier_is_made_for_its_password),
 	        cmocka_unit_test(hashes_of_other_systems_fit_their_passwords),
