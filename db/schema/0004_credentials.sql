@@ -110,7 +110,7 @@ language plpgsql immutable set search_path = postern, pg_temp as $$
 declare
     -- Dovecot and LDAP name the scheme, in any case.
     h text := regexp_replace(hash, '^\{(CRYPT|SHA256-CRYPT|SHA512-CRYPT|BLF-CRYPT)\}', '', 'i');
-    scheme text := upper(substring(h from '^\{([A-Za-z0-9]+)\}'));
+    scheme text := upper(substring(h from '^\{([A-Za-z0-9]+)\}') collate "C");
     encoded text := substring(h from '^\{[A-Za-z0-9]+\}(.*)$');
     digest_size integer := case scheme when 'SSHA' then 20 when 'SSHA256' then 32 when 'SSHA512' then 64 end;
     -- For errors; never more of it, it may be a password by mistake.
@@ -222,7 +222,8 @@ declare
     octets bytea := postern.gen_random_bytes(28);
     secret text := (select string_agg(substr('abcdefghijkmnpqrstuvwxyz23456789', (get_byte(octets, i) & 31) + 1, 1), '' order by i)
         from generate_series(0, 27) i);
-    allowed text[] := (select array_agg(distinct upper(m) order by upper(m)) from unnest(app_password_create.mechanisms) m);
+    allowed text[] := (select array_agg(distinct upper(m collate "C") order by upper(m collate "C"))
+        from unnest(app_password_create.mechanisms) m);
     ends_at timestamptz := nullif(app_password_create.expires_at, 'infinity');
 begin
     if cardinality(app_password_create.mechanisms) = 0 or not allowed <@ array['PLAIN', 'LOGIN'] or array_position(allowed, null) is not null then
@@ -255,7 +256,7 @@ create function postern.certificate_grant(login text, sha256_fingerprint text, l
 language plpgsql security definer set search_path = postern, pg_temp as $$
 declare
     -- As openssl writes it, with colons and in upper case, or without.
-    fingerprint text := lower(replace(sha256_fingerprint, ':', ''));
+    fingerprint text := lower(replace(sha256_fingerprint, ':', '') collate "C");
     holder text;
 begin
     if fingerprint is null or fingerprint !~ '^[0-9a-f]{64}$' then

@@ -184,6 +184,21 @@ def test_a_credential_keeps_to_its_mechanism(stage):
     assert by_plain(stage, login, "secret-1").startswith("235")
 
 
+def test_names_are_ascii_in_every_language(stage):
+    """In Turkish the capital of i is another letter."""
+    with stage.database("turkish", "template template0 locale_provider icu icu_locale 'tr-TR' encoding 'utf8'") as cluster:
+        stage.gateway.tool("database", "migrate")
+        assert cluster.sql("select upper('i')") == "İ"
+        login, _ = stage.account("info@example.org", "secret-1")
+        token = app_password(stage, login, "phone", ", mechanisms => array['plain', 'login'], sender => 'INFO@example.org'")
+        assert len(token) == 34
+        for hash in (ssha("ssha", "sha1", "secret-1"), "{sha512-crypt}" + hashed(0, "secret-1"), "{blf-crypt}$2y$04$" + "C" * 53):
+            cluster.sql("select postern.account_import(:'hash', :'hash')", hash=hash)
+        cluster.sql("select postern.certificate_grant(:'login', :'fingerprint', 'server')", login=login, fingerprint="AB" * 32)
+        said = fails(lambda: cluster.sql("select postern.account_create('INFO@EXAMPLE.ORG')"))
+        assert "there is an account" in said, said
+
+
 def test_a_credential_keeps_to_its_networks(stage):
     login, _ = stage.account("network@example.org", "secret-1")
     token = app_password(stage, login, "server", ", networks => array['10.0.0.0/8', '127.0.0.2/32']::cidr[]")
