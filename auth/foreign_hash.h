@@ -11,7 +11,7 @@
 
 /*
  * Whether the password is that of the hash, in constant time after work that the hash sets:
- * up to some 100 ms (three times as much when the password is very long) and 64 MiB. A hash that
+ * up to some 250 ms (sha-crypt with a very long password: 300) and 64 MiB. A hash that
  * sets more is not tried, and fits nothing.
  */
 bool foreign_hash_fits(struct slice hash, struct slice password);

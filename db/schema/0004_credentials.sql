@@ -121,7 +121,7 @@ begin
         or h ~ '^\$5\$(rounds=[1-9][0-9]{3,8}\$)?[./A-Za-z0-9]{1,16}\$[./A-Za-z0-9]{43}$' then
         bearable := coalesce(substring(h from 'rounds=([0-9]+)')::integer, 5000) <= 100000;
     elsif h ~ '^\$2[aby]\$[0-9]{2}\$[./A-Za-z0-9]{53}$' then
-        bearable := substr(h, 5, 2)::integer between 4 and 11;
+        bearable := substr(h, 5, 2)::integer between 4 and 12;
     elsif h ~ '^\$y\$[./A-Za-z0-9]+\$[./A-Za-z0-9]{1,86}\$[./A-Za-z0-9]{43}$' then
         bearable := split_part(h, '$', 3) in ('j75', 'j85', 'j7T', 'j8T', 'j9T', 'jAT', 'jBT');
     elsif digest_size is not null and encoded ~ '^([A-Za-z0-9+/]{4})+([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$'
@@ -135,7 +135,7 @@ begin
             using hint = '$6$, $5$, $y$, $2a$, $2b$, $2y$, {SSHA}, {SSHA256} or {SSHA512}, whole; also behind {CRYPT}, {SHA512-CRYPT}, {SHA256-CRYPT}, {BLF-CRYPT}.';
     elsif not bearable then
         raise exception 'this hash costs too much at each login (%)', told
-            using hint = 'At most rounds=100000 (passlib writes 656000 by default), $2b$11$, $y$jBT$; give this account a new password.';
+            using hint = 'At most rounds=100000 (passlib writes 656000 by default), $2b$12$, $y$jBT$; give this account a new password.';
     end if;
     return h;
 end

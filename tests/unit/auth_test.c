@@ -210,7 +210,7 @@ static void a_hash_that_costs_too_much_is_not_tried(void **state)
 	        ("$6$rounds=999999999$saltsalt$bbY.T.ZpN43KapLdmlSbP6MmxBlkMSbhrh.Y1rmY0fYaRO/"
 	         "t.4sKqUiU.Z8byKf8Oa1yagMn/0fncuHSYrb9h."),
 	        "$5$rounds=99999999$saltstring$5B8vYYiY.CVt1RlTTf8KbXBH3hsxY/GNooZaBBGWEc5",
-	        "$2b$12$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
+	        "$2b$13$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
 	        "$2b$31$CCCCCCCCCCCCCCCCCCCCC.mft0ehc6/OeTDQZ/doQPnEoMj3rALOe",
 	        "$y$jFT$K.4ivliiUear/FeAzrvzg/$7ZxgEzw8koMZMZg4TfnY9YhSVorRnbvwMGkayEhQA20",
 	};
@@ -231,9 +231,9 @@ static void a_hash_that_costs_too_much_is_not_tried(void **state)
 static void slow_hashes_are_known(void **state)
 {
 	static const char *const slow[] = {"$6$rounds=100000$s$h", "$5$rounds=10001$s$h",
-	        "$2b$10$s", "$2y$07$s", "$y$j9T$s$h", "$y$jBT$s$h"};
+	        "$2b$12$s", "$2y$07$s", "$y$j9T$s$h", "$y$jBT$s$h"};
 	static const char *const fast[] = {"$6$s$h", "$5$rounds=10000$s$h", "$2b$06$s",
-	        "$y$j7T$s$h", "{SSHA512}AA", "$6$rounds=656000$s$h", "$2b$12$s", "$y$jCT$s$h", "x",
+	        "$y$j7T$s$h", "{SSHA512}AA", "$6$rounds=656000$s$h", "$2b$13$s", "$y$jCT$s$h", "x",
 	        ""};
 
 	(void)state;
