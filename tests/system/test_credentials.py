@@ -100,22 +100,26 @@ def test_an_app_password_is_easy_to_type_and_costs_nothing(stage):
 
 
 def test_a_wrong_password_costs_the_same_whoever_it_is(stage):
-    """An unknown user, and accounts whose own credentials cost next to nothing."""
-    stage.account("with-password@example.org", "secret-1")
-    stage.cluster.sql("select postern.account_create('apps-only@example.org')")
-    app_password(stage, "apps-only@example.org", "phone")
-    stage.cluster.sql("select postern.account_import('ssha@example.org', :'hash')", hash=ssha("SSHA", "sha1", "secret-1"))
-    auth = stage.gateway.children()["auth"]
-
+    """An unknown user, and accounts whose own credentials cost next to nothing, where all verifiers cost the same."""
     def cost(login):
+        auth = stage.gateway.children()["auth"]
         before = cpu_ms(auth)
         for _ in range(5):
             assert by_plain(stage, login, "wrong") == REFUSED
         return cpu_ms(auth) - before
 
-    known = cost("with-password@example.org")
-    for login in ("nobody-here@example.org", "apps-only@example.org", "ssha@example.org"):
-        assert 0.6 < cost(login) / known < 1.7, (login, known)
+    with stage.database("costs") as cluster:
+        stage.gateway.tool("database", "migrate")
+        stage.account("with-password@example.org", "secret-1")
+        cluster.sql("select postern.account_create('apps-only@example.org')")
+        app_password(stage, "apps-only@example.org", "phone")
+        cluster.sql("select postern.account_import('ssha@example.org', :'hash')", hash=ssha("SSHA", "sha1", "secret-1"))
+        stage.gateway.stop()
+        stage.gateway.start()
+        known = cost("with-password@example.org")
+        for login in ("nobody-here@example.org", "apps-only@example.org", "ssha@example.org"):
+            assert 0.6 < cost(login) / known < 1.7, (login, known)
+        stage.gateway.stop()
 
 
 def test_who_exists_cannot_be_told_by_scram(stage):
@@ -233,9 +237,14 @@ def test_a_credential_keeps_to_its_sender(stage):
     client.sendmail(login, ["bob@example.net"], message(sender=login))
     client.quit()
     stage.cluster.sql("select postern.sender_revoke(:'login', '@shop.example')", login=login)
-    with session(stage) as bare:
-        assert bare.ask(plain(login, token)).startswith("235")
-        assert bare.ask("MAIL FROM:<info@shop.example>").startswith("550 5.7.1"), "what the account lost its token kept"
+
+    def has_lost_it():
+        with session(stage) as bare:
+            assert bare.ask(plain(login, token)).startswith("235")
+            return bare.ask("MAIL FROM:<info@shop.example>").startswith("550 5.7.1")
+
+    # It is remembered until the notice is there.
+    eventually(has_lost_it)
 
 
 def test_an_app_password_without_an_end(stage):
@@ -250,7 +259,7 @@ def test_an_app_password_without_an_end(stage):
     said = fails(lambda: app_password(stage, login, "x", ", expires_at => '-infinity'"))
     assert "A time to come" in said, said
     # Another app password has an end that is soon: it is no less remembered until then, and no longer.
-    ending = app_password(stage, login, "soon", ", expires_at => now() + interval '4 seconds'")
+    ending = app_password(stage, login, "soon", ", expires_at => now() + interval '6 seconds'")
     for written, answer in (("infinity", "235"), ("-infinity", "535"), ("290000-01-01", "235")):
         stage.cluster.sql("update postern.credential set expires_at = :'at' where account = postern.account_id(:'login') and label = 'phone'",
                           login=login, at=written)
@@ -404,6 +413,7 @@ def test_wrong_passwords_to_an_expensive_hash_hold_up_nobody_else(stage):
                 while answer.startswith(("454", "535")) and not ending.is_set():
                     answer = bare.ask(plain(victim, "wrong"))
                     answers[answer[:3]] += 1
+                    ending.wait(0.05 if answer.startswith("454") else 0)
 
     def seconds(login, password):
         began = time.monotonic()
@@ -476,8 +486,18 @@ def test_a_dump_of_another_system(stage):
     kinds = "select kind, count(*) from postern.credential c join postern.account a on a.id = c.account" \
             " where login like '%@dump.example' group by kind"
     assert stage.cluster.sql(kinds) == f"crypt|{IMPORTS}"
+
+    def patiently(account):
+        # Of slow hashes few are checked at a time.
+        answer = by_plain(stage, *account)
+        until = time.monotonic() + 20
+        while answer.startswith("454 4.7.0") and time.monotonic() < until:
+            time.sleep(0.05)
+            answer = by_plain(stage, *account)
+        return answer
+
     with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda account: by_plain(stage, *account), accounts))
+        answers = list(pool.map(patiently, accounts))
         assert all(answer.startswith("235") for answer in answers), set(answers)
         first = time.monotonic()
         assert stage.cluster.sql(kinds) == f"scram-sha-256|{IMPORTS}"
