@@ -152,12 +152,16 @@ static int finish_connect(struct db *db, uint64_t deadline)
 	return PQsetnonblocking(db->conn, 1) == 0 ? 0 : -ENOTCONN;
 }
 
-/* Any other encoding lacks characters that strangers may use: what they say would be errors. */
+/*
+ * Others lack characters that strangers may use: what they say would be errors. (SQL_ASCII is none
+ * at all: it keeps octets as they come, and knows no passwords but those of ASCII.)
+ */
 static int check_encoding(struct db *db, struct why *why)
 {
 	const char *encoding = PQparameterStatus(db->conn, "server_encoding");
 
-	if (encoding != NULL && strcmp(encoding, "UTF8") == 0)
+	if (encoding != NULL &&
+	        (strcmp(encoding, "UTF8") == 0 || strcmp(encoding, "SQL_ASCII") == 0))
 		return 0;
 	why_set(why,
 	        "the database's encoding is %s and must be UTF8; make a new one with createdb -E "

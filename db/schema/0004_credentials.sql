@@ -58,6 +58,9 @@ declare
 begin
     -- Apart, because a database that is not in UTF-8 cannot ask this at all.
     if password ~ '[^ -~]' then
+        if current_setting('server_encoding') <> 'UTF8' then
+            return null;
+        end if;
         if password ~ doubtful then
             return null;
         end if;

@@ -203,25 +203,45 @@ def test_functions_with_the_owners_rights_see_the_owners_objects(stage):
         and not coalesce('search_path=postern, pg_temp' = any(proconfig), false)""") == ""
 
 
-def test_a_database_that_is_not_utf8(stage):
+def test_a_database_of_another_encoding(stage):
     """It is refused before anything is made, and a gateway that has one says why nobody gets in."""
     gateway = stage.gateway
-    for encoding in ("SQL_ASCII", "LATIN1"):
-        with stage.database(encoding.lower(), f"encoding '{encoding}' template template0 locale 'C'") as cluster:
-            for verb in ("migrate", "status"):
-                done = gateway.tool("database", verb, check=False)
-                assert done.returncode == 1 and f"encoding is {encoding} and must be UTF8" in done.stderr, done
-                assert "createdb -E UTF8 -T template0" in done.stderr, done
-            assert cluster.sql("select to_regnamespace('postern')") == ""
+    with stage.database("latin", "encoding 'LATIN1' template template0 locale 'C'") as cluster:
+        for verb in ("migrate", "status"):
+            done = gateway.tool("database", verb, check=False)
+            assert done.returncode == 1 and "encoding is LATIN1 and must be UTF8" in done.stderr, done
+            assert "createdb -E UTF8 -T template0" in done.stderr, done
+        assert cluster.sql("select to_regnamespace('postern')") == ""
+        gateway.stop()
+        gateway.start()
+        try:
+            bare = session(stage, login=False)
+            assert bare.ask(plain("alice@example.org", "secret-1")).startswith("454 4.7.0")
+            bare.close()
+            assert "must be UTF8" in gateway.wait_event("database.away")["why"], gateway.lines
+        finally:
             gateway.stop()
-            gateway.start()
-            try:
-                bare = session(stage, login=False)
-                assert bare.ask(plain("alice@example.org", "secret-1")).startswith("454 4.7.0")
-                bare.close()
-                assert "must be UTF8" in gateway.wait_event("database.away")["why"], gateway.lines
-            finally:
-                gateway.stop()
+
+
+def test_a_database_without_an_encoding(stage):
+    """It keeps octets as they come: all is as in UTF-8, but for passwords."""
+    gateway = stage.gateway
+    with stage.database("octets", "encoding 'SQL_ASCII' template template0 locale 'C'") as cluster:
+        gateway.tool("database", "migrate")
+        cluster.sql("select postern.account_create('alice@example.org', 'secret-1')")
+        assert "cannot be used" in fails(lambda: cluster.sql("select postern.account_create('b', 'gr\u00fcn-1234')"))
+        gateway.stop()
+        gateway.start()
+        try:
+            client = connect(stage)
+            client.sendmail("alice@example.org", ["bob@example.net"],
+                            message("odd").replace(b"Message-ID: <", "Message-ID: <\u65e5".encode()),
+                            mail_options=["SMTPUTF8"])
+            client.quit()
+            gateway.wait_queue(0)
+            eventually(lambda: "\u65e5" in cluster.sql("select message_id from postern.message"))
+        finally:
+            gateway.stop()
 
 
 def test_logins_and_patterns_that_would_say_more_than_meant(stage):
