@@ -123,6 +123,16 @@ static void *lane(void *arg)
 
 /* ---- intake ---- */
 
+/* Its sessions may be older than this process, and have missed what it has not heard. */
+static void greet(struct auth *auth, struct link *link)
+{
+	const struct auth_message changed = {
+	        .type = AUTH_CHANGED, .era = identity_era(auth->store)};
+
+	link_answer_type(link, 0, AUTH_HELLO);
+	link_answer(link, &changed, NULL);
+}
+
 /* One datagram: 0, or -EBADMSG when the link must end. */
 static int take_datagram(struct auth *auth, struct link *link, struct slice datagram)
 {
@@ -134,7 +144,7 @@ static int take_datagram(struct auth *auth, struct link *link, struct slice data
 	if (!link->greeted) {
 		link->greeted = message.type == AUTH_HELLO;
 		if (link->greeted)
-			link_answer_type(link, 0, AUTH_HELLO);
+			greet(auth, link);
 		return link->greeted ? 0 : -EBADMSG;
 	}
 	switch (message.type) {

@@ -394,7 +394,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	return r;
 }
 
-static uint64_t era_of(struct identity_store *store)
+uint64_t identity_era(struct identity_store *store)
 {
 	pthread_mutex_lock(&store->lock);
 	uint64_t era = store->era;
@@ -412,7 +412,7 @@ int identity_fetch(struct identity_store *store, struct db *db, struct slice log
 	atomic_init(&identity->refs, 1);
 	identity->valid_until_ms = UINT64_MAX;
 	arena_init(&identity->arena, ARENA_MAX);
-	identity->era = era_of(store);
+	identity->era = identity_era(store);
 	int r = fill(store, db, login, identity, why);
 	if (r < 0) {
 		identity_unref(identity);
@@ -485,7 +485,7 @@ static int find(struct identity_store *store, struct db *db, const struct quest 
         struct found *ret_found, struct why *why)
 {
 	for (unsigned tries = 0; tries < CONFIRM_TRIES; tries++) {
-		uint64_t before = era_of(store);
+		uint64_t before = identity_era(store);
 		int r = find_once(store, db, quest, ret_found, why);
 		if (r < 0 || ret_found->identity == NULL)
 			return r;

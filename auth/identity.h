@@ -117,3 +117,5 @@ int identity_upgrade(struct identity_store *store, struct db *db,
  * of a later process are later. Any thread.
  */
 uint64_t identity_forget(struct identity_store *store, uint64_t account);
+/* The era of now. Any thread. */
+uint64_t identity_era(struct identity_store *store);

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: ISC
 """What a session knows is asked about again before its next message, when a notice may have been missed or time has passed."""
+import os
+import signal
+
 from environment import eventually
 from test_networks import Server, listening
 from test_refusals import plain, session
@@ -69,4 +72,19 @@ def test_a_plan_is_felt_in_the_session(stage):
     stage.cluster.sql("select postern.plan_set('shrinking', message_bytes => 10000)")
     eventually(lambda: mail(bare, "shrunk@example.org", " SIZE=50000").startswith("552"), 20)
     assert mail(bare, "shrunk@example.org", " SIZE=5000").startswith("250")
+    bare.close()
+
+
+def test_what_was_revoked_while_auth_was_dead(stage):
+    stage.account("orphan@example.org", "secret-1")
+    bare = connected(stage, "orphan@example.org")
+    assert mail(bare, "orphan@example.org").startswith("250")
+    dead = stage.gateway.children()["auth"]
+    os.kill(stage.gateway.process.pid, signal.SIGSTOP)
+    try:
+        os.kill(dead, signal.SIGKILL)
+        stage.cluster.sql("select postern.account_set_password('orphan@example.org', 'secret-2')")
+    finally:
+        os.kill(stage.gateway.process.pid, signal.SIGCONT)
+    eventually(lambda: mail(bare, "orphan@example.org").startswith("421 4.7.0"), 20)
     bare.close()
