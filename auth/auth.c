@@ -35,7 +35,7 @@ struct auth {
 	struct link *links[LINKS_MAX];
 	size_t link_count;
 
-	int intake_wake; /* eventfd */
+	int intake_wake, notices_wake; /* eventfds */
 	_Atomic bool ending;
 	pthread_t intake, notices;
 	pthread_t lanes[LANES_MAX];
@@ -250,11 +250,11 @@ static void *intake(void *arg)
 	return NULL;
 }
 
-static void poke_intake(struct auth *auth)
+static void poke(int wake_fd)
 {
 	const uint64_t one = 1;
 
-	(void)!write(auth->intake_wake, &one, sizeof(one));
+	(void)!write(wake_fd, &one, sizeof(one));
 }
 
 /* ---- notices ---- */
@@ -299,7 +299,8 @@ static void *notices(void *arg)
 		return NULL;
 	buf_init(&payload, 8192);
 	while (!auth->ending) {
-		int r = db_wait_notice(db, "postern", NOTICE_WAIT_MS, &payload, &anew);
+		int r = db_wait_notice(
+		        db, "postern", NOTICE_WAIT_MS, auth->notices_wake, &payload, &anew);
 		if (r == 1)
 			take_notice(auth, buf_slice(&payload));
 		else if (r < 0) {
@@ -364,7 +365,9 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 	        .password = slice_str(auth->password),
 	};
 	auth->intake_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	int r = auth->intake_wake < 0 ? why_errno(why, errno, "eventfd") : 0;
+	auth->notices_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int r = auth->intake_wake < 0 || auth->notices_wake < 0 ? why_errno(why, errno, "eventfd")
+	                                                        : 0;
 	if (r == 0 && settings->database_password != NULL && auth->password == NULL)
 		r = -ENOMEM;
 	/* A connection string that cannot be read is told at the start, not at the first login. */
@@ -410,7 +413,7 @@ void auth_links(struct auth *auth, const int *fds, size_t count)
 	pthread_mutex_unlock(&auth->lock);
 	for (size_t i = 0; i < old_count; i++)
 		link_unref(old[i]);
-	poke_intake(auth);
+	poke(auth->intake_wake);
 }
 
 static void join_threads(struct auth *auth)
@@ -418,7 +421,8 @@ static void join_threads(struct auth *auth)
 	auth->ending = true;
 	if (auth->queue != NULL)
 		queue_end(auth->queue);
-	poke_intake(auth);
+	poke(auth->intake_wake);
+	poke(auth->notices_wake);
 	if (auth->intake_runs)
 		pthread_join(auth->intake, NULL);
 	if (auth->notices_run)
@@ -441,6 +445,8 @@ void auth_free(struct auth *auth)
 	identity_store_free(auth->store);
 	if (auth->intake_wake >= 0)
 		close(auth->intake_wake);
+	if (auth->notices_wake >= 0)
+		close(auth->notices_wake);
 	if (auth->password != NULL)
 		explicit_bzero(auth->password, strlen(auth->password));
 	free(auth->password);

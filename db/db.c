@@ -88,22 +88,28 @@ bool db_is_there(const struct db *db)
 	return db->conn != NULL;
 }
 
-/* Waits for the socket: 0, or -ETIMEDOUT after the deadline. */
-static int wait_socket(const struct db *db, short events, uint64_t deadline)
+/* Waits for the socket: 0, -ETIMEDOUT after the deadline, -ECANCELED once `wake_fd` can be read. */
+static int wait_sockets(const struct db *db, short events, uint64_t deadline, int wake_fd)
 {
-	struct pollfd fd = {.fd = PQsocket(db->conn), .events = events};
+	struct pollfd fds[] = {
+	        {.fd = PQsocket(db->conn), .events = events}, {.fd = wake_fd, .events = POLLIN}};
 
 	for (;;) {
 		uint64_t now = clock_mono_ms();
 		uint64_t left = now >= deadline ? 0 : deadline - now;
-		int r = poll(&fd, 1, (int)MIN_OF(left, (uint64_t)INT_MAX));
+		int r = poll(fds, ARRAY_LEN(fds), (int)MIN_OF(left, (uint64_t)INT_MAX));
 		if (r > 0)
-			return 0;
+			return fds[1].revents != 0 ? -ECANCELED : 0;
 		if (r == 0 && left <= INT_MAX)
 			return -ETIMEDOUT;
 		if (r < 0 && errno != EINTR)
 			return -errno;
 	}
+}
+
+static int wait_socket(const struct db *db, short events, uint64_t deadline)
+{
+	return wait_sockets(db, events, deadline, -1);
 }
 
 static void add_option(
@@ -459,8 +465,8 @@ int db_run_script(struct db *db, const char *sql, struct why *why)
 	return r;
 }
 
-int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, struct buf *ret_payload,
-        bool *ret_anew)
+int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, int wake_fd,
+        struct buf *ret_payload, bool *ret_anew)
 {
 	uint64_t deadline = clock_mono_ms() + timeout_ms;
 	PGnotify *notice;
@@ -480,8 +486,8 @@ int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, stru
 		return 0;
 	}
 	while ((notice = PQnotifies(db->conn)) == NULL) {
-		r = wait_socket(db, POLLIN, deadline);
-		if (r == -ETIMEDOUT)
+		r = wait_sockets(db, POLLIN, deadline, wake_fd);
+		if (r == -ETIMEDOUT || r == -ECANCELED)
 			return 0;
 		if (r < 0 || PQconsumeInput(db->conn) == 0) {
 			back_off(db);

@@ -59,12 +59,12 @@ int db_copy(struct db *db, const char *sql, struct slice data, struct why *why) 
 int db_run_script(struct db *db, const char *sql, struct why *why) must_check;
 
 /*
- * Waits for a notice on the channel, up to `timeout_ms`. 1 with its payload, 0 when
- * the time is over, -ENOTCONN (wait and call again). On a new connection LISTEN is
+ * Waits for a notice on the channel, up to `timeout_ms` or until `wake_fd` can be read. 1 with its
+ * payload, 0 when the wait is over, -ENOTCONN (wait and call again). On a new connection LISTEN is
  * sent first, and 0 comes with *ret_anew set: what changed meanwhile is unknown.
  */
-int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, struct buf *ret_payload,
-        bool *ret_anew) must_check;
+int db_wait_notice(struct db *db, const char *channel, unsigned timeout_ms, int wake_fd,
+        struct buf *ret_payload, bool *ret_anew) must_check;
 
 /* Whether the last call found the server. */
 bool db_is_there(const struct db *db);

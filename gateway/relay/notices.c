@@ -7,6 +7,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "db/db.h"
 #include "gateway/base/log.h"
@@ -25,6 +27,7 @@ struct notices {
 	pthread_t thread;
 	bool runs;
 	_Atomic bool ending;
+	int wake; /* eventfd: it ends */
 
 	/* owner: the thread */
 	bool all_changed; /* of the accounts, or nothing is known of them yet */
@@ -84,7 +87,8 @@ static void *listen(void *arg)
 	while (!notices->ending) {
 		/* What has come already is asked about in one question. */
 		unsigned wait_ms = has_questions(notices) ? 0 : WAIT_MS;
-		int r = db_wait_notice(notices->db, "postern", wait_ms, &payload, &anew);
+		int r = db_wait_notice(
+		        notices->db, "postern", wait_ms, notices->wake, &payload, &anew);
 		if (anew) {
 			keys_changed(notices->keys, SLICE(""));
 			notices->all_changed = true;
@@ -115,7 +119,8 @@ int notices_new(const struct notices_settings *settings, struct notices **ret_no
 	        .user = "postern_relay",
 	        .password = settings->password,
 	};
-	int r = db_new(&db, &notices->db, NULL);
+	notices->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+	int r = notices->wake < 0 ? -errno : db_new(&db, &notices->db, NULL);
 	if (r == 0) {
 		r = -pthread_create(&notices->thread, NULL, listen, notices);
 		notices->runs = r == 0;
@@ -130,11 +135,17 @@ int notices_new(const struct notices_settings *settings, struct notices **ret_no
 
 void notices_free(struct notices *notices)
 {
+	const uint64_t one = 1;
+
 	if (notices == NULL)
 		return;
 	notices->ending = true;
+	if (notices->wake >= 0)
+		(void)!write(notices->wake, &one, sizeof(one));
 	if (notices->runs)
 		pthread_join(notices->thread, NULL);
+	if (notices->wake >= 0)
+		close(notices->wake);
 	db_free(notices->db);
 	free(notices);
 }
