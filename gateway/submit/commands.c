@@ -48,13 +48,11 @@ static const char *hint(const struct session *session, const struct command *com
 {
 	if (session->state == ST_START)
 		return "EHLO first";
-	if (command->act == mail_act)
-		return "a transaction is open; RSET ends it";
 	if (command->act == rcpt_act)
 		return "MAIL first";
 	if (command->act == data_act)
 		return session->state == ST_MAIL ? "no valid recipients" : "MAIL and RCPT first";
-	return "not in a transaction";
+	return "a transaction is open; RSET ends it";
 }
 
 enum reply reply_to_nobody(const struct session *session)
