@@ -415,7 +415,8 @@ static void on_closed(void *arg, enum conn_end end, const char *text)
 	        [CONN_END_EOF] = CLOSING_PEER,
 	        [CONN_END_ERROR] = CLOSING_ERROR,
 	        [CONN_END_TLS] = CLOSING_TLS,
-	        [CONN_END_OVERFLOW] = CLOSING_OVERFLOW,
+	        /* Not from here: no command is run while half as much waits (on_data()). */
+	        [CONN_END_OVERFLOW] = CLOSING_ERROR,
 	};
 
 	(void)text;
