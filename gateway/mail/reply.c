@@ -106,6 +106,10 @@ static void keep_text(struct peer_reply *reply, struct slice text)
 
 int peer_reply_line(struct peer_reply *reply, struct slice line)
 {
+	/* What these hide a reader would not see. Other alphabets are common, and only shown as
+	 * "?". */
+	if (slice_find(line, '\0') >= 0 || slice_find(line, '\r') >= 0)
+		return -EBADMSG;
 	if (line.len < 3 || line.len > PEER_REPLY_LINE_MAX || line.ptr[0] < '2' ||
 	        line.ptr[0] > '5' || !is_digit(line.ptr[1]) || !is_digit(line.ptr[2]) ||
 	        (line.len > 3 && line.ptr[3] != ' ' && line.ptr[3] != '-') ||

@@ -58,6 +58,7 @@ void peer_reply_start(struct peer_reply *reply);
 
 /*
  * Takes the next line (without CRLF). 1: the reply is complete; 0: more lines
- * follow; -EBADMSG: malformed, too long or too many: not a reply to act upon.
+ * follow; -EBADMSG: malformed (also by NUL or a bare CR), too long or too many: not a reply
+ * to act upon.
  */
 int peer_reply_line(struct peer_reply *reply, struct slice line) must_check;

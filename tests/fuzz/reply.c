@@ -35,6 +35,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			continue;
 		}
 		assert_bug(line.len <= PEER_REPLY_LINE_MAX && ++lines <= PEER_REPLY_LINES_MAX);
+		assert_bug(slice_find(line, '\0') < 0 && slice_find(line, '\r') < 0);
 		check_reply(&reply);
 		if (r == 1) {
 			peer_reply_start(&reply);

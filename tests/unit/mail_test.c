@@ -571,6 +571,13 @@ static void replies_of_peers_are_bounded(void **state)
 	peer_reply_start(&reply);
 	assert_int_equal(peer_reply_line(&reply, SLICE("hello")), -EBADMSG);
 	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, SLICE("250 a\0b")), -EBADMSG);
+	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, SLICE("250 a\rb")), -EBADMSG);
+	peer_reply_start(&reply);
+	assert_int_equal(peer_reply_line(&reply, SLICE("250 \xc3\xbc\x07")), 1);
+	assert_string_equal(reply.text, "???");
+	peer_reply_start(&reply);
 	int r = 0;
 	for (unsigned i = 0; i <= PEER_REPLY_LINES_MAX && r == 0; i++)
 		r = peer_reply_line(&reply, SLICE("250-more"));
