@@ -385,13 +385,21 @@ static void after_auth(struct session *session)
 	}
 }
 
+/*
+ * RFC 5321 3.8: the upstream closes; what it was about to do is not done. To the final dot
+ * 421 is a plain refusal, while 221, which is no answer but to QUIT, leaves it in doubt.
+ */
+static bool is_goodbye(const struct session *session)
+{
+	return session->reply.code == 221 ||
+	       (session->reply.code == 421 && session->state != SESSION_DOT);
+}
+
 static void on_reply(struct session *session)
 {
 	if (is_outdated(session))
 		return;
-	/* RFC 5321 3.8: the upstream closes; what it was about to do is not done. */
-	if (session->reply.code == 421 && session->state >= SESSION_IDLE &&
-	        session->state != SESSION_DOT) {
+	if (session->state >= SESSION_IDLE && is_goodbye(session)) {
 		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
 		        session->reply.code, session->reply.text);
 		session_end(session, session->trouble);
