@@ -267,6 +267,8 @@ class Talk:
             self.command(self.line().decode("utf-8", "replace"))
 
     def command(self, line):
+        if line.startswith("\x16\x03"):
+            raise Gone  # the gateway heard a 220 that was none, and begins TLS: nothing in the clear
         verb = line.split(" ")[0].split(":")[0].upper()
         if not self.tls and self.host.secure and verb not in ("EHLO", "STARTTLS", "QUIT", "RSET"):
             self.books.accuse(f"in the clear: {line}")
@@ -295,7 +297,7 @@ class Talk:
         if self.is_odd("STARTTLS"):
             self.books.fault("STARTTLS", "injection")
             self.send(b"220 go\r\n250-hostile\r\n250 AUTH PLAIN\r\n")
-        elif self.answer("STARTTLS", "220 go") == TAKEN:
+        elif self.answer("STARTTLS", "220 go") in (TAKEN, DOUBTFUL):
             self.start_tls()
 
     def start_tls(self):
