@@ -41,6 +41,7 @@
 
 struct control;
 struct notices;
+struct session;
 
 struct relay {
 	const struct conf *conf;
@@ -166,9 +167,14 @@ struct host {
 	uint16_t port;
 	struct addr addrs[HOST_ADDRS_MAX];
 	size_t addr_count;
+	bool is_address;      /* its name is one: never looked up */
+	bool looked_up;       /* its name is, just now */
 	uint64_t resolved_ms; /* 0: never */
-	uint64_t bad_until_ms;
-	uint64_t rest_ms; /* the last one's length; 0 since it served */
+	/* Its breaker: open, and no mail goes there, from a failure until a probe has found it
+	 * ready. It rests, then one connection probes it. */
+	uint64_t rest_ms; /* the last rest's length; 0: the breaker is closed */
+	uint64_t failed_ms, rests_until_ms;
+	bool probed; /* a probe is on its way */
 };
 
 struct upstream {
@@ -183,12 +189,14 @@ struct upstream {
 	unsigned generation; /* of the settings: sessions of older ones are not kept */
 	struct list waiting; /* deliveries without a session */
 	size_t waiting_count;
-	struct list sessions;             /* all of them */
-	struct list idle;                 /* those without work */
-	size_t session_count, connecting; /* without those that have ended */
-	struct list held;                 /* tasks that wait for it */
+	struct list sessions;       /* all of them */
+	struct list idle;           /* those without work */
+	size_t session_count;       /* without those that have ended */
+	size_t connecting, probing; /* of these: on their way to be ready, for mail or as probes */
+	struct list held;           /* tasks that wait for it */
 	bool removed, stopped, down;
-	struct timer probe;
+	struct timer probe; /* tries it again when it is stopped */
+	struct timer rest;  /* the first rest of a host ends */
 };
 
 /* All of a reload that can fail. 0 or -errno with the reason. The password is copied. */
@@ -210,15 +218,17 @@ void upstream_resume(struct upstream *upstream);
 /* It is not configured any more: what waits is deferred, sessions end. */
 void upstream_remove(struct upstream *upstream);
 
-/* The first host from `from` on that may be tried now, or host_count. */
+/* The first host from `from` on whose breaker is closed, or host_count. */
 size_t upstream_choose_host(const struct upstream *upstream, size_t from);
 
-/* From its sessions: one has logged in (`host` NULL: at one of older settings); a host did not
- * serve; one has ended (current: of these settings). */
-void upstream_session_ready(struct upstream *upstream, struct host *host);
-void upstream_host_failed(struct upstream *upstream, size_t index, const char *text);
-void upstream_session_ended(
-        struct upstream *upstream, bool was_connecting, bool is_current, const char *text);
+/*
+ * From its sessions: one is ready; the host of one, which set out at `since_ms`, did not serve;
+ * one has ended.
+ */
+void upstream_session_ready(struct session *session);
+void upstream_host_failed(
+        struct upstream *upstream, size_t index, uint64_t since_ms, const char *text);
+void upstream_session_ended(struct session *session, bool was_connecting);
 
 /* From a session that is idle: the next delivery, or NULL. */
 struct delivery *upstream_next_delivery(struct upstream *upstream);
@@ -228,6 +238,14 @@ void upstream_stop(struct upstream *upstream, const char *host, const char *text
 
 /* The gateway stops: only final dots that were sent are waited for. */
 void upstream_shut(struct upstream *upstream);
+
+/* ---- lookup.c ---- */
+
+/*
+ * Looks up a host's name unless that is being done; all sessions that wait for it go on by
+ * session_resolved(). 0, -ENOMEM, or -EAGAIN when the workers are swamped.
+ */
+int lookup_start(struct upstream *upstream, size_t host) must_check;
 
 /* ---- session.c, transaction.c: one connection ---- */
 
@@ -257,9 +275,12 @@ struct session {
 	struct timer timer;
 	struct defer later; /* going to a host, or freeing it */
 	size_t host, addr;  /* that it uses */
-	struct job job;     /* names, the login, a piece of a body */
+	bool is_probe;      /* of this host: it goes to no other, and no mail waits for it */
+	uint64_t since_ms;  /* when it set out to the host */
+	struct host to;     /* a copy of it */
+	bool waits_for_name;
+	struct job job; /* the login, a piece of a body */
 	bool job_runs, finished;
-	struct host lookup; /* owner: the job, while it looks up names */
 	int job_result;
 	struct buf room;           /* owner: the job: the login's command, a piece of a body */
 	char *username, *password; /* for the login; copies, because a reload may come */
@@ -291,6 +312,10 @@ struct session {
 
 /* Opens a connection to that host or a later one, for what waits. 0 or -ENOMEM. */
 int session_start(struct upstream *upstream, size_t host) must_check;
+/* Opens one to that host alone, to see whether it serves again. 0 or -ENOMEM. */
+int session_probe(struct upstream *upstream, size_t host) must_check;
+/* The addresses of its host are known now, or why they are not: `text`. */
+void session_resolved(struct session *session, const char *text);
 /* A session that is idle gets work. */
 void session_give(struct session *session, struct delivery *delivery);
 /* Says QUIT and goes. Only when idle. */

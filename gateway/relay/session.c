@@ -5,7 +5,6 @@
  * makes way for the next one.
  */
 #include <errno.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +19,8 @@
 #define LOGIN_MAX        8192
 #define ROOM_MAX         65536
 #define TRANSACTIONS_MAX 1000 /* on one connection: upstreams restart too */
+/* From setting out to being ready, while another host could be tried instead. */
+#define HURRY_MS 4000
 
 /* ---- states ---- */
 
@@ -52,19 +53,35 @@ static const struct {
 #undef T
 };
 
+/* Whether mail could go to another host if this one does not serve. */
+static bool may_fail_over(const struct session *session)
+{
+	const struct upstream *upstream = session->upstream;
+
+	return session->generation == upstream->generation &&
+	       upstream_choose_host(upstream, session->is_probe ? 0 : session->host + 1) <
+	               upstream->host_count;
+}
+
+static uint64_t patience(const struct session *session, enum session_state state)
+{
+	uint64_t timeout, passed = clock_mono_ms() - session->since_ms;
+
+	memcpy(&timeout, (const char *)session->upstream->settings + states[state].timeout,
+	        sizeof(timeout));
+	if (state >= SESSION_IDLE || !may_fail_over(session))
+		return timeout;
+	return MIN_OF(timeout, passed < HURRY_MS ? HURRY_MS - passed : 0);
+}
+
 void session_enter(struct session *session, enum session_state to)
 {
-	const struct conf_upstream *settings = session->upstream->settings;
-	uint64_t timeout;
-
 	assert_bug((states[session->state].successors & 1U << to) != 0);
 	session->state = to;
-	if (to == SESSION_CLOSED) {
+	if (to == SESSION_CLOSED)
 		timer_stop(&session->timer);
-		return;
-	}
-	memcpy(&timeout, (const char *)settings + states[to].timeout, sizeof(timeout));
-	timer_start(&session->timer, timeout);
+	else
+		timer_start(&session->timer, patience(session, to));
 }
 
 /* ---- ending ---- */
@@ -85,7 +102,7 @@ static void free_now(struct defer *later)
 	timer_stop(&session->timer);
 	buf_wipe(&session->room);
 	wipe_login(session);
-	free(session->lookup.name);
+	free(session->to.name);
 	free(session);
 }
 
@@ -102,8 +119,7 @@ static void finish(struct session *session, bool was_connecting)
 	session->finished = true;
 	if (session->delivery != NULL)
 		transaction_lost(session);
-	upstream_session_ended(session->upstream, was_connecting,
-	        session->generation == session->upstream->generation, session->trouble);
+	upstream_session_ended(session, was_connecting);
 	session_release(session);
 }
 
@@ -143,7 +159,7 @@ void session_quit(struct session *session)
 	session_end(session, "closed");
 }
 
-/* A look-up or a login takes too long and keeps this session: another tries the next host. */
+/* A login takes too long and keeps this session: another tries the next host. */
 static void make_way(struct session *session)
 {
 	struct upstream *upstream = session->upstream;
@@ -160,8 +176,14 @@ static void host_failed(struct session *session)
 {
 	conn_free(TAKE(session->conn));
 	timer_stop(&session->timer);
+	session->waits_for_name = false;
 	if (session->generation == session->upstream->generation)
-		upstream_host_failed(session->upstream, session->host, session->trouble);
+		upstream_host_failed(
+		        session->upstream, session->host, session->since_ms, session->trouble);
+	if (session->is_probe) {
+		session_end(session, session->trouble);
+		return;
+	}
 	session->host++;
 	if (session->job_runs) {
 		make_way(session);
@@ -174,7 +196,7 @@ static void host_failed(struct session *session)
 
 const char *session_host(const struct session *session)
 {
-	return session->lookup.name;
+	return session->to.name;
 }
 
 /* Something is wrong with the connection, whatever it was doing. */
@@ -195,6 +217,8 @@ static void trouble_reply(struct session *session, const char *what)
 	host_failed(session);
 }
 
+static bool try_next_address(struct session *session);
+
 static void on_timeout(void *arg)
 {
 	struct session *session = arg;
@@ -204,6 +228,8 @@ static void on_timeout(void *arg)
 		session_quit(session);
 		return;
 	}
+	if (session->state == SESSION_CONNECTING && try_next_address(session))
+		return;
 	snprintf(text, sizeof(text), "the upstream did not answer in time (%s)",
 	        states[session->state].name);
 	trouble(session, text);
@@ -250,12 +276,16 @@ void session_idle(struct session *session)
 	struct upstream *upstream = session->upstream;
 	struct delivery *delivery;
 
-	if (session->state < SESSION_IDLE)
-		upstream_session_ready(upstream, session->generation == upstream->generation
-		                                         ? &upstream->hosts[session->host]
-		                                         : NULL);
+	bool unasked = false;
+
+	if (session->state < SESSION_IDLE) {
+		upstream_session_ready(session);
+		/* Probes are not counted while they are on their way. */
+		unasked = upstream->session_count - upstream->probing >
+		          upstream->settings->connections;
+	}
 	session_enter(session, SESSION_IDLE);
-	if (session->generation != upstream->generation || session->mark_failed ||
+	if (unasked || session->generation != upstream->generation || session->mark_failed ||
 	        session->transactions >= TRANSACTIONS_MAX || upstream->relay->stopping) {
 		session_quit(session);
 		return;
@@ -281,7 +311,7 @@ static void login(struct job *job)
 
 	buf_init(&response, LOGIN_MAX);
 	session->job_result = sasl_client_plain(
-	        session->lookup.name, session->username, session->password, &response, NULL);
+	        session->to.name, session->username, session->password, &response, NULL);
 	if (session->job_result == 0)
 		session->job_result = buf_append_str(&session->room, "AUTH PLAIN ");
 	if (session->job_result == 0)
@@ -520,25 +550,29 @@ static void on_connected(void *arg)
 
 static void connect_next(struct session *session);
 
+static bool try_next_address(struct session *session)
+{
+	if (session->addr + 1 >= session->to.addr_count)
+		return false;
+	session->addr++;
+	conn_free(TAKE(session->conn));
+	connect_next(session);
+	return true;
+}
+
 static void on_closed(void *arg, enum conn_end end, const char *text)
 {
 	struct session *session = arg;
-	bool more = session->state == SESSION_CONNECTING &&
-	            session->addr + 1 < session->lookup.addr_count;
 	char words[sizeof(session->trouble)];
 
+	if (session->state == SESSION_CONNECTING && try_next_address(session))
+		return;
 	snprintf(words, sizeof(words), "%s: %.300s",
 	        session->state == SESSION_CONNECTING ? "cannot connect"
 	        : end == CONN_END_TLS                ? "TLS failed"
 	                                             : "the connection was lost",
 	        text != NULL ? text : "closed");
-	if (more) {
-		session->addr++;
-		conn_free(TAKE(session->conn));
-		connect_next(session);
-	} else {
-		trouble(session, words);
-	}
+	trouble(session, words);
 }
 
 static void connect_next(struct session *session)
@@ -558,10 +592,9 @@ static void connect_next(struct session *session)
 	session->owed = 1; /* the greeting */
 	peer_reply_start(&session->reply);
 	/* One to which there is no way fails at once. */
-	while ((r = conn_connect(session->upstream->relay->loop,
-	                &session->lookup.addrs[session->addr], OUTPUT_MAX, &events, session,
-	                &session->conn)) < 0 &&
-	        session->addr + 1 < session->lookup.addr_count)
+	while ((r = conn_connect(session->upstream->relay->loop, &session->to.addrs[session->addr],
+	                OUTPUT_MAX, &events, session, &session->conn)) < 0 &&
+	        session->addr + 1 < session->to.addr_count)
 		session->addr++;
 	if (r < 0) {
 		snprintf(text, sizeof(text), "cannot connect: %s", strerrordesc_np(-r));
@@ -569,48 +602,17 @@ static void connect_next(struct session *session)
 	}
 }
 
-static void resolve(struct job *job)
+void session_resolved(struct session *session, const char *text)
 {
-	struct session *session = container_of(job, struct session, job);
-	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-	struct addrinfo *found = NULL;
-	char port[8];
+	const struct host *host = &session->upstream->hosts[session->host];
 
-	snprintf(port, sizeof(port), "%u", session->lookup.port);
-	session->job_result = getaddrinfo(session->lookup.name, port, &hints, &found);
-	if (session->job_result != 0)
-		return;
-	for (struct addrinfo *at = found; at != NULL; at = at->ai_next)
-		if (session->lookup.addr_count < HOST_ADDRS_MAX &&
-		        addr_from_sockaddr(at->ai_addr, at->ai_addrlen,
-		                &session->lookup.addrs[session->lookup.addr_count]) == 0)
-			session->lookup.addr_count++;
-	freeaddrinfo(found);
-}
-
-static void resolved(struct job *job)
-{
-	struct session *session = container_of(job, struct session, job);
-	struct upstream *upstream = session->upstream;
-
-	session->job_runs = false;
-	upstream->relay->busy--;
-	if (session_job_orphaned(session))
-		return;
-	if (session->job_result != 0 || session->lookup.addr_count == 0) {
-		char text[200];
-		snprintf(text, sizeof(text), "the name of the host cannot be resolved: %s",
-		        session->job_result != 0 ? gai_strerror(session->job_result)
-		                                 : "no address");
+	session->waits_for_name = false;
+	if (text != NULL) {
 		trouble(session, text);
 		return;
 	}
-	if (session->generation == upstream->generation) {
-		struct host *host = &upstream->hosts[session->host];
-		memcpy(host->addrs, session->lookup.addrs, sizeof(host->addrs));
-		host->addr_count = session->lookup.addr_count;
-		host->resolved_ms = clock_mono_ms();
-	}
+	memcpy(session->to.addrs, host->addrs, sizeof(host->addrs));
+	session->to.addr_count = host->addr_count;
 	connect_next(session);
 }
 
@@ -621,7 +623,8 @@ static void try_host(struct session *session)
 
 	if (is_outdated(session))
 		return;
-	session->host = upstream_choose_host(upstream, session->host);
+	if (!session->is_probe)
+		session->host = upstream_choose_host(upstream, session->host);
 	if (session->host >= upstream->host_count) {
 		if (session->trouble[0] == '\0')
 			snprintf(session->trouble, sizeof(session->trouble), "no host to try");
@@ -629,21 +632,23 @@ static void try_host(struct session *session)
 		return;
 	}
 	const struct host *host = &upstream->hosts[session->host];
-	free(session->lookup.name);
-	session->lookup = *host;
-	session->lookup.name = strdup(host->name);
+	free(session->to.name);
+	session->to = *host;
+	session->to.name = strdup(host->name);
 	session->addr = 0;
+	session->since_ms = clock_mono_ms();
 	session_enter(session, SESSION_RESOLVING);
-	if (session->lookup.name == NULL) {
+	if (session->to.name == NULL) {
 		session_end(session, "out of memory");
 		return;
 	}
-	if (host->resolved_ms != 0 && host->resolved_ms + RESOLVE_KEEP_MS > clock_mono_ms()) {
+	if (host->is_address ||
+	        (host->resolved_ms != 0 && host->resolved_ms + RESOLVE_KEEP_MS > clock_mono_ms())) {
 		connect_next(session);
 		return;
 	}
-	session->lookup.addr_count = 0;
-	if (session_job(session, upstream->relay->names, resolve, resolved) < 0)
+	session->waits_for_name = true;
+	if (lookup_start(upstream, session->host) < 0)
 		session_end(session, "too much to do");
 }
 
@@ -666,7 +671,7 @@ static void host_step(struct defer *later)
 	try_host(container_of(later, struct session, later));
 }
 
-int session_start(struct upstream *upstream, size_t host)
+static int open_session(struct upstream *upstream, size_t host, bool is_probe)
 {
 	struct session *session = calloc(1, sizeof(*session));
 
@@ -675,12 +680,28 @@ int session_start(struct upstream *upstream, size_t host)
 	session->upstream = upstream;
 	session->generation = upstream->generation;
 	session->host = host;
+	session->is_probe = is_probe;
 	timer_init(&session->timer, upstream->relay->loop, on_timeout, session);
 	buf_init(&session->room, ROOM_MAX);
 	list_append(&upstream->sessions, &session->member);
 	upstream->session_count++;
-	upstream->connecting++;
 	session->later.run = host_step;
 	loop_defer(upstream->relay->loop, &session->later);
 	return 0;
+}
+
+int session_start(struct upstream *upstream, size_t host)
+{
+	int r = open_session(upstream, host, false);
+
+	upstream->connecting += r == 0;
+	return r;
+}
+
+int session_probe(struct upstream *upstream, size_t host)
+{
+	int r = open_session(upstream, host, true);
+
+	upstream->probing += r == 0;
+	return r;
 }

@@ -2,8 +2,9 @@
 /*
  * An upstream: its hosts and how they fare, its sessions, and what waits for it.
  *
- * A host that did not serve is left alone for a growing time. While no host can be
- * tried, mail is deferred at once; the first session that works again wakes it.
+ * A host that did not serve gets no mail until it was found ready again: it rests, for a
+ * growing time, then one connection probes it. While there is no host to try, mail is deferred
+ * at once; the first session that works again wakes it.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -15,6 +16,8 @@
 
 #define HOST_REST_MS     1000 /* after the first failure; doubles */
 #define HOST_REST_MAX_MS 60000
+
+static void probe_hosts(void *arg);
 
 static void on_probe(void *arg)
 {
@@ -47,6 +50,8 @@ static int read_hosts(const struct conf_upstream *settings, struct upstream *ups
 		host.name = slice_dup(name);
 		if (host.name == NULL)
 			return -ENOMEM;
+		host.is_address = addr_parse(slice_str(settings->hosts[i]), &host.addrs[0]) == 0;
+		host.addr_count = host.is_address;
 		upstream->hosts[upstream->host_count++] = host;
 	}
 	return 0;
@@ -78,6 +83,7 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 	list_init(&upstream->idle);
 	list_init(&upstream->held);
 	timer_init(&upstream->probe, relay->loop, on_probe, upstream);
+	timer_init(&upstream->rest, relay->loop, probe_hosts, upstream);
 	upstream->password = slice_dup(password);
 	int r = upstream->password != NULL ? make_tls(settings, &upstream->tls, why) : -ENOMEM;
 	if (r == 0)
@@ -131,6 +137,7 @@ void upstream_free(struct upstream *upstream)
 		return;
 	assert_bug(list_is_empty(&upstream->sessions));
 	timer_stop(&upstream->probe);
+	timer_stop(&upstream->rest);
 	wipe_password(upstream);
 	free_hosts(upstream);
 	tls_client_unref(upstream->tls);
@@ -190,10 +197,11 @@ static void serve(struct upstream *upstream)
 	while (!list_is_empty(&upstream->idle) && (delivery = next_waiting(upstream)) != NULL)
 		session_give(pop_idle(upstream), delivery);
 	while (upstream->connecting < upstream->waiting_count &&
-	        upstream->session_count < upstream->settings->connections &&
+	        upstream->session_count - upstream->probing < upstream->settings->connections &&
 	        upstream_choose_host(upstream, 0) < upstream->host_count)
 		if (session_start(upstream, 0) < 0)
 			break;
+	probe_hosts(upstream);
 	if (upstream->waiting_count > 0 && upstream->session_count == 0) {
 		upstream->down = true;
 		defer_waiting(upstream, "no host of the upstream can be reached now");
@@ -236,25 +244,50 @@ struct delivery *upstream_next_delivery(struct upstream *upstream)
 
 size_t upstream_choose_host(const struct upstream *upstream, size_t from)
 {
-	uint64_t now = clock_mono_ms();
-
-	while (from < upstream->host_count && upstream->hosts[from].bad_until_ms > now)
+	while (from < upstream->host_count && upstream->hosts[from].rest_ms != 0)
 		from++;
 	return from;
 }
 
-void upstream_host_failed(struct upstream *upstream, size_t index, const char *text)
+/*
+ * Probes hosts whose rest is over, and comes back when the next one's is. Only as long as there
+ * is mail: the next delivery begins anew.
+ */
+static void probe_hosts(void *arg)
+{
+	struct upstream *upstream = arg;
+	uint64_t now = clock_mono_ms(), next = UINT64_MAX;
+
+	if (upstream->stopped || upstream->removed || upstream->relay->stopping ||
+	        (upstream->session_count == 0 && upstream->waiting_count == 0 &&
+	                list_is_empty(&upstream->held)))
+		return;
+	for (size_t i = 0; i < upstream->host_count; i++) {
+		struct host *host = &upstream->hosts[i];
+		if (host->rest_ms == 0 || host->probed)
+			continue;
+		if (host->rests_until_ms > now)
+			next = MIN_OF(next, host->rests_until_ms);
+		else
+			host->probed = session_probe(upstream, i) == 0;
+	}
+	if (next != UINT64_MAX)
+		timer_start(&upstream->rest, next - now);
+}
+
+void upstream_host_failed(
+        struct upstream *upstream, size_t index, uint64_t since_ms, const char *text)
 {
 	struct host *host = &upstream->hosts[index];
-	uint64_t now = clock_mono_ms();
 
 	host->resolved_ms = 0;
-	/* Connections that were made side by side fail side by side: that is one failure. */
-	if (host->bad_until_ms <= now) {
+	/* Connections that were on their way when it failed fail with it: that is one failure. */
+	if (host->rest_ms == 0 || since_ms > host->failed_ms) {
 		host->rest_ms = host->rest_ms == 0
 		                        ? HOST_REST_MS
 		                        : MIN_OF(2 * host->rest_ms, (uint64_t)HOST_REST_MAX_MS);
-		host->bad_until_ms = now + host->rest_ms;
+		host->failed_ms = clock_mono_ms();
+		host->rests_until_ms = host->failed_ms + host->rest_ms;
 	}
 	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s port=%u why=%s",
 	        upstream->settings->name, host->name, host->port, LOG_VALUE(slice_str(text)));
@@ -262,13 +295,38 @@ void upstream_host_failed(struct upstream *upstream, size_t index, const char *t
 
 /* ---- its sessions ---- */
 
-void upstream_session_ready(struct upstream *upstream, struct host *host)
+/* Its host, unless that is one of older settings. */
+static struct host *host_of(const struct session *session)
 {
-	upstream->connecting--;
-	if (host != NULL) {
-		host->rest_ms = 0;
-		host->bad_until_ms = 0;
+	struct upstream *upstream = session->upstream;
+
+	return session->generation == upstream->generation && session->host < upstream->host_count
+	               ? &upstream->hosts[session->host]
+	               : NULL;
+}
+
+/* It is ready, or will never be. */
+static void on_its_way_no_more(struct session *session)
+{
+	struct host *host = host_of(session);
+
+	if (!session->is_probe) {
+		session->upstream->connecting--;
+		return;
 	}
+	session->upstream->probing--;
+	if (host != NULL)
+		host->probed = false;
+}
+
+void upstream_session_ready(struct session *session)
+{
+	struct upstream *upstream = session->upstream;
+	struct host *host = host_of(session);
+
+	on_its_way_no_more(session);
+	if (host != NULL)
+		host->rest_ms = 0;
 	if (!upstream->down)
 		return;
 	upstream->down = false;
@@ -276,14 +334,19 @@ void upstream_session_ready(struct upstream *upstream, struct host *host)
 	task_wake_some(&upstream->held, SIZE_MAX);
 }
 
-void upstream_session_ended(
-        struct upstream *upstream, bool was_connecting, bool is_current, const char *text)
+void upstream_session_ended(struct session *session, bool was_connecting)
 {
+	struct upstream *upstream = session->upstream;
+
 	upstream->session_count--;
-	upstream->connecting -= was_connecting;
-	if (was_connecting && is_current && upstream->session_count == 0 && !upstream->stopped) {
+	if (was_connecting)
+		on_its_way_no_more(session);
+	/* A probe that has failed says nothing of the other hosts. */
+	if (was_connecting && session->generation == upstream->generation &&
+	        upstream->session_count == 0 && !upstream->stopped &&
+	        (!session->is_probe || upstream_choose_host(upstream, 0) == upstream->host_count)) {
 		upstream->down = true;
-		defer_waiting(upstream, text);
+		defer_waiting(upstream, session->trouble);
 	}
 	serve(upstream);
 	wake_held(upstream);
@@ -304,7 +367,7 @@ void upstream_resume(struct upstream *upstream)
 {
 	timer_stop(&upstream->probe);
 	for (size_t i = 0; i < upstream->host_count; i++)
-		upstream->hosts[i].bad_until_ms = 0;
+		upstream->hosts[i].rests_until_ms = 0;
 	if (upstream->stopped)
 		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
 	upstream->stopped = false;
@@ -316,6 +379,7 @@ void upstream_remove(struct upstream *upstream)
 	upstream->removed = true;
 	upstream->generation++;
 	timer_stop(&upstream->probe);
+	timer_stop(&upstream->rest);
 	upstream->stopped = false;
 	quit_idle(upstream);
 	defer_waiting(upstream, "the route of this mail is not configured any more");
@@ -325,6 +389,7 @@ void upstream_remove(struct upstream *upstream)
 void upstream_shut(struct upstream *upstream)
 {
 	timer_stop(&upstream->probe);
+	timer_stop(&upstream->rest);
 	hold_waiting(upstream, false);
 	quit_idle(upstream);
 	list_for_each_safe (at, &upstream->sessions) {
