@@ -104,7 +104,8 @@ class Talk:
     def __init__(self, host, connection, number):
         self.host, self.books, self.socket = host, host.upstream.books, connection
         self.chance = random.Random(f"{host.upstream.seed} {host.name} {number}")
-        self.received, self.tls, self.logged_in = b"", False, False
+        self.received, self.tls, self.logged_in, self.pipelining = b"", False, False, False
+        self.refuse_from_here = False
         self.sender, self.recipients, self.named = None, [], []
         self.shifted = self.said_no = False  # more answers than questions: which is to which is not known
         connection.settimeout(PATIENCE_S)
@@ -282,7 +283,8 @@ class Talk:
 
     def on_ehlo(self, _line):
         offers = ["SIZE 100000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
-        if self.chance.random() < 0.7:
+        self.pipelining = self.chance.random() < 0.7
+        if self.pipelining:
             offers.append("PIPELINING")
         if self.host.secure and not self.tls and not self.is_odd("STARTTLS"):
             offers.append("STARTTLS")
@@ -327,11 +329,9 @@ class Talk:
     def on_mail(self, line):
         self.sender, self.recipients, self.named = line[line.index("<") + 1:line.index(">")], [], []
         self.said_no &= self.shifted
-        # A notice is never refused: nobody would be told of it.
-        if self.answer("MAIL", "250 2.1.0 ok", may_refuse=self.sender != "") == REFUSED:
-            self.refuse_from_here = True
-        else:
-            self.refuse_from_here = False
+        # A notice is never refused, because nobody would be told of it; nor a sender whose recipients do not follow.
+        may_refuse = self.pipelining and self.sender != ""
+        self.refuse_from_here = self.answer("MAIL", "250 2.1.0 ok", may_refuse) == REFUSED
 
     def on_rcpt(self, line):
         recipient = line[line.index("<") + 1:line.rindex(">")]
@@ -402,9 +402,11 @@ class Talk:
         came, verdict = time.monotonic(), LOST
         try:
             verdict = self.answer("DOT", "250 2.0.0 taken", may_refuse=self.sender != "")
-            if (spoken or self.shifted or time.monotonic() > came + LATE_S) and verdict in (TAKEN, DOUBTFUL):
+            if verdict == TAKEN and time.monotonic() > came + LATE_S:
                 verdict = DOUBTFUL
         finally:
+            if (spoken or self.shifted) and verdict in (TAKEN, LOST):
+                verdict = DOUBTFUL
             if verdict == REFUSED:
                 for recipient in self.recipients:
                     self.books.refuse(recipient)
