@@ -198,6 +198,9 @@ static int enter(struct session *session, const struct auth_account *facts)
 		return -ENOMEM;
 	}
 	log_ctx_add(&session->log, "account", session->account->facts.login);
+	if (!session->has_logged_in)
+		serving->on_login(serving, &session->peer);
+	session->has_logged_in = true;
 	return 0;
 }
 

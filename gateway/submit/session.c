@@ -226,8 +226,9 @@ static void take_down(struct session *session, enum closing why)
 	if (serving->running == session)
 		serving->running = NULL;
 	struct addr peer = session->peer;
+	bool logged_in = session->has_logged_in;
 	free(session);
-	serving->on_session_gone(serving, &peer);
+	serving->on_session_gone(serving, &peer, logged_in);
 }
 
 void session_close(struct session *session, enum closing why)

@@ -70,7 +70,9 @@ struct serving {
 	void (*give_login_back)(struct serving *serving, uint64_t account);
 	/* Whether there is any connection of it, of this loop or another. */
 	bool (*has_login)(struct serving *serving, uint64_t account);
-	void (*on_session_gone)(struct serving *serving, const struct addr *peer);
+	/* A session has logged in for the first time, then: a session has ended. */
+	void (*on_login)(struct serving *serving, const struct addr *peer);
+	void (*on_session_gone)(struct serving *serving, const struct addr *peer, bool logged_in);
 };
 
 /* Who the session is: shared by nobody, dropped with it. */
@@ -106,6 +108,7 @@ struct session {
 	bool account_blocked; /* may send no more, in mid-message: its last deadline runs */
 
 	struct account *account; /* NULL: nobody yet */
+	bool has_logged_in;      /* once: serving->on_login() has been called */
 	uint64_t nobody_at; /* its address was nobody's before this change, from 1; 0: unknown */
 	unsigned failures;
 	struct auth_call *call;  /* a login or an admission */

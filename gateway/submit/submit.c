@@ -8,18 +8,24 @@
 #include "gateway/submit/submit.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include "gateway/base/board.h"
+#include "gateway/base/clock.h"
 #include "gateway/base/map.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/listener.h"
 #include "gateway/submit/session.h"
+#include "gateway/submit/slots.h"
 
-#define LISTENERS_MAX 64
-#define DRAIN_MS      5000
+#define LISTENERS_MAX         64
+#define DRAIN_MS              5000
+#define REFUSED_TOLD_EVERY_MS 60000
 
 /* One loop and its sessions. */
 struct server {
@@ -29,12 +35,6 @@ struct server {
 	bool has_thread; /* the main loop has none of its own */
 	struct timer drain;
 	bool drained;
-};
-
-/* Connections of one IP address. */
-struct address_use {
-	struct addr addr;
-	uint64_t count;
 };
 
 /* Connections of one account. */
@@ -57,12 +57,15 @@ struct submit {
 	struct listening listeners[LISTENERS_MAX];
 	size_t listener_count;
 
-	pthread_mutex_t lock; /* of all that follows */
-	const struct conf *conf;
-	struct map addresses, accounts;
-	uint64_t connections;
+	struct slots *slots;
+
+	pthread_mutex_t lock; /* of the next one */
+	struct map accounts;
 
 	/* owner: main loop */
+	const struct conf *conf;
+	struct slot_limits limits;
+	uint64_t refused_told_ms; /* the last time that the log told of it; 0: never */
 	unsigned draining;
 	void (*on_stopped)(void *arg);
 	void *arg;
@@ -78,13 +81,6 @@ struct order {
 	const struct conf *conf;
 	struct tls_server *tls;
 };
-
-static struct slice address_key(const struct addr *addr)
-{
-	if (addr->u.sa.sa_family == AF_INET6)
-		return slice_of(&addr->u.in6.sin6_addr, sizeof(addr->u.in6.sin6_addr));
-	return slice_of(&addr->u.in.sin_addr, sizeof(addr->u.in.sin_addr));
-}
 
 static int order_new(struct server *server, void (*run)(struct post *post), struct order **ret)
 {
@@ -106,41 +102,46 @@ static void order_send(struct order *order)
 
 /* ---- who may connect ---- */
 
-/* Counts a connection: whether there is room for it. */
-static bool take_place(struct submit *submit, const struct addr *peer)
+/*
+ * As many connections as the configuration allows, or the descriptors of this process: one each, a
+ * quarter as many for messages that go to files of their own, and what the process itself needs.
+ */
+static void set_limits(struct submit *submit)
 {
-	const struct conf_submission *limits = &submit->conf->submission;
-	struct address_use *use = map_get(&submit->addresses, address_key(peer));
+	const struct conf_submission *wanted = &submit->conf->submission;
+	uint64_t own = 32 + submit->listener_count + 8UL * submit->server_count;
+	uint64_t need = own + wanted->connections + wanted->connections / 4;
+	struct rlimit files;
 
-	if (submit->connections >= limits->connections ||
-	        (use != NULL && use->count >= limits->connections_per_address))
-		return false;
-	if (use == NULL) {
-		use = calloc(1, sizeof(*use));
-		if (use == NULL)
-			return false;
-		use->addr = *peer;
-		if (map_put(&submit->addresses, address_key(&use->addr), use) < 0) {
-			free(use);
-			return false;
-		}
-	}
-	use->count++;
-	submit->connections++;
-	return true;
+	submit->limits = (struct slot_limits){
+	        .connections = wanted->connections,
+	        .connections_per_address = wanted->connections_per_address,
+	};
+	if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur >= need)
+		return;
+	submit->limits.connections = files.rlim_cur > own + 1 ? (files.rlim_cur - own) * 4 / 5 : 1;
+	LOG(NULL, EV_DESCRIPTORS_FEW, "have=%" PRIu64 " need=%" PRIu64 " connections=%" PRIu64,
+	        (uint64_t)files.rlim_cur, need, submit->limits.connections);
 }
 
-/* Any loop. */
-static void give_place_back(struct submit *submit, const struct addr *peer)
+/* A flood is told once a minute, not once a newcomer: that would be another flood. */
+static void tell_refused(struct submit *submit, const struct addr *peer, enum slot_answer answer)
 {
-	pthread_mutex_lock(&submit->lock);
-	struct address_use *use = map_get(&submit->addresses, address_key(peer));
-	if (use != NULL && --use->count == 0) {
-		(void)map_remove(&submit->addresses, address_key(peer));
-		free(use);
-	}
-	submit->connections--;
-	pthread_mutex_unlock(&submit->lock);
+	static const char *const limits[] = {
+	        [SLOT_TAKEN] = "memory",
+	        [SLOT_ADDRESS_FULL] = "address",
+	        [SLOT_STRANGERS_FULL] = "strangers",
+	        [SLOT_ALL_FULL] = "all",
+	};
+	uint64_t now = clock_mono_ms();
+	char ip[ADDR_TEXT];
+
+	counter_add(CT_CONNECTIONS_REFUSED, 1);
+	if (submit->refused_told_ms != 0 && now - submit->refused_told_ms < REFUSED_TOLD_EVERY_MS)
+		return;
+	submit->refused_told_ms = now;
+	LOG(NULL, EV_CONNECTIONS_REFUSED, "ip=%s limit=%s", addr_format_ip(peer, ip),
+	        limits[answer]);
 }
 
 /* One line in the clear, without waiting: a newcomer that must go again. */
@@ -162,9 +163,9 @@ static void run_newcomer(struct post *post)
 
 	if (server->serving.stopping) {
 		close(order->fd);
-		give_place_back(server->submit, &order->peer);
+		slots_give_back(server->submit->slots, &order->peer, false);
 	} else if (session_new(&server->serving, order->fd, &order->peer, order->listener) < 0) {
-		give_place_back(server->submit, &order->peer);
+		slots_give_back(server->submit->slots, &order->peer, false);
 	}
 	free(order);
 }
@@ -176,23 +177,18 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
 	struct server *server = &submit->servers[submit->next_server++ % submit->server_count];
 	struct order *order;
 
-	pthread_mutex_lock(&submit->lock);
-	bool has_place = take_place(submit, peer);
-	enum conf_tls_mode tls = submit->conf->listeners[listening->in_conf].tls;
-	pthread_mutex_unlock(&submit->lock);
-	if (!has_place) {
-		turn_away(fd, tls);
+	enum slot_answer answer = slots_take(submit->slots, &submit->limits, peer);
+	if (answer == SLOT_TAKEN && order_new(server, run_newcomer, &order) == 0) {
+		order->fd = fd;
+		order->peer = *peer;
+		order->listener = listening->in_conf;
+		order_send(order);
 		return;
 	}
-	if (order_new(server, run_newcomer, &order) < 0) {
-		give_place_back(submit, peer);
-		close(fd);
-		return;
-	}
-	order->fd = fd;
-	order->peer = *peer;
-	order->listener = listening->in_conf;
-	order_send(order);
+	if (answer == SLOT_TAKEN)
+		slots_give_back(submit->slots, peer, false);
+	tell_refused(submit, peer, answer);
+	turn_away(fd, submit->conf->listeners[listening->in_conf].tls);
 }
 
 /* ---- servers ---- */
@@ -269,11 +265,16 @@ static void give_login_back(struct serving *serving, uint64_t account)
 	pthread_mutex_unlock(&submit->lock);
 }
 
-static void on_session_gone(struct serving *serving, const struct addr *peer)
+static void on_login(struct serving *serving, const struct addr *peer)
+{
+	slots_log_in(container_of(serving, struct server, serving)->submit->slots, peer);
+}
+
+static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
 {
 	struct server *server = container_of(serving, struct server, serving);
 
-	give_place_back(server->submit, peer);
+	slots_give_back(server->submit->slots, peer, logged_in);
 	check_drained(server);
 }
 
@@ -308,6 +309,7 @@ static int server_init(
 	        .take_login = take_login,
 	        .give_login_back = give_login_back,
 	        .has_login = has_login,
+	        .on_login = on_login,
 	        .on_session_gone = on_session_gone,
 	};
 	list_init(&server->serving.sessions);
@@ -392,9 +394,12 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 	submit->wake_fd = settings->wake_fd;
 	submit->conf = conf_ref(settings->conf);
 	pthread_mutex_init(&submit->lock, NULL);
-	map_init(&submit->addresses);
 	map_init(&submit->accounts);
-	int r = tls_server_new(settings->certificate, settings->key, &tls, why);
+	int r = slots_new(&submit->slots);
+	if (r < 0)
+		why_errno(why, r, "submit");
+	if (r == 0)
+		r = tls_server_new(settings->certificate, settings->key, &tls, why);
 	if (r == 0)
 		r = open_spool(submit, why);
 	if (r == 0) {
@@ -402,6 +407,8 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 			r = add_server(submit, tls);
 		if (r == 0)
 			r = listen_on(submit, settings);
+		if (r == 0)
+			set_limits(submit);
 		if (r < 0)
 			why_errno(why, r, "cannot start the loops");
 	}
@@ -473,10 +480,9 @@ int submit_reload(struct submit *submit, const struct conf *conf, struct slice c
 		order_send(orders[i]);
 	}
 	tls_server_unref(tls);
-	pthread_mutex_lock(&submit->lock);
 	conf_unref(submit->conf);
 	submit->conf = conf_ref(conf);
-	pthread_mutex_unlock(&submit->lock);
+	set_limits(submit);
 	return 0;
 }
 
@@ -511,9 +517,6 @@ void submit_stop(struct submit *submit, void (*on_stopped)(void *arg), void *arg
 
 void submit_free(struct submit *submit)
 {
-	struct address_use *use;
-	size_t position = 0;
-
 	if (submit == NULL)
 		return;
 	for (unsigned i = 0; i < submit->server_count; i++) {
@@ -531,9 +534,7 @@ void submit_free(struct submit *submit)
 		if (submit->servers[i].has_thread)
 			loop_free(submit->servers[i].serving.loop);
 	}
-	while ((use = map_next(&submit->addresses, &position)) != NULL)
-		free(use);
-	map_done(&submit->addresses);
+	slots_free(submit->slots);
 	map_done(&submit->accounts);
 	if (submit->wake_fd >= 0)
 		close(submit->wake_fd);

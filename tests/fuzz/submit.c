@@ -174,8 +174,15 @@ static void on_question(void *arg, unsigned events)
 	bench_in_harness = false;
 }
 
-static void on_session_gone(struct serving *serving, const struct addr *peer)
+static void on_login(struct serving *serving, const struct addr *peer)
 {
+	(void)serving;
+	(void)peer;
+}
+
+static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
+{
+	(void)logged_in;
 	(void)serving;
 	(void)peer;
 }
@@ -288,6 +295,7 @@ static void set_up(void)
 	load_conf();
 	open_spool();
 	bench.serving.loop = bench.loop;
+	bench.serving.on_login = on_login;
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
 	bench.serving.give_login_back = give_login_back;

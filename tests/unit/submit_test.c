@@ -2,7 +2,10 @@
 /* Parts of `submit` that can be tried without a network. */
 #include "tests/unit/unit.h"
 
+#include <stdio.h>
+
 #include "gateway/submit/session.h"
+#include "gateway/submit/slots.h"
 
 #define ACCOUNT 7
 
@@ -32,10 +35,174 @@ static void a_login_is_judged_by_what_changed_since(void **state)
 	assert_false(serving_login_is_stale(&serving, &after));
 }
 
+/* ---- who may connect ---- */
+
+static struct addr address(const char *text)
+{
+	struct addr addr;
+
+	assert_int_equal(addr_parse(slice_str(text), &addr), 0);
+	return addr;
+}
+
+/* The n-th address of a crowd, each of a network of its own. */
+static struct addr stranger(unsigned n)
+{
+	char text[40];
+
+	snprintf(text, sizeof(text), "10.0.%u.%u:1", n / 256, n % 256);
+	return address(text);
+}
+
+static struct slots *make_slots(void)
+{
+	struct slots *slots;
+
+	assert_int_equal(slots_new(&slots), 0);
+	return slots;
+}
+
+static void an_address_has_its_share(void **state)
+{
+	const struct slot_limits limits = {.connections = 1000, .connections_per_address = 2};
+	struct slots *slots = make_slots();
+	struct addr a = address("192.0.2.1:1"), b = address("192.0.2.2:1");
+	/* One customer has a /64: its addresses are one, those of the next are not. */
+	struct addr v6[] = {address("[2001:db8::1]:1"), address("[2001:db8::ffff:2]:1"),
+	        address("[2001:db8::3]:1"), address("[2001:db8:0:1::1]:1")};
+
+	(void)state;
+	assert_int_equal(slots_take(slots, &limits, &a), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &a), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &a), SLOT_ADDRESS_FULL);
+	assert_int_equal(slots_take(slots, &limits, &b), SLOT_TAKEN);
+	slots_give_back(slots, &a, false);
+	assert_int_equal(slots_take(slots, &limits, &a), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &v6[0]), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &v6[1]), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &v6[2]), SLOT_ADDRESS_FULL);
+	assert_int_equal(slots_take(slots, &limits, &v6[3]), SLOT_TAKEN);
+	/* Who has logged in before has no more than its share either. */
+	slots_log_in(slots, &a);
+	assert_int_equal(slots_take(slots, &limits, &a), SLOT_ADDRESS_FULL);
+	slots_free(slots);
+}
+
+static void silent_strangers_take_half(void **state)
+{
+	const struct slot_limits limits = {.connections = 100, .connections_per_address = 100};
+	struct slots *slots = make_slots();
+	struct addr friend = address("192.0.2.1:1");
+
+	(void)state;
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_log_in(slots, &friend);
+	for (unsigned i = 0; i < 50; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+	}
+	struct addr one_more = stranger(50), first = stranger(0);
+	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_STRANGERS_FULL);
+	for (unsigned i = 0; i < 49; i++)
+		assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_ALL_FULL);
+	/* A stranger that logs in or goes makes room for the next. */
+	slots_give_back(slots, &friend, true);
+	slots_log_in(slots, &first);
+	assert_int_equal(
+	        slots_take(slots, &limits, &one_more), SLOT_STRANGERS_FULL); /* the reserve */
+	for (unsigned i = 0; i < 49; i++)
+		slots_give_back(slots, &friend, false);
+	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_TAKEN);
+	slots_free(slots);
+}
+
+static void the_last_quarter_is_for_who_was_here(void **state)
+{
+	const struct slot_limits limits = {.connections = 100, .connections_per_address = 100};
+	struct slots *slots = make_slots();
+	struct addr friend = address("[2001:db8::1]:1"), new = address("[2001:db8:1::1]:1");
+	struct addr neighbour = address("[2001:db8::2]:1");
+
+	(void)state;
+	for (unsigned i = 0; i < 75; i++) {
+		assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+		slots_log_in(slots, &friend);
+	}
+	assert_int_equal(slots_take(slots, &limits, &new), SLOT_STRANGERS_FULL);
+	assert_int_equal(slots_take(slots, &limits, &neighbour), SLOT_TAKEN);
+	slots_give_back(slots, &neighbour, false);
+	/* Also when none of its connections is left. */
+	for (unsigned i = 0; i < 75; i++)
+		slots_give_back(slots, &friend, true);
+	for (unsigned i = 0; i < 50; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+	}
+	assert_int_equal(slots_take(slots, &limits, &new), SLOT_STRANGERS_FULL);
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_free(slots);
+}
+
+static void one_network_does_not_take_all_that_strangers_have(void **state)
+{
+	const struct slot_limits limits = {.connections = 1000, .connections_per_address = 1000};
+	struct slots *slots = make_slots();
+	struct addr crowd = address("192.0.2.1:1"), other = address("192.0.2.2:1");
+	unsigned taken = 0;
+
+	(void)state;
+	while (slots_take(slots, &limits, &crowd) == SLOT_TAKEN)
+		taken++;
+	assert_int_equal(taken, 250);
+	for (unsigned i = 0; i < 16; i++)
+		assert_int_equal(slots_take(slots, &limits, &other), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &other), SLOT_STRANGERS_FULL);
+	slots_free(slots);
+}
+
+static void a_single_slot_is_given(void **state)
+{
+	const struct slot_limits limits = {.connections = 1, .connections_per_address = 1};
+	struct slots *slots = make_slots();
+	struct addr peer = stranger(1);
+
+	(void)state;
+	assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+	slots_give_back(slots, &peer, false);
+	assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+	slots_free(slots);
+}
+
+static void only_so_many_networks_are_remembered(void **state)
+{
+	const struct slot_limits limits = {.connections = 2, .connections_per_address = 2};
+	struct slots *slots = make_slots();
+	struct addr first = stranger(0), second = stranger(1), busy = address("192.0.2.1:1");
+
+	(void)state;
+	for (unsigned i = 0; i <= 32768; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+		slots_log_in(slots, &peer);
+		slots_give_back(slots, &peer, true);
+	}
+	assert_int_equal(slots_take(slots, &limits, &busy), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &first), SLOT_STRANGERS_FULL);
+	assert_int_equal(slots_take(slots, &limits, &second), SLOT_TAKEN);
+	slots_free(slots);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(a_login_is_judged_by_what_changed_since),
+	        cmocka_unit_test(an_address_has_its_share),
+	        cmocka_unit_test(silent_strangers_take_half),
+	        cmocka_unit_test(the_last_quarter_is_for_who_was_here),
+	        cmocka_unit_test(one_network_does_not_take_all_that_strangers_have),
+	        cmocka_unit_test(a_single_slot_is_given),
+	        cmocka_unit_test(only_so_many_networks_are_remembered),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

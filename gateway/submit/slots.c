@@ -1,0 +1,205 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Who may connect; see slots.h.
+ *
+ * A network is in the map while it has connections or is remembered. What is remembered stands in a
+ * list in the order of the last logins, is forgotten after a while, and the oldest when there are
+ * too many. A restart forgets all: then everybody is a stranger, and half of the slots are for
+ * those.
+ */
+#include "gateway/submit/slots.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gateway/base/clock.h"
+#include "gateway/base/list.h"
+#include "gateway/base/map.h"
+
+#define REMEMBERED_MAX 32768 /* networks */
+#define REMEMBERED_MS  (7UL * 24 * 3600 * 1000)
+#define MANY           16 /* connections of one network without a login, when there are few left */
+#define KEY_MAX        9
+
+struct network {
+	uint8_t key[KEY_MAX]; /* family and address, or the first half of it */
+	uint64_t count;       /* of its connections */
+	uint64_t waiting;     /* those of them that have not logged in */
+	struct list link;     /* in slots->remembered, or in none */
+	uint64_t logged_in_ms;
+};
+
+struct slots {
+	pthread_mutex_t lock; /* of all that follows */
+	struct map networks;
+	struct list remembered; /* the one that logged in last is the last */
+	uint64_t remembered_count;
+	uint64_t count, waiting;
+};
+
+static struct slice make_key(const struct addr *addr, uint8_t key[KEY_MAX])
+{
+	bool v6 = addr->u.sa.sa_family == AF_INET6;
+	size_t len = v6 ? 8 : 4;
+
+	key[0] = v6 ? 6 : 4;
+	memcpy(key + 1, v6 ? (const void *)&addr->u.in6.sin6_addr : &addr->u.in.sin_addr, len);
+	return slice_of(key, len + 1);
+}
+
+static struct slice key_of(const struct network *network)
+{
+	return slice_of(network->key, network->key[0] == 6 ? 9 : 5);
+}
+
+int slots_new(struct slots **ret_slots)
+{
+	struct slots *slots = calloc(1, sizeof(*slots));
+
+	if (slots == NULL)
+		return -ENOMEM;
+	pthread_mutex_init(&slots->lock, NULL);
+	map_init(&slots->networks);
+	list_init(&slots->remembered);
+	*ret_slots = slots;
+	return 0;
+}
+
+void slots_free(struct slots *slots)
+{
+	struct network *network;
+	size_t position = 0;
+
+	if (slots == NULL)
+		return;
+	while ((network = map_next(&slots->networks, &position)) != NULL)
+		free(network);
+	map_done(&slots->networks);
+	pthread_mutex_destroy(&slots->lock);
+	free(slots);
+}
+
+static struct network *find(struct slots *slots, const struct addr *peer)
+{
+	uint8_t key[KEY_MAX];
+
+	return map_get(&slots->networks, make_key(peer, key));
+}
+
+static bool is_remembered(const struct network *network)
+{
+	return network != NULL && list_contains_link(&network->link);
+}
+
+static void drop_if_idle(struct slots *slots, struct network *network)
+{
+	if (network->count > 0 || is_remembered(network))
+		return;
+	(void)map_remove(&slots->networks, key_of(network));
+	free(network);
+}
+
+static void forget(struct slots *slots, struct network *network)
+{
+	list_remove(&network->link);
+	slots->remembered_count--;
+	drop_if_idle(slots, network);
+}
+
+/* Those whose time is over, and the oldest beyond the maximum. */
+static void forget_old(struct slots *slots)
+{
+	uint64_t now = clock_mono_ms();
+
+	while (!list_is_empty(&slots->remembered)) {
+		struct network *oldest = list_entry(slots->remembered.next, struct network, link);
+		if (slots->remembered_count <= REMEMBERED_MAX &&
+		        now - oldest->logged_in_ms < REMEMBERED_MS)
+			return;
+		forget(slots, oldest);
+	}
+}
+
+static enum slot_answer judge(
+        const struct slots *slots, const struct slot_limits *limits, const struct network *network)
+{
+	uint64_t most = limits->connections;
+
+	if (network != NULL && network->count >= limits->connections_per_address)
+		return SLOT_ADDRESS_FULL;
+	if (slots->count >= most)
+		return SLOT_ALL_FULL;
+	if (is_remembered(network))
+		return SLOT_TAKEN;
+	/* Rounded so that of one or two connections in all a stranger gets some. */
+	if (slots->count >= most - most / 4 || slots->waiting >= most - most / 2)
+		return SLOT_STRANGERS_FULL;
+	if (slots->waiting >= most / 4 && network != NULL && network->waiting >= MANY)
+		return SLOT_STRANGERS_FULL;
+	return SLOT_TAKEN;
+}
+
+static struct network *add(struct slots *slots, const struct addr *peer)
+{
+	struct network *network = calloc(1, sizeof(*network));
+
+	if (network == NULL)
+		return NULL;
+	(void)make_key(peer, network->key);
+	if (map_put(&slots->networks, key_of(network), network) < 0)
+		free(TAKE(network));
+	return network;
+}
+
+enum slot_answer slots_take(
+        struct slots *slots, const struct slot_limits *limits, const struct addr *peer)
+{
+	pthread_mutex_lock(&slots->lock);
+	forget_old(slots);
+	struct network *network = find(slots, peer);
+	enum slot_answer answer = judge(slots, limits, network);
+	if (answer == SLOT_TAKEN && network == NULL && (network = add(slots, peer)) == NULL)
+		answer = SLOT_ALL_FULL;
+	if (answer == SLOT_TAKEN) {
+		network->count++;
+		network->waiting++;
+		slots->count++;
+		slots->waiting++;
+	}
+	pthread_mutex_unlock(&slots->lock);
+	return answer;
+}
+
+void slots_log_in(struct slots *slots, const struct addr *peer)
+{
+	pthread_mutex_lock(&slots->lock);
+	struct network *network = find(slots, peer);
+	assert_bug(network != NULL && network->waiting > 0);
+	network->waiting--;
+	slots->waiting--;
+	network->logged_in_ms = clock_mono_ms();
+	if (is_remembered(network))
+		list_remove(&network->link);
+	else
+		slots->remembered_count++;
+	list_append(&slots->remembered, &network->link);
+	forget_old(slots);
+	pthread_mutex_unlock(&slots->lock);
+}
+
+void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_in)
+{
+	pthread_mutex_lock(&slots->lock);
+	struct network *network = find(slots, peer);
+	assert_bug(network != NULL && network->count > 0);
+	network->count--;
+	slots->count--;
+	if (!logged_in) {
+		network->waiting--;
+		slots->waiting--;
+	}
+	drop_if_idle(slots, network);
+	pthread_mutex_unlock(&slots->lock);
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: ISC */
+/*
+ * Who may connect: counts of connections in all and of each network (an address of IPv4, a /64 of
+ * IPv6, which is what one customer has), and which networks have logged in lately.
+ *
+ * Half of all connections at most wait for a login, and the last quarter is for networks that have
+ * logged in lately: silent strangers cannot take what those need. When strangers hold half of their
+ * half, a network of them that has many already gets no more, so that a newcomer still gets in.
+ *
+ * Any thread.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gateway/base/addr.h"
+#include "gateway/base/compiler.h"
+
+struct slots;
+
+struct slot_limits {
+	uint64_t connections, connections_per_address;
+};
+
+enum slot_answer {
+	SLOT_TAKEN,
+	SLOT_ADDRESS_FULL,   /* its network has as many as it may */
+	SLOT_STRANGERS_FULL, /* a network that has not logged in lately; others still get in */
+	SLOT_ALL_FULL,
+};
+
+int slots_new(struct slots **ret_slots) must_check;
+void slots_free(struct slots *slots); /* NULL is fine */
+
+/* Counts a connection, which is a stranger's until slots_log_in(). Without memory: full. */
+enum slot_answer slots_take(
+        struct slots *slots, const struct slot_limits *limits, const struct addr *peer) must_check;
+
+/* It has logged in, for the first time: its network is remembered. */
+void slots_log_in(struct slots *slots, const struct addr *peer);
+
+/* It is gone; `logged_in`: slots_log_in() was called for it. */
+void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_in);
