@@ -222,12 +222,11 @@ void data_take(struct session *session)
 		return;
 	size_t used = transaction_take(session->transaction, &context, input, &end);
 	conn_consume(session->conn, used);
-	/* The deadline is for silence, not for size. */
-	session_move(session, ST_DATA);
+	session_message_took(session, used);
 	if (end)
 		finish(session);
 	else if (session->transaction->must_wait)
-		conn_pause(session->conn);
+		session_message_pause(session);
 }
 
 static void on_spool_ready(void *arg)
@@ -236,7 +235,7 @@ static void on_spool_ready(void *arg)
 
 	session->transaction->must_wait = false;
 	if (session->state == ST_DATA)
-		conn_resume(session->conn);
+		session_message_resume(session);
 }
 
 static void on_stored(void *arg, int result)

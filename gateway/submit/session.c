@@ -60,6 +60,8 @@ void session_move(struct session *session, enum session_state to)
 	uint64_t timeout = ANSWER_MS;
 
 	assert_bug(session->state == to || (states[session->state].successors & 1U << to) != 0);
+	if (to == ST_DATA && session->state != ST_DATA)
+		pace_start(&session->pace, clock_mono_ms(), session->conf->submission.data_timeout);
 	session->state = to;
 	/* Until the login one deadline covers everything; so does the last one of a blocked
 	 * account. */
@@ -69,6 +71,37 @@ void session_move(struct session *session, enum session_state to)
 		memcpy(&timeout, (const char *)&session->conf->submission + states[to].timeout,
 		        sizeof(timeout));
 	timer_start(&session->timer, timeout);
+}
+
+/* The last words of a blocked account have their own deadline. */
+static void restart_timer(struct session *session, uint64_t ms)
+{
+	if (!session->account_blocked)
+		timer_start(&session->timer, ms);
+}
+
+void session_message_took(struct session *session, uint64_t octets)
+{
+	uint64_t now = clock_mono_ms();
+
+	pace_add(&session->pace, octets, now, session->conf->submission.data_timeout);
+	restart_timer(session, pace_left_ms(&session->pace, now));
+}
+
+void session_message_pause(struct session *session)
+{
+	pace_pause(&session->pace, clock_mono_ms());
+	conn_pause(session->conn);
+	restart_timer(session, session->conf->submission.data_timeout);
+}
+
+void session_message_resume(struct session *session)
+{
+	uint64_t now = clock_mono_ms();
+
+	pace_resume(&session->pace, now);
+	conn_resume(session->conn);
+	restart_timer(session, pace_left_ms(&session->pace, now));
 }
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args)

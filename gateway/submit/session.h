@@ -28,6 +28,7 @@
 #include "gateway/net/timer.h"
 #include "gateway/spool/spool.h"
 #include "gateway/submit/auth_link.h"
+#include "gateway/submit/pace.h"
 #include "gateway/submit/transaction.h"
 
 enum session_state {
@@ -120,6 +121,7 @@ struct session {
 	char mechanism[32];
 
 	struct transaction *transaction;
+	struct pace pace; /* of the message that comes */
 	unsigned messages;
 };
 
@@ -137,6 +139,14 @@ void session_close_with(struct session *session, enum closing why, enum reply re
 void session_move(struct session *session, enum session_state to);
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
+
+/*
+ * In ST_DATA. Octets of the message have come: its deadline moves on (pace.h). While the spool
+ * takes no more nothing is read, and that is no fault of the client.
+ */
+void session_message_took(struct session *session, uint64_t octets);
+void session_message_pause(struct session *session);
+void session_message_resume(struct session *session);
 
 /* Octets of the largest message once logged in: the ceiling, or what the plan sets below it. */
 uint64_t session_size_limit(const struct session *session);

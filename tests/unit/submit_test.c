@@ -4,6 +4,7 @@
 
 #include <stdio.h>
 
+#include "gateway/submit/pace.h"
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
 
@@ -33,6 +34,68 @@ static void a_login_is_judged_by_what_changed_since(void **state)
 	sessions_account_changed(&serving, ACCOUNT, 12);
 	assert_true(serving_login_is_stale(&serving, &before));
 	assert_false(serving_login_is_stale(&serving, &after));
+}
+
+/* ---- the pace of a message ---- */
+
+#define PATIENCE 180000
+
+/* How long it takes until a client that sends so many octets at such an interval is let go. */
+static uint64_t lasts_ms(uint64_t octets, uint64_t interval_ms, uint64_t give_up_ms)
+{
+	uint64_t now = 1000000;
+	struct pace pace;
+
+	pace_start(&pace, now, PATIENCE);
+	uint64_t start = now;
+	while (now - start < give_up_ms) {
+		uint64_t left = pace_left_ms(&pace, now);
+		assert_true(left <= PATIENCE);
+		if (left <= interval_ms)
+			return now + left - start;
+		now += interval_ms;
+		pace_add(&pace, octets, now, PATIENCE);
+	}
+	return UINT64_MAX;
+}
+
+static void who_dribbles_is_let_go(void **state)
+{
+	(void)state;
+	assert_int_equal(lasts_ms(0, 1000, 10 * PATIENCE), PATIENCE);
+	assert_in_range(lasts_ms(1, 1000, 10 * PATIENCE), PATIENCE, PATIENCE + 1000);
+	assert_in_range(lasts_ms(1, 100000, 10 * PATIENCE), PATIENCE, PATIENCE + 1000);
+	assert_in_range(lasts_ms(20, 1000, 10 * PATIENCE), PATIENCE, PATIENCE * 11 / 10);
+}
+
+static void a_slow_line_goes_on(void **state)
+{
+	(void)state;
+	assert_int_equal(lasts_ms(500, 1000, 24UL * 3600 * 1000), UINT64_MAX);
+	assert_int_equal(lasts_ms(PACE_LEAST, 1000, 24UL * 3600 * 1000), UINT64_MAX);
+	/* A window at a time, with pauses nearly as long as may be. */
+	assert_int_equal(lasts_ms(16384, PATIENCE / 3, 24UL * 3600 * 1000), UINT64_MAX);
+	/* However much has come, silence ends it. */
+	struct pace pace;
+	pace_start(&pace, 0, PATIENCE);
+	pace_add(&pace, 50UL << 20, 5000, PATIENCE);
+	assert_int_equal(pace_left_ms(&pace, 5000), PATIENCE);
+	assert_int_equal(pace_left_ms(&pace, 5000 + PATIENCE), 0);
+}
+
+static void a_pause_of_ours_is_not_the_clients(void **state)
+{
+	struct pace pace;
+
+	(void)state;
+	pace_start(&pace, 0, PATIENCE);
+	pace_pause(&pace, 100000);
+	assert_int_equal(pace_left_ms(&pace, 900000), PATIENCE - 100000);
+	pace_pause(&pace, 900000); /* it is one pause */
+	pace_resume(&pace, 1000000);
+	assert_int_equal(pace_left_ms(&pace, 1000000), PATIENCE - 100000);
+	pace_resume(&pace, 1010000);
+	assert_int_equal(pace_left_ms(&pace, 1010000), PATIENCE - 110000);
 }
 
 /* ---- who may connect ---- */
@@ -197,6 +260,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(a_login_is_judged_by_what_changed_since),
+	        cmocka_unit_test(who_dribbles_is_let_go),
+	        cmocka_unit_test(a_slow_line_goes_on),
+	        cmocka_unit_test(a_pause_of_ours_is_not_the_clients),
 	        cmocka_unit_test(an_address_has_its_share),
 	        cmocka_unit_test(silent_strangers_take_half),
 	        cmocka_unit_test(the_last_quarter_is_for_who_was_here),
