@@ -18,6 +18,7 @@
 #include "gateway/net/jobs.h"
 #include "gateway/net/listener.h"
 #include "gateway/net/loop.h"
+#include "gateway/net/proxy.h"
 #include "gateway/net/timer.h"
 #include "gateway/net/tls.h"
 
@@ -848,6 +849,117 @@ static void who_refuses_is_an_error(void **state)
 	peer_done(&a);
 }
 
+/* ---- the header of a proxy ---- */
+
+#define V2 "\r\n\r\n\0\r\nQUIT\n"
+
+static const struct {
+	const char *octets;
+	size_t len;
+	const char *source; /* NULL: none */
+} proxy_headers[] = {
+#define H(octets, source)                                                                          \
+	{                                                                                          \
+		octets, sizeof(octets) - 1, source                                                 \
+	}
+        H("PROXY TCP4 192.0.2.1 198.51.100.2 56324 587\r\n", "192.0.2.1:56324"),
+        H("PROXY TCP4 255.255.255.255 255.255.255.255 65535 65535\r\n", "255.255.255.255:65535"),
+        H("PROXY TCP4 192.0.2.1 198.51.100.2 0 0\r\n", "192.0.2.1:0"),
+        H("PROXY TCP6 2001:db8::1 2001:db8::2 1 587\r\n", "[2001:db8::1]:1"),
+        H("PROXY TCP6 ::ffff:192.0.2.7 2001:db8::2 25 587\r\n", "192.0.2.7:25"),
+        H("PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+          " ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+                "[ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff]:65535"),
+        H("PROXY UNKNOWN\r\n", NULL),
+        H("PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+          " ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+                NULL), /* 107 octets, the longest of all */
+        H(V2 "\x21\x11\0\x0c\xc0\0\2\1\xc6\x33\x64\2\xdc\4\2\x4b", "192.0.2.1:56324"),
+        H(V2 "\x21\x11\0\x10\xc0\0\2\1\xc6\x33\x64\2\xdc\4\2\x4b\4\0\1x", "192.0.2.1:56324"),
+        H(V2 "\x21\x21\0\x24"
+             "\x20\1\xd\xb8\0\0\0\0\0\0\0\0\0\0\0\1"
+             "\x20\1\xd\xb8\0\0\0\0\0\0\0\0\0\0\0\2\1\0\2\x4b",
+                "[2001:db8::1]:256"),
+        H(V2 "\x21\x21\0\x24"
+             "\0\0\0\0\0\0\0\0\0\0\xff\xff\xc0\0\2\7"
+             "\x20\1\xd\xb8\0\0\0\0\0\0\0\0\0\0\0\2\1\0\2\x4b",
+                "192.0.2.7:256"),
+        H(V2 "\x20\0\0\0", NULL), /* LOCAL: a health check */
+        H(V2 "\x20\x11\0\x0c\xc0\0\2\1\xc6\x33\x64\2\xdc\4\2\x4b", NULL),
+        H(V2 "\x21\0\0\3abc", NULL), /* PROXY, of nobody knows what */
+#undef H
+};
+
+static void a_proxy_says_whom_it_speaks_for(void **state)
+{
+	char text[ADDR_TEXT], input[300];
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(proxy_headers); i++) {
+		struct proxy_header header;
+		size_t len = proxy_headers[i].len;
+		const char *source = proxy_headers[i].source;
+		memcpy(input, proxy_headers[i].octets, len);
+		memcpy(input + len, "EHLO c\r\n", 8);
+		/* However it is cut; what follows is not its own. */
+		for (size_t k = 0; k < len; k++)
+			assert_int_equal(proxy_header_parse(slice_of(input, k), &header), 0);
+		assert_int_equal(proxy_header_parse(slice_of(input, len), &header), len);
+		assert_int_equal(proxy_header_parse(slice_of(input, len + 8), &header), len);
+		assert_int_equal(header.has_source, source != NULL);
+		if (source != NULL)
+			assert_string_equal(addr_format(&header.source, text), source);
+	}
+}
+
+static void what_is_no_header_of_a_proxy(void **state)
+{
+	static const struct {
+		const char *octets;
+		size_t len;
+	} wrong[] = {
+#define W(octets) {octets, sizeof(octets) - 1}
+	        W("EHLO c\r\n"), W("\x16\3\1"), W("proxy TCP4 192.0.2.1 198.51.100.2 1 2\r\n"),
+	        W("PROXY  TCP4 192.0.2.1 198.51.100.2 1 2\r\n"),
+	        W("PROXY TCP4  192.0.2.1 198.51.100.2 1 2\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 1 2 \r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 1 2\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 1\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 1 2 3\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 65536 2\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 1 65536\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 01 2\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 -1 2\r\n"),
+	        W("PROXY TCP4 192.0.2.1 198.51.100.2 1 \r\n"),
+	        W("PROXY TCP4 192.0.2.256 198.51.100.2 1 2\r\n"),
+	        W("PROXY TCP4 192.0.2 198.51.100.2 1 2\r\n"),
+	        W("PROXY TCP4 192.0.2.1\0 198.51.100.2 1 2\r\n"),
+	        W("PROXY TCP4 2001:db8::1 2001:db8::2 1 2\r\n"),
+	        W("PROXY TCP6 192.0.2.1 198.51.100.2 1 2\r\n"),
+	        W("PROXY TCP6 2001:db8::1%lo 2001:db8::2 1 2\r\n"),
+	        W("PROXY UDP4 192.0.2.1 198.51.100.2 1 2\r\n"), W("PROXY \r\n"),
+	        W("PROXY TCP4\r\n"),
+	        /* One octet too long. */
+	        W("PROXY UNKNOWN ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
+	          " ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 655350\r\n"),
+	        W("\r\n\r\n\0\r\nQUIT\r"), W(V2 "\x11\x11\0\x0c"), /* version 1 in binary */
+	        W(V2 "\x22\x11\0\x0c"),                            /* a command that there is not */
+	        W(V2 "\x21\x12\0\x0c\xc0\0\2\1\xc6\x33\x64\2\xdc\4\2\x4b"), /* datagrams */
+	        W(V2 "\x21\x31\0\0"),                                       /* a unix socket */
+	        W(V2 "\x21\x11\0\x0b\xc0\0\2\1\xc6\x33\x64\2\xdc\4\2"), /* too short for its kind */
+	        W(V2 "\x21\x21\0\x0c\xc0\0\2\1\xc6\x33\x64\2\xdc\4\2\x4b"),
+	        W(V2 "\x21\x11\x0f\xf1"), /* 4,097 octets in all */
+#undef W
+	};
+	struct proxy_header header;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(wrong); i++)
+		assert_int_equal(
+		        proxy_header_parse(slice_of(wrong[i].octets, wrong[i].len), &header),
+		        -EBADMSG);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, start_loop, end_loop)
 
 int main(void)
@@ -867,6 +979,8 @@ int main(void)
 	        TEST(a_pause_costs_nothing),
 	        TEST(who_does_not_read_is_left),
 	        TEST(a_talker_leaves_the_others_their_turn),
+	        cmocka_unit_test(a_proxy_says_whom_it_speaks_for),
+	        cmocka_unit_test(what_is_no_header_of_a_proxy),
 	        TEST(noise_is_no_handshake),
 	        TEST(a_certificate_has_a_fingerprint),
 	        TEST(a_certificate_of_nobody_is_refused),
