@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: ISC */
+/* What clients say to log in; see response.h. */
+#include "auth/response.h"
+
+#include <errno.h>
+
+#include "auth/password.h"
+#include "gateway/base/encode.h"
+
+#define SCRAM_MAX  2048 /* libsasl2 takes no more */
+#define PROOF_SIZE 32
+
+static bool is_text(struct slice text)
+{
+	for (size_t i = 0; i < text.len; i++) {
+		unsigned char c = (unsigned char)text.ptr[i];
+		if (c < ' ' || c == 0x7f)
+			return false;
+	}
+	return slice_is_utf8(text);
+}
+
+bool response_is_name(struct slice name)
+{
+	return name.len > 0 && name.len <= LOGIN_MAX && is_text(name);
+}
+
+bool response_is_password(struct slice password)
+{
+	return password.len > 0 && password.len <= PASSWORD_MAX && slice_find(password, '\0') < 0;
+}
+
+int response_normal_login(struct slice login, char ret_login[LOGIN_MAX + 1])
+{
+	if (!response_is_name(login) || slice_find(login, ' ') >= 0)
+		return -EBADMSG;
+	for (size_t i = 0; i < login.len; i++)
+		ret_login[i] = ascii_lower(login.ptr[i]);
+	ret_login[login.len] = '\0';
+	return 0;
+}
+
+int response_split_plain(struct slice message, struct slice *ret_authzid, struct slice *ret_login,
+        struct slice *ret_password)
+{
+	ptrdiff_t first = slice_find(message, '\0');
+
+	if (first < 0)
+		return -EBADMSG;
+	struct slice authzid = slice_part(message, 0, (size_t)first);
+	struct slice rest = slice_part(message, (size_t)first + 1, message.len);
+	ptrdiff_t second = slice_find(rest, '\0');
+	if (second < 0)
+		return -EBADMSG;
+	struct slice login = slice_part(rest, 0, (size_t)second);
+	struct slice password = slice_part(rest, (size_t)second + 1, rest.len);
+	if ((authzid.len > 0 && !response_is_name(authzid)) || !response_is_name(login) ||
+	        !response_is_password(password))
+		return -EBADMSG;
+	*ret_authzid = authzid;
+	*ret_login = login;
+	*ret_password = password;
+	return 0;
+}
+
+/* ---- SCRAM ---- */
+
+/* The value of the attribute that comes next, and must be that one. Without it -EBADMSG. */
+static int take(struct slice *rest, const char *attribute, struct slice *ret_value)
+{
+	struct slice field = slice_until(rest, ',');
+
+	if (!slice_starts_with(field, slice_str(attribute)) || field.len <= 2)
+		return -EBADMSG;
+	*ret_value = slice_part(field, 2, field.len);
+	return 0;
+}
+
+/* saslname: a comma is "=2C", an equals sign "=3D". */
+static int unescape(struct slice name, char ret_name[LOGIN_MAX + 1])
+{
+	size_t len = 0;
+
+	while (name.len > 0) {
+		bool escaped = *name.ptr == '=';
+		if (len == LOGIN_MAX || (escaped && !slice_starts_with(name, SLICE("=2C")) &&
+		                                !slice_starts_with(name, SLICE("=3D"))))
+			return -EBADMSG;
+		ret_name[len++] = !escaped ? *name.ptr : name.ptr[1] == '2' ? ',' : '=';
+		name = slice_part(name, escaped ? 3 : 1, name.len);
+	}
+	ret_name[len] = '\0';
+	return response_is_name(slice_of(ret_name, len)) ? 0 : -EBADMSG;
+}
+
+static bool is_nonce(struct slice nonce)
+{
+	for (size_t i = 0; i < nonce.len; i++) {
+		if (nonce.ptr[i] <= ' ' || nonce.ptr[i] == 0x7f)
+			return false;
+	}
+	return nonce.len > 0;
+}
+
+/* attr-val: a letter, "=", and text. */
+static bool is_extension(struct slice field)
+{
+	return field.len > 2 && field.ptr[1] == '=' && ascii_lower(*field.ptr) >= 'a' &&
+	       ascii_lower(*field.ptr) <= 'z';
+}
+
+/* Without an empty field at either end, which slice_until() does not show. */
+static bool is_scram(struct slice message)
+{
+	return message.len > 0 && message.len <= SCRAM_MAX && is_text(message) &&
+	       message.ptr[message.len - 1] != ',';
+}
+
+int response_read_scram_first(struct slice message, char ret_login[LOGIN_MAX + 1])
+{
+	char authzid[LOGIN_MAX + 1], login[LOGIN_MAX + 1];
+	struct slice rest = message, value;
+
+	if (!is_scram(message))
+		return -EBADMSG;
+	struct slice binding = slice_until(&rest, ',');
+	/* "p=": no mechanism that binds a channel is offered. */
+	if (!slice_equal(binding, SLICE("n")) && !slice_equal(binding, SLICE("y")))
+		return -EBADMSG;
+	if (slice_starts_with(rest, SLICE(",")))
+		rest = slice_part(rest, 1, rest.len);
+	else if (take(&rest, "a=", &value) < 0 || unescape(value, authzid) < 0)
+		return -EBADMSG;
+	if (take(&rest, "n=", &value) < 0 || unescape(value, login) < 0)
+		return -EBADMSG;
+	if (take(&rest, "r=", &value) < 0 || !is_nonce(value))
+		return -EBADMSG;
+	while (rest.len > 0) {
+		if (!is_extension(slice_until(&rest, ',')))
+			return -EBADMSG;
+	}
+	memcpy(ret_login, login, sizeof(login));
+	return 0;
+}
+
+static bool decodes(struct slice base64, size_t wanted_len)
+{
+	struct buf octets;
+
+	buf_init(&octets, SCRAM_MAX);
+	bool good = base64_decode(base64, &octets) == 0 &&
+	            (wanted_len == 0 || buf_len(&octets) == wanted_len);
+	buf_wipe(&octets);
+	return good;
+}
+
+bool response_is_scram_final(struct slice message)
+{
+	struct slice rest = message, binding, nonce;
+
+	if (!is_scram(message) || take(&rest, "c=", &binding) < 0 || !decodes(binding, 0) ||
+	        take(&rest, "r=", &nonce) < 0 || !is_nonce(nonce))
+		return false;
+	for (;;) {
+		struct slice field = slice_until(&rest, ',');
+		if (slice_starts_with(field, SLICE("p=")))
+			return rest.len == 0 &&
+			       decodes(slice_part(field, 2, field.len), PROOF_SIZE);
+		if (!is_extension(field))
+			return false;
+	}
+}
