@@ -15,6 +15,9 @@ struct queue {
 	unsigned lanes;
 	pthread_mutex_t lock; /* of all that follows */
 	struct list charges, logins;
+	struct list delayed; /* in no order: there are few */
+	size_t delayed_count;
+	uint64_t next_due_ms; /* of those, or earlier */
 	pthread_cond_t wakeup, charger_wakeup;
 	bool has_charger, charger_waits;
 	bool watched;               /* a lane waits to see whether the charger is stuck */
@@ -34,16 +37,33 @@ int queue_new(unsigned lanes, struct queue **ret_queue)
 	pthread_cond_init(&queue->charger_wakeup, NULL);
 	list_init(&queue->charges);
 	list_init(&queue->logins);
+	list_init(&queue->delayed);
+	queue->next_due_ms = UINT64_MAX;
 	*ret_queue = queue;
 	return 0;
 }
 
 void request_free(struct request *request)
 {
+	if (request == NULL)
+		return;
 	atomic_fetch_sub(&request->link->queued, 1);
 	link_unref(request->link);
 	buf_wipe(&request->datagram);
 	free(request);
+}
+
+/* It is in no list any more. The lock is held. */
+static void leave_delayed(struct queue *queue, struct request *request)
+{
+	queue->delayed_count--;
+	atomic_fetch_add(&request->link->queued, 1);
+}
+
+static void drop_delayed(struct queue *queue, struct request *request)
+{
+	leave_delayed(queue, request);
+	request_free(request);
 }
 
 void queue_free(struct queue *queue)
@@ -55,6 +75,8 @@ void queue_free(struct queue *queue)
 	while ((link = list_pop(&queue->charges)) != NULL ||
 	        (link = list_pop(&queue->logins)) != NULL)
 		request_free(list_entry(link, struct request, link_in_queue));
+	while ((link = list_pop(&queue->delayed)) != NULL)
+		drop_delayed(queue, list_entry(link, struct request, link_in_queue));
 	pthread_cond_destroy(&queue->wakeup);
 	pthread_cond_destroy(&queue->charger_wakeup);
 	pthread_mutex_destroy(&queue->lock);
@@ -197,6 +219,72 @@ unsigned queue_take(
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return count;
+}
+
+size_t queue_delayed(struct queue *queue)
+{
+	pthread_mutex_lock(&queue->lock);
+	size_t count = queue->delayed_count;
+	pthread_mutex_unlock(&queue->lock);
+	return count;
+}
+
+void queue_delay(struct queue *queue, struct request *request, uint64_t ms)
+{
+	uint64_t now = clock_mono_ms();
+
+	if (request->since_ms == 0)
+		request->since_ms = now;
+	request->due_ms = now + ms;
+	/* What only waits leaves its link's room to others. */
+	atomic_fetch_sub(&request->link->queued, 1);
+	pthread_mutex_lock(&queue->lock);
+	list_append(&queue->delayed, &request->link_in_queue);
+	queue->delayed_count++;
+	queue->next_due_ms = MIN_OF(queue->next_due_ms, request->due_ms);
+	pthread_mutex_unlock(&queue->lock);
+}
+
+/* The lock is held. */
+static void put_due(struct queue *queue, uint64_t now)
+{
+	queue->next_due_ms = UINT64_MAX;
+	list_for_each_safe (at, &queue->delayed) {
+		struct request *request = list_entry(at, struct request, link_in_queue);
+		if (request->due_ms > now) {
+			queue->next_due_ms = MIN_OF(queue->next_due_ms, request->due_ms);
+			continue;
+		}
+		list_remove(at);
+		leave_delayed(queue, request);
+		list_append(&queue->logins, at);
+		pthread_cond_signal(&queue->wakeup);
+	}
+}
+
+uint64_t queue_put_due(struct queue *queue)
+{
+	uint64_t now = clock_mono_ms();
+
+	pthread_mutex_lock(&queue->lock);
+	if (queue->next_due_ms <= now)
+		put_due(queue, now);
+	uint64_t next = queue->next_due_ms;
+	pthread_mutex_unlock(&queue->lock);
+	return next;
+}
+
+void queue_cancel(struct queue *queue, const struct link *link, uint32_t number)
+{
+	pthread_mutex_lock(&queue->lock);
+	list_for_each_safe (at, &queue->delayed) {
+		struct request *request = list_entry(at, struct request, link_in_queue);
+		if (request->link == link && request->message.number == number) {
+			list_remove(at);
+			drop_delayed(queue, request);
+		}
+	}
+	pthread_mutex_unlock(&queue->lock);
 }
 
 void queue_end(struct queue *queue)

@@ -11,15 +11,19 @@
 #include "auth/link.h"
 #include "gateway/base/list.h"
 
-#define QUEUE_MAX 4096 /* requests of each link */
+#define QUEUE_MAX   4096 /* requests of each link */
+#define DELAYED_MAX 1024 /* of all links */
 
 struct request {
 	struct list link_in_queue; /* private */
 	struct link *link;
+	uint64_t since_ms; /* when it was delayed first; 0: it never was */
+	uint64_t due_ms;   /* private */
 	struct buf datagram;
 	struct auth_message message; /* points into the datagram */
 };
 
+/* NULL is fine. */
 void request_free(struct request *request);
 
 struct queue;
@@ -44,6 +48,18 @@ enum lane_kind queue_join(struct queue *queue);
  */
 unsigned queue_take(struct queue *queue, enum lane_kind kind,
         struct request *ret_batch[LIMITS_BATCH_MAX]) must_check;
+
+/* How many wait to be put in again. */
+size_t queue_delayed(struct queue *queue);
+
+/* Takes a login that was taken over again, to be put in after so many ms; it holds no lane. */
+void queue_delay(struct queue *queue, struct request *request, uint64_t ms);
+
+/* Puts in what is due. When to call again: a clock_mono_ms(), or UINT64_MAX. */
+uint64_t queue_put_due(struct queue *queue);
+
+/* Nobody waits for that login any more: drops it, if it is delayed. */
+void queue_cancel(struct queue *queue, const struct link *link, uint32_t number);
 
 /* Ends the waiting of all lanes. */
 void queue_end(struct queue *queue);

@@ -1,0 +1,328 @@
+/* SPDX-License-Identifier: ISC */
+/* What wrong passwords cost who sends them. */
+#include "tests/unit/unit.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "auth/penalty.h"
+#include "auth/queue.h"
+#include "gateway/base/clock.h"
+
+#define FREE_OF_LOGIN   5 /* failures that cost nothing */
+#define FREE_OF_NETWORK 50
+
+static _Atomic int64_t *clock_shift; /* microseconds */
+
+static void pass_ms(int64_t ms)
+{
+	*clock_shift += ms * 1000;
+}
+
+/* A file that moves the clock. */
+static void open_clock(void)
+{
+	char path[] = "/tmp/postern-clock-XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0);
+	clock_shift = mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(clock_shift, MAP_FAILED);
+	setenv("POSTERN_TEST_CLOCK", path, 1);
+	clock_init();
+	unlink(path);
+	close(fd);
+}
+
+static int make(void **state)
+{
+	struct penalty *penalty;
+
+	int r = penalty_new(&penalty);
+	*state = penalty;
+	return r;
+}
+
+static int unmake(void **state)
+{
+	penalty_free(*state);
+	return 0;
+}
+
+/* How long an attempt would have to wait. */
+static uint64_t wait_of(struct penalty *penalty, const char *login, const char *address)
+{
+	struct penalty_ticket ticket;
+
+	uint64_t wait = penalty_enter(penalty, slice_str(login), slice_str(address), &ticket);
+	(void)penalty_leave(penalty, &ticket, PENALTY_UNTRIED);
+	return wait;
+}
+
+/* One that comes to that at once. The news of it. */
+static unsigned attempt(struct penalty *penalty, const char *login, const char *address,
+        enum penalty_outcome outcome)
+{
+	struct penalty_ticket ticket;
+
+	assert_int_equal(penalty_enter(penalty, slice_str(login), slice_str(address), &ticket), 0);
+	return penalty_leave(penalty, &ticket, outcome);
+}
+
+static void fail_freely(struct penalty *penalty, const char *login, const char *address)
+{
+	for (unsigned i = 0; i < FREE_OF_LOGIN; i++)
+		assert_int_equal(attempt(penalty, login, address, PENALTY_WRONG),
+		        i == FREE_OF_LOGIN - 1 ? PENALTY_LOGIN_SLOWED : PENALTY_NO_NEWS);
+}
+
+#define assert_about(value, wanted) assert_in_range((value), (wanted)-60, (wanted))
+
+static void the_wait_doubles_and_is_bounded(void **state)
+{
+	static const uint64_t waits[] = {
+	        1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000, 60000, 60000};
+
+	fail_freely(*state, "a", "192.0.2.1");
+	for (size_t i = 0; i < ARRAY_LEN(waits); i++) {
+		assert_about(wait_of(*state, "a", "192.0.2.1"), waits[i]);
+		pass_ms((int64_t)waits[i]);
+		/* Told once. */
+		assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_WRONG), PENALTY_NO_NEWS);
+	}
+	/* Neither the owner elsewhere nor anybody else there waits. */
+	assert_int_equal(wait_of(*state, "a", "192.0.2.2"), 0);
+	assert_int_equal(wait_of(*state, "a", "2001:db8::1"), 0);
+	assert_int_equal(wait_of(*state, "b", "192.0.2.1"), 0);
+}
+
+static void failures_are_forgotten(void **state)
+{
+	fail_freely(*state, "a", "192.0.2.1");
+	assert_about(wait_of(*state, "a", "192.0.2.1"), 1000);
+	pass_ms(5L * 60 * 1000);
+	/* One is, and one more may come at once; then it is told anew. */
+	assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_WRONG), PENALTY_LOGIN_SLOWED);
+	assert_about(wait_of(*state, "a", "192.0.2.1"), 1000);
+	pass_ms(26L * 60 * 1000);
+	fail_freely(*state, "a", "192.0.2.1");
+}
+
+static void a_right_password_clears_the_login_not_the_network(void **state)
+{
+	char login[16];
+
+	fail_freely(*state, "a", "192.0.2.1");
+	pass_ms(1000);
+	assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_RIGHT), PENALTY_NO_NEWS);
+	fail_freely(*state, "a", "192.0.2.1");
+	penalty_right(*state, SLICE("a"), SLICE("192.0.2.1")); /* from memory */
+	assert_int_equal(wait_of(*state, "a", "192.0.2.1"), 0);
+	/* Made-up names, and between them an account of his own. */
+	for (unsigned i = 2 * FREE_OF_LOGIN; i < FREE_OF_NETWORK; i++) {
+		snprintf(login, sizeof(login), "made-up-%u", i);
+		assert_int_equal(attempt(*state, login, "192.0.2.1", PENALTY_WRONG),
+		        i == FREE_OF_NETWORK - 1 ? PENALTY_NETWORK_SLOWED : PENALTY_NO_NEWS);
+		assert_int_equal(attempt(*state, "his", "192.0.2.1", PENALTY_RIGHT), 0);
+	}
+	assert_about(wait_of(*state, "new", "192.0.2.1"), 1000);
+	assert_int_equal(attempt(*state, "his", "192.0.2.1", PENALTY_RIGHT), 0);
+	assert_about(wait_of(*state, "new", "192.0.2.1"), 1000);
+	/* Who has logged in from there does not wait for others, but for himself. */
+	assert_int_equal(wait_of(*state, "a", "192.0.2.1"), 0);
+	assert_int_equal(wait_of(*state, "new", "192.0.2.2"), 0);
+	fail_freely(*state, "a", "192.0.2.1");
+	assert_in_range(wait_of(*state, "a", "192.0.2.1"), 1, 1000);
+}
+
+/* A device with an old password tries all day: neighbours notice nothing. */
+static void one_wrong_device_does_not_shut_its_network_out(void **state)
+{
+	unsigned tried = 0;
+
+	for (unsigned second = 0; second < 24U * 3600; second += 20) {
+		struct penalty_ticket ticket;
+		if (penalty_enter(*state, SLICE("device"), SLICE("192.0.2.1"), &ticket) == 0) {
+			(void)penalty_leave(*state, &ticket, PENALTY_WRONG);
+			tried++;
+		}
+		assert_int_equal(wait_of(*state, "neighbour", "192.0.2.1"), 0);
+		pass_ms(20000);
+	}
+	assert_in_range(tried, 24 * 50, 24 * 75);
+}
+
+static void many_at_once_are_no_way_around(void **state)
+{
+	struct penalty_ticket tickets[200] = {0};
+	unsigned begun = 0;
+	char login[16];
+
+	for (unsigned i = 0; i < 20; i++)
+		begun += penalty_enter(*state, SLICE("a"), SLICE("192.0.2.1"), &tickets[i]) == 0;
+	/* The free ones, and one whose turn it is. */
+	assert_int_equal(begun, FREE_OF_LOGIN + 1);
+	/* While one runs it is asked again soon: it may turn out right. */
+	assert_in_range(wait_of(*state, "a", "192.0.2.1"), 1, 100);
+	for (unsigned i = 0; i < 20; i++)
+		(void)penalty_leave(*state, &tickets[i], PENALTY_WRONG);
+	assert_about(wait_of(*state, "a", "192.0.2.1"), 2000);
+	/* Right ones at once are not slowed when they have ended. */
+	for (unsigned i = 0; i < 20; i++) {
+		if (penalty_enter(*state, SLICE("b"), SLICE("192.0.2.1"), &tickets[i]) == 0)
+			(void)penalty_leave(*state, &tickets[i], PENALTY_RIGHT);
+	}
+	assert_int_equal(wait_of(*state, "b", "192.0.2.1"), 0);
+	begun = 0;
+	for (unsigned i = 0; i < ARRAY_LEN(tickets); i++) {
+		snprintf(login, sizeof(login), "x%u", i);
+		begun += penalty_enter(*state, slice_str(login), SLICE("192.0.2.9"), &tickets[i]) ==
+		         0;
+	}
+	assert_int_equal(begun, FREE_OF_NETWORK + 1);
+	/* What tells nothing is given back. */
+	for (unsigned i = 0; i < ARRAY_LEN(tickets); i++)
+		(void)penalty_leave(*state, &tickets[i], PENALTY_UNTRIED);
+	assert_int_equal(wait_of(*state, "y", "192.0.2.9"), 0);
+}
+
+static void a_network_is_what_one_customer_has(void **state)
+{
+	fail_freely(*state, "a", "2001:db8:0:100::1");
+	assert_int_not_equal(wait_of(*state, "a", "2001:db8:0:1ff:ffff::2"), 0);
+	assert_int_equal(wait_of(*state, "a", "2001:db8:0:200::1"), 0);
+	fail_freely(*state, "a", "192.0.2.1");
+	assert_int_not_equal(wait_of(*state, "a", "::ffff:192.0.2.1"), 0);
+	assert_int_equal(wait_of(*state, "a", "::ffff:192.0.2.2"), 0);
+	/* What is no address is one, too. */
+	fail_freely(*state, "a", "");
+	assert_int_not_equal(wait_of(*state, "a", "nonsense"), 0);
+}
+
+/* Ten times as many made-up logins from as many networks as there is room for. */
+static void a_flood_does_not_push_out_who_has_failed_more(void **state)
+{
+	char login[24], address[24];
+
+	for (unsigned i = 0; i < 500; i++) {
+		snprintf(login, sizeof(login), "guessed-%u", i);
+		snprintf(address, sizeof(address), "198.51.100.%u", i % 250);
+		fail_freely(*state, login, address);
+	}
+	for (unsigned i = 0; i < 650000; i++) {
+		snprintf(login, sizeof(login), "made-up-%u", i);
+		snprintf(address, sizeof(address), "10.%u.%u.%u", i >> 16, i >> 8 & 255, i & 255);
+		(void)attempt(*state, login, address, PENALTY_WRONG);
+	}
+	pass_ms(1000);
+	for (unsigned i = 0; i < 500; i++) {
+		snprintf(login, sizeof(login), "guessed-%u", i);
+		snprintf(address, sizeof(address), "198.51.100.%u", i % 250);
+		/* What has been waited for meanwhile counts, so one more is told by its wait. */
+		(void)attempt(*state, login, address, PENALTY_WRONG);
+		assert_about(wait_of(*state, login, address), 2000);
+	}
+}
+
+/* A request that waits for its turn holds no lane, and nothing of its link's room. */
+static void a_delayed_request_comes_again(void **state)
+{
+	const struct auth_message message = {.type = AUTH_LOGIN_STEP, .number = 7};
+	struct request *batch[LIMITS_BATCH_MAX];
+	struct queue *queue;
+	struct link *link;
+	struct buf datagram;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+	assert_int_equal(link_new(fds[0], &link), 0);
+	assert_int_equal(queue_new(1, &queue), 0);
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
+	assert_int_equal(queue_put_due(queue), UINT64_MAX);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
+		assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
+		assert_int_equal(batch[0]->since_ms, 0);
+		queue_delay(queue, batch[0], 5000);
+		assert_int_equal(queue_delayed(queue), 1);
+		assert_int_equal(link->queued, 0);
+		assert_in_range(
+		        queue_put_due(queue), clock_mono_ms() + 4000, clock_mono_ms() + 5000);
+		if (i == 0) {
+			/* Its client has gone. */
+			queue_cancel(queue, link, 6);
+			assert_int_equal(queue_delayed(queue), 1);
+			queue_cancel(queue, link, 7);
+		} else {
+			pass_ms(5000);
+			assert_int_equal(queue_put_due(queue), UINT64_MAX);
+			assert_int_equal(link->queued, 1);
+			assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
+			assert_int_not_equal(batch[0]->since_ms, 0);
+			queue_delay(queue, batch[0], 5000); /* dropped with the queue */
+		}
+		assert_int_equal(queue_delayed(queue), i);
+	}
+	queue_free(queue);
+	assert_int_equal(link->queued, 0);
+	buf_done(&datagram);
+	link_unref(link);
+	close(fds[1]);
+}
+
+/* The same from many threads; what the thread sanitizer looks at. */
+static void *guess(void *arg)
+{
+	struct penalty_ticket ticket;
+	char login[16];
+
+	for (unsigned i = 0; i < 2000; i++) {
+		snprintf(login, sizeof(login), "%u", i % 100);
+		if (penalty_enter(arg, slice_str(login), SLICE("192.0.2.1"), &ticket) == 0)
+			(void)penalty_leave(arg, &ticket, (enum penalty_outcome)(i % 3));
+		penalty_right(arg, slice_str(login), SLICE("192.0.2.1"));
+	}
+	return NULL;
+}
+
+static void threads_share_it(void **state)
+{
+	pthread_t threads[4];
+
+	for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
+		assert_int_equal(pthread_create(&threads[i], NULL, guess, *state), 0);
+	for (unsigned i = 0; i < ARRAY_LEN(threads); i++)
+		pthread_join(threads[i], NULL);
+}
+
+#define penalty_test(fn) cmocka_unit_test_setup_teardown(fn, make, unmake)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	        penalty_test(many_at_once_are_no_way_around),
+	        penalty_test(a_network_is_what_one_customer_has),
+	        penalty_test(threads_share_it),
+	};
+	const struct CMUnitTest timed[] = {
+	        penalty_test(the_wait_doubles_and_is_bounded),
+	        penalty_test(failures_are_forgotten),
+	        penalty_test(a_right_password_clears_the_login_not_the_network),
+	        penalty_test(one_wrong_device_does_not_shut_its_network_out),
+	        penalty_test(a_flood_does_not_push_out_who_has_failed_more),
+	        cmocka_unit_test(a_delayed_request_comes_again),
+	};
+
+	open_clock();
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+	/* These need a clock that can be moved. */
+	if (POSTERN_TEST_HOOKS)
+		failed += cmocka_run_group_tests(timed, NULL, NULL);
+	return failed;
+}
