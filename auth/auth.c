@@ -12,7 +12,10 @@
 #include <unistd.h>
 
 #include "auth/login.h"
+#include "auth/penalty.h"
 #include "auth/queue.h"
+#include "gateway/base/board.h"
+#include "gateway/base/clock.h"
 
 #define LINKS_MAX       128
 #define LANES_MAX       64
@@ -27,6 +30,7 @@ struct auth {
 	struct identity_store *store;
 	struct sasl *sasl;
 	struct last_use *last_use;
+	struct penalty *penalty;
 	struct logins *logins;
 	struct queue *queue;
 	struct outage outage;
@@ -44,6 +48,13 @@ struct auth {
 };
 
 /* ---- lanes ---- */
+
+static void poke(int wake_fd)
+{
+	const uint64_t one = 1;
+
+	(void)!write(wake_fd, &one, sizeof(one));
+}
 
 static void run_admits(
         struct auth *auth, struct request *const batch[], unsigned count, struct db *db)
@@ -73,17 +84,47 @@ static void run_settles(struct request *const batch[], unsigned count, struct db
 	limits_settle(db, charges, count);
 }
 
-static void run(struct auth *auth, struct request *const batch[], unsigned count, struct db *db)
+/* For how long it may still be kept waiting. */
+static uint64_t patience_ms(struct auth *auth, const struct request *request)
+{
+	uint64_t waited = request->since_ms != 0 ? clock_mono_ms() - request->since_ms : 0;
+
+	if (waited >= PENALTY_WAIT_MAX_MS || queue_delayed(auth->queue) >= DELAYED_MAX)
+		return 0;
+	return PENALTY_WAIT_MAX_MS - waited;
+}
+
+/* A request that has to wait for its turn is taken, and NULL is left. */
+static void run_login(struct auth *auth, struct request **request, struct db *db)
+{
+	struct link *link = (*request)->link;
+	const struct auth_message *message = &(*request)->message;
+	uint64_t patience = patience_ms(auth, *request);
+
+	/* Meanwhile another one may have been right. */
+	if ((*request)->since_ms != 0 && message->type == AUTH_LOGIN_START &&
+	        logins_answer_at_once(auth->logins, link, message))
+		return;
+	uint64_t wait = message->type == AUTH_LOGIN_START
+	                        ? logins_start(auth->logins, link, message, patience, db)
+	                        : logins_step(auth->logins, link, message, patience, db);
+	if (wait == 0)
+		return;
+	if ((*request)->since_ms == 0)
+		counter_add(CT_LOGINS_DELAYED, 1);
+	queue_delay(auth->queue, TAKE(*request), wait);
+	poke(auth->intake_wake);
+}
+
+static void run(struct auth *auth, struct request *batch[], unsigned count, struct db *db)
 {
 	struct link *link = batch[0]->link;
 	const struct auth_message *message = &batch[0]->message;
 
 	switch (message->type) {
 	case AUTH_LOGIN_START:
-		logins_start(auth->logins, link, message, db);
-		break;
 	case AUTH_LOGIN_STEP:
-		logins_step(auth->logins, link, message, db);
+		run_login(auth, &batch[0], db);
 		break;
 	case AUTH_LOGIN_NETWORK:
 		logins_network(auth->logins, link, message, db);
@@ -160,6 +201,7 @@ static int take_datagram(struct auth *auth, struct link *link, struct slice data
 		break;
 	case AUTH_LOGIN_CANCEL:
 		logins_cancel(auth->logins, link, message.number);
+		queue_cancel(auth->queue, link, message.number);
 		return 0;
 	default:
 		return -EBADMSG;
@@ -219,6 +261,19 @@ static size_t ref_links(struct auth *auth, struct link *ret_links[LINKS_MAX])
 	return count;
 }
 
+/* How long poll() may sleep until then. */
+static int sleep_ms(uint64_t until_ms)
+{
+	uint64_t now = clock_mono_ms();
+
+	if (until_ms == UINT64_MAX)
+		return -1;
+	if (until_ms <= now)
+		return 0;
+	uint64_t ms = MIN_OF(until_ms - now, clock_longest_sleep_ms());
+	return (int)MIN_OF(ms, (uint64_t)PENALTY_WAIT_MAX_MS);
+}
+
 static void *intake(void *arg)
 {
 	struct auth *auth = arg;
@@ -233,7 +288,7 @@ static void *intake(void *arg)
 		fds[0] = (struct pollfd){.fd = auth->intake_wake, .events = POLLIN};
 		for (size_t i = 0; i < count; i++)
 			fds[i + 1] = (struct pollfd){.fd = links[i]->fd, .events = POLLIN};
-		if (!ending && poll(fds, count + 1, -1) > 0) {
+		if (!ending && poll(fds, count + 1, sleep_ms(queue_put_due(auth->queue))) > 0) {
 			uint64_t pokes;
 			if (fds[0].revents != 0)
 				(void)!read(auth->intake_wake, &pokes, sizeof(pokes));
@@ -248,13 +303,6 @@ static void *intake(void *arg)
 			break;
 	}
 	return NULL;
-}
-
-static void poke(int wake_fd)
-{
-	const uint64_t one = 1;
-
-	(void)!write(wake_fd, &one, sizeof(one));
 }
 
 /* ---- notices ---- */
@@ -339,6 +387,7 @@ static int make_logins(struct auth *auth)
 	const struct logins_settings settings = {
 	        .sasl = auth->sasl,
 	        .store = auth->store,
+	        .penalty = auth->penalty,
 	        .outage = &auth->outage,
 	        .last_use = auth->last_use,
 	        .waiting_max = LOGINS_WAIT_MAX,
@@ -377,6 +426,8 @@ int auth_new(const struct auth_settings *settings, struct auth **ret_auth, struc
 		db_free(check);
 		r = identity_store_new(&auth->store);
 	}
+	if (r == 0)
+		r = penalty_new(&auth->penalty);
 	if (r == 0)
 		r = sasl_start(auth->conf->hostname, auth->store, &auth->sasl, why);
 	if (r == 0)
@@ -443,6 +494,7 @@ void auth_free(struct auth *auth)
 		link_unref(auth->links[i]);
 	sasl_stop(auth->sasl);
 	identity_store_free(auth->store);
+	penalty_free(auth->penalty);
 	if (auth->intake_wake >= 0)
 		close(auth->intake_wake);
 	if (auth->notices_wake >= 0)

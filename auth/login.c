@@ -4,9 +4,11 @@
 
 #include <errno.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/addr.h"
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/list.h"
@@ -23,7 +25,9 @@ struct login {
 	} key;
 	struct list age; /* in the table */
 	struct conversation *conversation;
+	struct penalty_ticket ticket;
 	struct log_ctx log;
+	char address[ADDR_TEXT];
 	uint64_t until_ms;
 };
 
@@ -48,8 +52,10 @@ int logins_new(const struct logins_settings *settings, struct logins **ret_login
 	return 0;
 }
 
-static void login_free(struct login *login)
+/* One that has not ended was no try. */
+static void login_free(struct logins *logins, struct login *login)
 {
+	(void)penalty_leave(logins->settings.penalty, &login->ticket, PENALTY_UNTRIED);
 	conversation_free(login->conversation);
 	link_unref(login->key.link);
 	free(login);
@@ -62,7 +68,7 @@ void logins_free(struct logins *logins)
 	if (logins == NULL)
 		return;
 	while ((link = list_pop(&logins->by_age)) != NULL)
-		login_free(list_entry(link, struct login, age));
+		login_free(logins, list_entry(link, struct login, age));
 	map_done(&logins->waiting);
 	pthread_mutex_destroy(&logins->lock);
 	free(logins);
@@ -80,7 +86,7 @@ static void drop(struct logins *logins, struct login *login)
 {
 	list_remove(&login->age);
 	(void)map_remove(&logins->waiting, login_key(login));
-	login_free(login);
+	login_free(logins, login);
 }
 
 /* Ends logins whose clients went silent, and one if there are too many. The lock is held. */
@@ -132,10 +138,8 @@ void logins_cancel(struct logins *logins, struct link *link, uint32_t number)
 	struct login *login = take(logins, link, number);
 
 	if (login != NULL)
-		login_free(login);
+		login_free(logins, login);
 }
-
-/* ---- steps ---- */
 
 static void log_ctx_of(const struct auth_message *message, struct log_ctx *log)
 {
@@ -164,6 +168,37 @@ static void log_login(const struct login *login, enum event event)
 		        conversation_reason(conversation));
 }
 
+/* ---- what wrong ones cost ---- */
+
+/* Told when it begins, so that an admin sees who guesses. */
+static void tell_slowed(const struct log_ctx *log, struct slice login, unsigned news)
+{
+	if ((news & PENALTY_LOGIN_SLOWED) != 0)
+		LOG(log, EV_LOGIN_SLOWED, "account=%s", LOG_VALUE(login));
+	if ((news & PENALTY_NETWORK_SLOWED) != 0)
+		LOG(log, EV_NETWORK_SLOWED, "");
+}
+
+static void turn_away(
+        struct link *link, uint32_t number, const struct log_ctx *log, struct slice login)
+{
+	LOG(log, EV_LOGIN_REFUSED, "account=%s reason=too_many_failures", LOG_VALUE(login));
+	counter_add(CT_LOGINS_TURNED_AWAY, 1);
+	link_answer_type(link, number, AUTH_SLOWED);
+}
+
+static enum penalty_outcome outcome_of(
+        enum sasl_verdict verdict, const struct conversation *conversation)
+{
+	if (verdict == SASL_VERDICT_DONE)
+		return PENALTY_RIGHT;
+	if (verdict == SASL_VERDICT_REFUSED || conversation_is_busy(conversation))
+		return PENALTY_WRONG;
+	return PENALTY_UNTRIED;
+}
+
+/* ---- steps ---- */
+
 /* Answers a step, and lets the login wait if more steps follow. */
 static void finish_step(struct logins *logins, struct login *login, enum sasl_verdict verdict,
         struct buf *challenge)
@@ -175,6 +210,10 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 	const struct why *away = conversation_away(login->conversation);
 	struct auth_account account;
 
+	if (verdict != SASL_VERDICT_MORE)
+		tell_slowed(&login->log, conversation_login(login->conversation),
+		        penalty_leave(logins->settings.penalty, &login->ticket,
+		                outcome_of(verdict, login->conversation)));
 	/* Steps without a look-up say nothing of the database. */
 	if (away != NULL || identity != NULL)
 		outage_note(logins->settings.outage, away);
@@ -211,11 +250,13 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_UNAVAILABLE:
 		message.type = AUTH_UNAVAILABLE;
+		if (conversation_is_busy(login->conversation))
+			log_login(login, EV_LOGIN_REFUSED);
 		break;
 	}
 	link_answer(link, &message, message.type == AUTH_DONE ? &account : NULL);
 	if (login != NULL)
-		login_free(login);
+		login_free(logins, login);
 	link_unref(link);
 }
 
@@ -295,8 +336,8 @@ static bool names(struct slice authzid, struct slice login)
 	char wanted[LOGIN_MAX + 1], normal[LOGIN_MAX + 1];
 
 	return authzid.len == 0 ||
-	       (sasl_normal_login(authzid, wanted) == 0 && sasl_normal_login(login, normal) == 0 &&
-	               strcmp(wanted, normal) == 0);
+	       (response_normal_login(authzid, wanted) == 0 &&
+	               response_normal_login(login, normal) == 0 && strcmp(wanted, normal) == 0);
 }
 
 /* A session that does not know whether what it knows is still so. */
@@ -317,68 +358,154 @@ void logins_again(
 	answer_look_up(logins, link, message, &look_up);
 }
 
-/* RFC 4422, appendix A. Not the library's EXTERNAL: it would compare one name with another. */
-static void start_external(
-        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+static enum penalty_outcome outcome_of_look_up(const struct look_up *look_up)
 {
-	struct look_up look_up = {0};
+	switch (answer_type(look_up)) {
+	case AUTH_DONE:
+		return PENALTY_RIGHT;
+	case AUTH_REFUSED:
+		return PENALTY_WRONG;
+	default:
+		return PENALTY_UNTRIED;
+	}
+}
 
+/* RFC 4422, appendix A. Not the library's EXTERNAL: it would compare one name with another. */
+static uint64_t start_external(struct logins *logins, struct link *link,
+        const struct auth_message *message, uint64_t patience_ms, struct db *db)
+{
+	struct penalty *penalty = logins->settings.penalty;
+	struct penalty_ticket ticket;
+	struct look_up look_up = {0};
+	struct log_ctx log;
+
+	log_ctx_of(message, &log);
+	if (message->data.len > 0 && !response_is_name(message->data)) {
+		LOG(&log, EV_LOGIN_REFUSED, "account=\"\" reason=malformed");
+		link_answer_type(link, message->number, AUTH_MALFORMED);
+		return 0;
+	}
+	uint64_t wait =
+	        penalty_enter(penalty, message->fingerprint, message->client_address, &ticket);
+	if (wait > patience_ms) {
+		turn_away(link, message->number, &log, SLICE(""));
+		return 0;
+	}
+	if (wait > 0)
+		return wait;
 	look_up.error = identity_fetch_by_certificate(
 	        logins->settings.store, db, message->fingerprint, &look_up.found, &look_up.why);
 	if (look_up.found.identity == NULL)
 		look_up.refusal = "unknown_certificate";
 	else if (!names(message->data, look_up.found.identity->account.login))
 		look_up.refusal = "authzid";
+	tell_slowed(&log, SLICE(""), penalty_leave(penalty, &ticket, outcome_of_look_up(&look_up)));
 	answer_look_up(logins, link, message, &look_up);
+	return 0;
 }
 
 /* ---- by SASL ---- */
 
-void logins_start(
-        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+static int login_new(struct logins *logins, struct link *link, const struct auth_message *message,
+        struct login **ret_login)
 {
-	struct login *login;
-	struct buf challenge;
+	struct login *login = calloc(1, sizeof(*login));
 
-	if (slice_equal_nocase(message->mechanism, SLICE("EXTERNAL"))) {
-		start_external(logins, link, message, db);
-		return;
-	}
-	login = calloc(1, sizeof(*login));
-	int r = login == NULL ? -ENOMEM
-	                      : conversation_new(logins->settings.sasl, message->mechanism,
-	                                message->client_address, &login->conversation);
+	if (login == NULL)
+		return -ENOMEM;
+	int r = conversation_new(logins->settings.sasl, message->mechanism, message->client_address,
+	        &login->conversation);
 	if (r < 0) {
 		free(login);
-		link_answer_type(
-		        link, message->number, r == -EBADMSG ? AUTH_MALFORMED : AUTH_UNAVAILABLE);
-		return;
+		return r;
 	}
 	login->key.link = link_ref(link);
 	login->key.number = message->number;
+	snprintf(login->address, sizeof(login->address), "%.*s",
+	        SLICE_ARGS(message->client_address));
 	log_ctx_of(message, &login->log);
+	*ret_login = login;
+	return 0;
+}
+
+/* Whether the step may be taken: 0, or as of logins_start(). */
+static uint64_t ask_penalty(struct logins *logins, struct login *login)
+{
+	struct slice guess = conversation_guess(login->conversation);
+
+	if (guess.len == 0)
+		return 0;
+	return penalty_enter(
+	        logins->settings.penalty, guess, slice_str(login->address), &login->ticket);
+}
+
+/* The login goes on, and ends or waits for its client. */
+static void take_step(struct logins *logins, struct login *login,
+        const struct auth_message *message, bool good, struct db *db)
+{
+	enum sasl_verdict verdict = SASL_VERDICT_MALFORMED;
+	struct buf challenge;
+
 	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
-	enum sasl_verdict verdict = conversation_start(
-	        login->conversation, db, message->has_initial, message->data, &challenge);
+	if (good)
+		verdict = message->type == AUTH_LOGIN_START
+		                  ? conversation_start(login->conversation, db,
+		                            message->has_initial, message->data, &challenge)
+		                  : conversation_step(
+		                            login->conversation, db, message->data, &challenge);
 	finish_step(logins, login, verdict, &challenge);
 	buf_done(&challenge);
 }
 
-void logins_step(
-        struct logins *logins, struct link *link, const struct auth_message *message, struct db *db)
+uint64_t logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
+        uint64_t patience_ms, struct db *db)
+{
+	struct login *login;
+
+	if (slice_equal_nocase(message->mechanism, SLICE("EXTERNAL")))
+		return start_external(logins, link, message, patience_ms, db);
+	int r = login_new(logins, link, message, &login);
+	if (r < 0) {
+		link_answer_type(
+		        link, message->number, r == -EBADMSG ? AUTH_MALFORMED : AUTH_UNAVAILABLE);
+		return 0;
+	}
+	bool good = !message->has_initial || conversation_read(login->conversation, message->data);
+	uint64_t wait = ask_penalty(logins, login);
+	if (wait == 0) {
+		take_step(logins, login, message, good, db);
+		return 0;
+	}
+	if (wait > patience_ms) {
+		turn_away(link, message->number, &login->log,
+		        conversation_guess(login->conversation));
+		wait = 0;
+	}
+	login_free(logins, login);
+	return wait;
+}
+
+uint64_t logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
+        uint64_t patience_ms, struct db *db)
 {
 	struct login *login = take(logins, link, message->number);
-	struct buf challenge;
 
 	if (login == NULL) {
 		link_answer_type(link, message->number, AUTH_UNAVAILABLE);
-		return;
+		return 0;
 	}
-	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
-	enum sasl_verdict verdict =
-	        conversation_step(login->conversation, db, message->data, &challenge);
-	finish_step(logins, login, verdict, &challenge);
-	buf_done(&challenge);
+	bool good = conversation_read(login->conversation, message->data);
+	uint64_t wait = good ? ask_penalty(logins, login) : 0;
+	if (wait == 0) {
+		take_step(logins, login, message, good, db);
+		return 0;
+	}
+	/* Only LOGIN comes here: it waits in the table for its own password to come again. */
+	if (wait <= patience_ms && let_wait(logins, login) == 0)
+		return wait;
+	turn_away(link, message->number, &login->log, conversation_guess(login->conversation));
+	login_free(logins, login);
+	return 0;
 }
 
 /* ---- without a lane ---- */
@@ -406,10 +533,10 @@ static bool answer_from_memory(struct logins *logins, struct link *link,
 {
 	char normal[LOGIN_MAX + 1], wanted[LOGIN_MAX + 1];
 
-	if (sasl_normal_login(login, normal) < 0)
+	if (response_normal_login(login, normal) < 0)
 		return false;
 	if (authzid.len > 0 &&
-	        (sasl_normal_login(authzid, wanted) < 0 || strcmp(normal, wanted) != 0))
+	        (response_normal_login(authzid, wanted) < 0 || strcmp(normal, wanted) != 0))
 		return false;
 	const struct credential *credential;
 	uint64_t era;
@@ -420,8 +547,10 @@ static bool answer_from_memory(struct logins *logins, struct link *link,
 	/* Where it may not be used a lane looks for another, and says what the reason is. */
 	bool may_be_used = credential_objection(
 	                           credential, message->mechanism, message->client_address) == NULL;
-	if (may_be_used)
+	if (may_be_used) {
+		penalty_right(logins->settings.penalty, slice_str(normal), message->client_address);
 		accept_remembered(logins, link, message, identity, credential, era);
+	}
 	identity_unref(identity);
 	return may_be_used;
 }
@@ -433,9 +562,6 @@ bool logins_answer_at_once(
 
 	if (!message->has_initial || !slice_equal_nocase(message->mechanism, SLICE("PLAIN")))
 		return false;
-	if (sasl_split_plain(message->data, &authzid, &login, &password) == 0)
-		return answer_from_memory(logins, link, message, authzid, login, password);
-	/* The library would take some of these for a wrong password. */
-	link_answer_type(link, message->number, AUTH_MALFORMED);
-	return true;
+	return response_split_plain(message->data, &authzid, &login, &password) == 0 &&
+	       answer_from_memory(logins, link, message, authzid, login, password);
 }

@@ -7,6 +7,7 @@
 
 #include "auth/link.h"
 #include "auth/outage.h"
+#include "auth/penalty.h"
 #include "auth/sasl.h"
 #include "auth/last_use.h"
 
@@ -15,6 +16,7 @@ struct logins;
 struct logins_settings {
 	struct sasl *sasl;
 	struct identity_store *store;
+	struct penalty *penalty;
 	struct outage *outage;
 	struct last_use *last_use;
 	size_t waiting_max; /* logins that wait for their clients; beyond it the oldest one ends */
@@ -27,17 +29,21 @@ int logins_new(const struct logins_settings *settings, struct logins **ret_login
 void logins_free(struct logins *logins);
 
 /*
- * Answers a LOGIN_START that needs no lane: a malformed one, and PLAIN with a password that
- * was right a moment ago (no query, no PBKDF2). Whether it did. Any thread; microseconds.
+ * Answers a LOGIN_START that needs no lane: PLAIN with a password that was right a moment ago
+ * (no query, no PBKDF2, no penalty). Whether it did. Any thread; microseconds.
  */
 bool logins_answer_at_once(
         struct logins *logins, struct link *link, const struct auth_message *message);
 
-/* LOGIN_START and LOGIN_STEP, with their answers. On a lane, whose connection `db` is. */
-void logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
-        struct db *db);
-void logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
-        struct db *db);
+/*
+ * LOGIN_START and LOGIN_STEP, with their answers. On a lane, whose connection `db` is. Not 0: it
+ * has not been answered, but is to be asked again after so many ms, because others were wrong;
+ * at most `patience_ms`, or it is turned away.
+ */
+uint64_t logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
+        uint64_t patience_ms, struct db *db) must_check;
+uint64_t logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
+        uint64_t patience_ms, struct db *db) must_check;
 
 /* LOGIN_NETWORK and LOGIN_AGAIN, with their answers. On a lane, whose connection `db` is. */
 void logins_network(struct logins *logins, struct link *link, const struct auth_message *message,

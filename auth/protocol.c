@@ -154,6 +154,7 @@ int protocol_encode(
 	case AUTH_REFUSED:
 	case AUTH_MALFORMED:
 	case AUTH_UNAVAILABLE:
+	case AUTH_SLOWED:
 	case AUTH_TYPE_COUNT:
 		break;
 	}
@@ -221,6 +222,7 @@ int protocol_decode(
 	case AUTH_REFUSED:
 	case AUTH_MALFORMED:
 	case AUTH_UNAVAILABLE:
+	case AUTH_SLOWED:
 		break;
 	case AUTH_TYPE_COUNT:
 	default:

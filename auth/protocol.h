@@ -20,7 +20,7 @@
 #include "gateway/base/compiler.h"
 #include "gateway/base/slice.h"
 
-#define PROTOCOL_VERSION      2
+#define PROTOCOL_VERSION      3
 #define PROTOCOL_DATAGRAM_MAX 65536
 #define PROTOCOL_SENDERS_MAX  512
 #define PROTOCOL_HASH_SIZE    8
@@ -29,7 +29,7 @@
 enum auth_type {
 	/* submit to auth */
 	AUTH_HELLO = 1,   /* both directions */
-	AUTH_LOGIN_START, /* → MORE, DONE, REFUSED, BLOCKED, MALFORMED, UNAVAILABLE */
+	AUTH_LOGIN_START, /* → MORE, DONE, REFUSED, BLOCKED, MALFORMED, SLOWED, UNAVAILABLE */
 	AUTH_LOGIN_STEP,  /* likewise */
 	AUTH_LOGIN_CANCEL,
 	AUTH_LOGIN_NETWORK, /* whose address is that? → DONE, REFUSED, BLOCKED, UNAVAILABLE */
@@ -46,6 +46,7 @@ enum auth_type {
 	AUTH_LIMITED, /* over a rate */
 	AUTH_BLOCKED, /* the account may not send: suspended (also to a right password) or closed */
 	AUTH_CHANGED, /* this account (0: every account) has changed: what is known is old */
+	AUTH_SLOWED,  /* 454: not tried, there were too many wrong ones; later */
 	AUTH_TYPE_COUNT
 };
 

@@ -15,6 +15,7 @@
 #include <sasl/saslplug.h>
 #include <semaphore.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -53,6 +54,9 @@ struct conversation {
 	char client_address[ADDR_TEXT];
 	struct db *db; /* of the lane that runs the step */
 	struct identity *identity;
+	unsigned responses;          /* that were read */
+	char claimed[LOGIN_MAX + 1]; /* who the client says that it is, as far as it has */
+	bool guesses;                /* with the response that was read last */
 	char login[LOGIN_MAX + 1];
 	bool away, busy; /* the database; the slow hashes */
 	const struct credential
@@ -63,45 +67,12 @@ struct conversation {
 	const char *reason;
 };
 
-int sasl_split_plain(struct slice message, struct slice *ret_authzid, struct slice *ret_login,
-        struct slice *ret_password)
-{
-	ptrdiff_t first = slice_find(message, '\0');
-
-	if (first < 0)
-		return -EBADMSG;
-	struct slice rest = slice_part(message, (size_t)first + 1, message.len);
-	ptrdiff_t second = slice_find(rest, '\0');
-	if (second <= 0)
-		return -EBADMSG;
-	struct slice password = slice_part(rest, (size_t)second + 1, rest.len);
-	if (password.len == 0 || password.len > PASSWORD_MAX || slice_find(password, '\0') >= 0)
-		return -EBADMSG;
-	*ret_authzid = slice_of(message.ptr, (size_t)first);
-	*ret_login = slice_of(rest.ptr, (size_t)second);
-	*ret_password = password;
-	return 0;
-}
-
-int sasl_normal_login(struct slice login, char ret_login[LOGIN_MAX + 1])
-{
-	if (login.len == 0 || login.len > LOGIN_MAX || !slice_is_utf8(login))
-		return -EBADMSG;
-	for (size_t i = 0; i < login.len; i++) {
-		if ((unsigned char)login.ptr[i] <= ' ' || login.ptr[i] == 0x7f)
-			return -EBADMSG;
-		ret_login[i] = ascii_lower(login.ptr[i]);
-	}
-	ret_login[login.len] = '\0';
-	return 0;
-}
-
 /* Fetches who it is, once a conversation. SASL_OK, SASL_UNAVAIL, SASL_NOMEM. */
 static int look_up(struct conversation *conversation, struct slice login)
 {
 	if (conversation->identity != NULL)
 		return slice_equal(login, slice_str(conversation->login)) ? SASL_OK : SASL_BADAUTH;
-	if (sasl_normal_login(login, conversation->login) < 0) {
+	if (response_normal_login(login, conversation->login) < 0) {
 		conversation->reason = "malformed_login";
 		return SASL_BADAUTH;
 	}
@@ -193,8 +164,10 @@ static void find_credential(struct conversation *conversation, const struct atte
 	for (size_t i = 0; i < identity->credential_count; i++) {
 		const struct credential *credential = &identity->credentials[i];
 		bool fits = credential_fits(conversation, credential, attempt);
-		if (conversation->busy)
+		if (conversation->busy) {
+			conversation->reason = "busy";
 			return;
+		}
 		if (!fits)
 			continue;
 		const char *why_not = objection(conversation, credential);
@@ -236,10 +209,6 @@ static int check_password(sasl_conn_t *conn, void *context, const char *user, co
 	int r = look_up(conversation, slice_str(user));
 	if (r != SASL_OK)
 		return r;
-	if (password_len > PASSWORD_MAX) {
-		conversation->reason = "malformed";
-		return SASL_BADAUTH;
-	}
 	struct slice typed = slice_of(password, password_len);
 	const struct attempt attempt = {typed, password_prepare(typed, room)};
 	find_credential(conversation, &attempt);
@@ -264,7 +233,7 @@ static int canon_user(sasl_conn_t *conn, void *context, const char *in, unsigned
 	(void)context;
 	(void)flags;
 	(void)realm;
-	if (sasl_normal_login(slice_of(in, in_len), login) < 0 || in_len >= out_max)
+	if (response_normal_login(slice_of(in, in_len), login) < 0 || in_len >= out_max)
 		return SASL_BADAUTH;
 	memcpy(out, login, in_len + 1);
 	*out_len = in_len;
@@ -631,6 +600,80 @@ static enum sasl_verdict judge(struct conversation *conversation, int code, cons
 	}
 }
 
+/* The first response names who it is. */
+static void claim(struct conversation *conversation, struct slice login)
+{
+	char *claimed = conversation->claimed;
+
+	/* With a blank it is nobody, but guessed at all the same. */
+	if (response_normal_login(login, claimed) < 0)
+		snprintf(claimed, sizeof(conversation->claimed), "%.*s", SLICE_ARGS(login));
+}
+
+static bool read_plain(struct conversation *conversation, struct slice response)
+{
+	struct slice authzid, login, password;
+
+	if (response_split_plain(response, &authzid, &login, &password) < 0)
+		return false;
+	claim(conversation, login);
+	conversation->guesses = true;
+	return true;
+}
+
+static bool read_login(struct conversation *conversation, struct slice response)
+{
+	if (conversation->responses == 1) {
+		if (response_is_name(response))
+			claim(conversation, response);
+		return response_is_name(response);
+	}
+	conversation->guesses = true;
+	return response_is_password(response);
+}
+
+static bool read_scram(struct conversation *conversation, struct slice response)
+{
+	char login[LOGIN_MAX + 1];
+
+	if (conversation->responses == 2)
+		return response_is_scram_final(response);
+	if (conversation->responses > 2)
+		return response.len == 0;
+	if (response_read_scram_first(response, login) < 0)
+		return false;
+	claim(conversation, slice_str(login));
+	conversation->guesses = true;
+	return true;
+}
+
+bool conversation_read(struct conversation *conversation, struct slice response)
+{
+	bool good;
+
+	conversation->responses++;
+	conversation->guesses = false;
+	if (strcasecmp(conversation->mechanism, "PLAIN") == 0)
+		good = read_plain(conversation, response);
+	else if (strcasecmp(conversation->mechanism, "LOGIN") == 0)
+		good = read_login(conversation, response);
+	else
+		good = read_scram(conversation, response);
+	if (!good)
+		conversation->reason = "malformed";
+	return good;
+}
+
+struct slice conversation_guess(const struct conversation *conversation)
+{
+	return slice_str(conversation->guesses ? conversation->claimed : "");
+}
+
+bool conversation_is_busy(const struct conversation *conversation)
+{
+	return conversation->busy;
+}
+
 enum sasl_verdict conversation_start(struct conversation *conversation, struct db *db,
         bool has_initial, struct slice initial, struct buf *ret_challenge)
 {
@@ -650,9 +693,6 @@ enum sasl_verdict conversation_step(struct conversation *conversation, struct db
 	unsigned out_len = 0;
 
 	conversation->db = db;
-	/* The library would take what stands before it. */
-	if (strcasecmp(conversation->mechanism, "LOGIN") == 0 && slice_find(response, '\0') >= 0)
-		return SASL_VERDICT_MALFORMED;
 	int code = sasl_server_step(
 	        conversation->conn, response.ptr, (unsigned)response.len, &out, &out_len);
 	return judge(conversation, code, out, out_len, ret_challenge);
@@ -695,5 +735,7 @@ const struct why *conversation_away(const struct conversation *conversation)
 
 struct slice conversation_login(const struct conversation *conversation)
 {
-	return slice_str(conversation->login);
+	bool known = conversation->login[0] != '\0';
+
+	return slice_str(known ? conversation->login : conversation->claimed);
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "auth/identity.h"
+#include "auth/response.h"
 #include "gateway/base/compiler.h"
 #include "gateway/base/slice.h"
 #include "gateway/base/why.h"
@@ -36,6 +37,18 @@ int conversation_new(struct sasl *sasl, struct slice mechanism, struct slice cli
         struct conversation **ret_conversation) must_check;
 void conversation_free(struct conversation *conversation);
 
+/*
+ * Before each start (with what initial response there is) and step: whether the response is well
+ * formed; else the step comes to MALFORMED. Costs nothing.
+ */
+bool conversation_read(struct conversation *conversation, struct slice response);
+
+/*
+ * What was read is a try at this login's password, or the beginning of one: its normal form, or
+ * what else was named. "": it costs nothing, or was begun before.
+ */
+struct slice conversation_guess(const struct conversation *conversation);
+
 /* `db` is the calling thread's, for the look-up. May take milliseconds. */
 enum sasl_verdict conversation_start(struct conversation *conversation, struct db *db,
         bool has_initial, struct slice initial, struct buf *ret_challenge);
@@ -61,15 +74,10 @@ const struct credential *conversation_credential(const struct conversation *conv
 enum upgrade { UPGRADE_NONE, UPGRADE_DONE, UPGRADE_FAILED };
 enum upgrade conversation_upgrade(const struct conversation *conversation);
 
+/* After UNAVAILABLE: whether slow hashes are busy, which counts as a wrong password. */
+bool conversation_is_busy(const struct conversation *conversation);
+
 /* For the log: "bad_password", "unknown_user", "network_not_allowed", "authzid", … */
 const char *conversation_reason(const struct conversation *conversation);
 /* The login as far as it is known; "" otherwise. */
 struct slice conversation_login(const struct conversation *conversation);
-
-/* Splits a PLAIN message (RFC 4616): 0 or -EBADMSG. */
-int sasl_split_plain(struct slice message, struct slice *ret_authzid, struct slice *ret_login,
-        struct slice *ret_password) must_check;
-
-/* The normal form of a login: ASCII lower-case. -EBADMSG for controls, blanks, bad UTF-8. */
-#define LOGIN_MAX 254
-int sasl_normal_login(struct slice login, char ret_login[LOGIN_MAX + 1]) must_check;

@@ -645,23 +645,26 @@ static void the_oldest_login_makes_room(void **state)
 	(void)state;
 	assert_int_equal(identity_store_new(&settings.store), 0);
 	assert_int_equal(sasl_start("h.example", settings.store, &settings.sasl, &why), 0);
+	assert_int_equal(penalty_new(&settings.penalty), 0);
 	assert_int_equal(logins_new(&settings, &logins), 0);
 	for (message.number = 1; message.number <= 5; message.number++) {
-		logins_start(logins, link, &message, NULL);
+		assert_int_equal(logins_start(logins, link, &message, 0, NULL), 0);
 		assert_int_equal(hear(other), AUTH_MORE);
 	}
 	message.type = AUTH_LOGIN_STEP;
 	message.data = SLICE("alice");
 	for (message.number = 1; message.number <= 5; message.number++) {
-		logins_step(logins, link, &message, NULL);
+		assert_int_equal(logins_step(logins, link, &message, 0, NULL), 0);
 		assert_int_equal(hear(other), message.number <= 2 ? AUTH_UNAVAILABLE : AUTH_MORE);
 	}
 	logins_cancel(logins, link, 3);
-	logins_step(logins, link, &(struct auth_message){.number = 3, .data = SLICE("x")}, NULL);
+	message = (struct auth_message){.number = 3, .data = SLICE("x")};
+	assert_int_equal(logins_step(logins, link, &message, 0, NULL), 0);
 	assert_int_equal(hear(other), AUTH_UNAVAILABLE);
 	logins_free(logins);
 	sasl_stop(settings.sasl);
 	identity_store_free(settings.store);
+	penalty_free(settings.penalty);
 	link_unref(link);
 	close(other);
 }
