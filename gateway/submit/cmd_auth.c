@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535 and 525
- * leaves at a fixed time after the client's last word, so that time tells nothing. And
+ * leaves at a fixed time after the client's last word, so that time tells nothing. Whatever
+ * else a client makes of it but a login counts too, and ends the connection in the end. And
  * whose an address is, on listeners where that is enough.
  */
 #include <errno.h>
@@ -74,6 +75,31 @@ static void ask(struct session *session, bool has_response, struct slice respons
 	}
 }
 
+static void end_login(struct session *session)
+{
+	auth_call_cancel(session->call);
+	session->call = NULL;
+	session->login_lost = false;
+}
+
+/* The last one of a connection is told, and ends it: then the session is gone, and true. */
+static bool was_last_failure(struct session *session)
+{
+	if (++session->failures < session->conf->submission.login_failures)
+		return false;
+	session_close_with(session, CLOSING_FAILURES, REPLY_TOO_MANY_FAILURES);
+	return true;
+}
+
+/* The client's own doing. The session may be gone. */
+static void fail(struct session *session, enum reply reply)
+{
+	end_login(session);
+	session_move(session, ST_READY);
+	session_reply(session, reply, NULL);
+	(void)was_last_failure(session);
+}
+
 /* Decodes a response and passes it on; "=" is an empty one (RFC 4954 4). */
 static enum reply pass_on(struct session *session, struct slice text)
 {
@@ -96,8 +122,13 @@ enum reply auth_act(struct session *session, struct slice args)
 	split(args, &mechanism, &initial);
 	memcpy(session->mechanism, mechanism.ptr, mechanism.len);
 	session->mechanism[mechanism.len] = '\0';
-	if (initial.len > 0)
-		return pass_on(session, initial);
+	if (initial.len > 0) {
+		enum reply reply = pass_on(session, initial);
+		if (reply != REPLY_BAD_BASE64)
+			return reply;
+		fail(session, reply);
+		return REPLY_LATER;
+	}
 	/* All others begin with the client: an empty challenge asks it to. */
 	if (!slice_equal_nocase(mechanism, SLICE("LOGIN"))) {
 		session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(""));
@@ -106,13 +137,6 @@ enum reply auth_act(struct session *session, struct slice args)
 	}
 	ask(session, false, SLICE(""));
 	return REPLY_LATER;
-}
-
-static void end_login(struct session *session)
-{
-	auth_call_cancel(session->call);
-	session->call = NULL;
-	session->login_lost = false;
 }
 
 void auth_response(struct session *session, struct slice line)
@@ -130,6 +154,10 @@ void auth_response(struct session *session, struct slice line)
 	}
 	if (reply == REPLY_LATER)
 		return;
+	if (reply == REPLY_AUTH_CANCELLED || reply == REPLY_BAD_BASE64) {
+		fail(session, reply);
+		return;
+	}
 	end_login(session);
 	session_move(session, ST_READY);
 	session_reply(session, reply, NULL);
@@ -231,14 +259,10 @@ static void refusal_due(void *arg)
 
 	if (talked_too_early(session))
 		return;
-	if (++session->failures >= session->conf->submission.login_failures) {
-		say_refused(session);
-		session_close_with(session, CLOSING_FAILURES, REPLY_TOO_MANY_FAILURES);
-		return;
-	}
 	session_move(session, ST_READY);
 	say_refused(session);
-	session_continue(session);
+	if (!was_last_failure(session))
+		session_continue(session);
 }
 
 static void refuse_later(struct session *session)
@@ -276,8 +300,14 @@ static void on_answer(
 		refuse_later(session);
 		return;
 	}
-	if (answer->type == AUTH_MALFORMED)
-		reply = REPLY_BAD_BASE64;
+	if (answer->type == AUTH_MALFORMED || answer->type == AUTH_SLOWED) {
+		session_move(session, ST_READY);
+		session_reply(session,
+		        answer->type == AUTH_SLOWED ? REPLY_LOGINS_SLOWED : REPLY_BAD_BASE64, NULL);
+		if (!was_last_failure(session))
+			session_continue(session);
+		return;
+	}
 	if (answer->type == AUTH_DONE && !serving_login_is_stale(session->serving, account)) {
 		int r = enter(session, account);
 		if (r == -EUSERS)
