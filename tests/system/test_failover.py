@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: ISC
+"""Hosts that do not serve: how soon the next one gets the mail."""
+import contextlib
+import socket
+import threading
+import time
+
+from client import connect, message
+from environment import eventually, free_port
+from upstream import Upstream
+
+LOGIN = "alice@example.org"
+FIRST_S, LATER_S = 10, 1
+AUTHENTICATED = {"username": "us"}
+
+
+class Deaf:
+    """A server of a few words: says `greeting`, answers what it reads by `answers`, and keeps all octets."""
+
+    def __init__(self, greeting=b"220 deaf\r\n", answers=(), pause=0.0):
+        self.greeting, self.answers, self.pause = greeting, answers, pause
+        self.heard, self.connections, self.open = b"", 0, []
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=64)
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self.run, daemon=True).start()
+
+    def run(self):
+        with contextlib.suppress(OSError):
+            while True:
+                connection = self.listener.accept()[0]
+                self.connections += 1
+                self.open.append(connection)
+                threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
+
+    def say(self, connection, octets):
+        if not self.pause:
+            connection.sendall(octets)
+            return
+        for octet in octets:
+            connection.sendall(bytes([octet]))
+            time.sleep(self.pause)
+
+    def serve(self, connection):
+        with contextlib.suppress(OSError):
+            self.say(connection, self.greeting)
+            while octets := connection.recv(65536):
+                self.heard += octets
+                for word, answer in self.answers:
+                    if octets.startswith(word):
+                        self.say(connection, answer)
+
+    def close(self):
+        self.listener.close()
+        for connection in self.open:
+            connection.close()
+
+
+class BlackHole:
+    """Its backlog is full: the kernel drops who wants to connect."""
+
+    def __init__(self):
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.port, self.connections = self.listener.getsockname()[1], 0
+        self.fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(self.listener.getsockname())
+            self.fillers.append(filler)
+
+    def close(self):
+        for each in (self.listener, *self.fillers):
+            each.close()
+
+
+STARTTLS = (b"EHLO", b"250-deaf\r\n250 STARTTLS\r\n")
+
+
+def bad_hosts():
+    return {"hole": BlackHole(), "silent": Deaf(b""), "slow": Deaf(b"220-one octet a second\r\n" * 100, pause=1),
+            "ehlo": Deaf(), "lines": Deaf(answers=((b"EHLO", b"250-and so on\r\n" * 10 + b"250-"),)),
+            "starttls": Deaf(answers=(STARTTLS,)), "tls": Deaf(answers=(STARTTLS, (b"STARTTLS", b"220 go\r\n")))}
+
+
+def good_host(stage):
+    certificate, key = stage.authority.issue("good", "DNS:localhost")
+    return Upstream(free_port(), certificate, key, logins={"us": "pw"}).start()
+
+
+def routes(stage, hosts, **settings):
+    """An upstream and a domain of each name: mail for x@NAME.example goes to its hosts."""
+    secret = stage.folder / "good.password"
+    secret.write_text("pw\n")
+    common = {"tls": "verify", "ca_file": str(stage.authority.certificate), **settings}
+    if common.get("username"):
+        common["password_file"] = str(secret)
+    stage.gateway.upstreams = {"up": {"hosts": [f"localhost:{stage.upstream.port}"], "tls": "none"},
+                               **{name: {"hosts": [f"localhost:{port}" for port in ports], **common}
+                                  for name, ports in hosts.items()}}
+    stage.gateway.extra = "domain_route = (" + ",".join(
+        f'{{ domain = "{name}.example"  route = "{name}" }}' for name in hosts) + ")"
+    stage.gateway.stop()
+    stage.gateway.start()
+
+
+def delivery_times(stage, good, names):
+    """One message for each of them, all at once; how long each took to be taken by the good host."""
+    with good.lock:
+        good.messages.clear()
+    client, began = connect(stage), {}
+    for name in names:
+        began[name] = time.monotonic()
+        client.sendmail(LOGIN, [f"bob@{name}.example"], message(name))
+    client.quit()
+    return {m.subject: m.taken - began[m.subject] for m in good.wait(len(names), 2 * FIRST_S)}
+
+
+def words(times):
+    return ", ".join(f"{name} {took:.2f} s" for name, took in times.items())
+
+
+def test_the_next_host_gets_the_mail_soon(stage):
+    """Whatever the first one does; and at once as long as it does so, also when its rests are over."""
+    good, bad = good_host(stage), bad_hosts()
+    try:
+        routes(stage, {name: [host.port, good.port] for name, host in bad.items()}, idle_timeout="1s", **AUTHENTICATED)
+        first = delivery_times(stage, good, bad)
+        print(f"# the first time: {words(first)}")
+        assert max(first.values()) < FIRST_S, first
+        worst = dict.fromkeys(bad, 0.0)
+        for _ in range(4):  # over some rests: 1, 2 and 4 s
+            eventually(lambda: not good.open)  # what was kept has ended
+            later = delivery_times(stage, good, bad)
+            worst = {name: max(worst[name], later[name]) for name in bad}
+        print(f"# then at most: {words(worst)}")
+        assert max(worst.values()) < LATER_S, worst
+        assert not stage.gateway.events("message.deferred")
+        for name, host in bad.items():
+            assert host.connections <= 5, f"{name}: {host.connections} connections are more than the first and a few probes"
+        stage.gateway.wait_queue(0)
+    finally:
+        stage.gateway.extra = ""
+        good.stop()
+        for host in bad.values():
+            host.close()
+
+
+def test_a_host_that_is_back_gets_mail_again(stage):
+    """A probe finds it, without mail; and the other host had all of it meanwhile."""
+    good, first = good_host(stage), good_host(stage)
+    first.stop()
+    try:
+        routes(stage, {"both": [first.port, good.port]}, idle_timeout="1s", **AUTHENTICATED)
+        delivery_times(stage, good, ["both"])
+        first.start()
+        until = time.monotonic() + 20
+        while not first.messages:
+            assert time.monotonic() < until, "nothing came to the first host"
+            client = connect(stage)
+            client.sendmail(LOGIN, ["bob@both.example"], message("again"))
+            client.quit()
+            time.sleep(0.3)
+        assert not stage.gateway.events("message.deferred")
+        stage.gateway.wait_queue(0)
+    finally:
+        stage.gateway.extra = ""
+        good.stop()
+        first.stop()
