@@ -349,9 +349,10 @@ class Talk:
         self.note_shift()
 
     def note_shift(self):
-        """A refusal that the gateway may take for anybody's."""
+        """A refusal that the gateway may take for anybody's, also for one whose command was not read yet."""
         if self.shifted and self.said_no:
-            for recipient in self.named:
+            unread = re.findall(r"^RCPT TO:<(.*)>\r$", self.received.decode("utf-8", "replace"), re.M)
+            for recipient in self.named + unread:
                 self.books.refuse(recipient)
 
     def on_data(self, _line):
@@ -381,7 +382,7 @@ class Talk:
             size += len(line)
             if size > MESSAGE_MAX:
                 raise Gone
-        self.answer_dot(b"".join(line + b"\r\n" for line in lines), odd in ("talk", "dot answered"))
+        self.answer_dot(b"".join(line + b"\r\n" for line in lines), odd)
 
     def be_odd_in_content(self, odd):
         if odd == "close":
@@ -397,20 +398,20 @@ class Talk:
         if odd == "dot answered":
             self.send(b"250 2.0.0 taken, whatever it is\r\n")
 
-    def answer_dot(self, octets, spoken):
-        """`spoken`: an answer has left already, before or behind the dot, nobody knows."""
+    def answer_dot(self, octets, odd):
+        """What was said in the middle of the content may have been heard behind the dot."""
         came, verdict = time.monotonic(), LOST
         try:
             verdict = self.answer("DOT", "250 2.0.0 taken", may_refuse=self.sender != "")
             if verdict == TAKEN and time.monotonic() > came + LATE_S:
                 verdict = DOUBTFUL
         finally:
-            if (spoken or self.shifted) and verdict in (TAKEN, LOST):
-                verdict = DOUBTFUL
             if verdict == REFUSED:
                 for recipient in self.recipients:
                     self.books.refuse(recipient)
                 verdict = LATER
+            if self.shifted or odd == "dot answered" or (odd == "talk" and verdict == TAKEN):
+                verdict = DOUBTFUL
             self.books.message(self.sender, self.recipients, octets, verdict)
         self.sender, self.recipients, self.named = None, [], []
         if self.is_odd("RSET"):
@@ -479,6 +480,7 @@ class Host:
         except Exception as error:  # a defect of this program
             talk.books.accuse(f"hostile_upstream.py: {error!r}")
         finally:
+            talk.note_shift()
             talk.socket.close()
 
 
