@@ -21,6 +21,6 @@ class Authority:
         run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
             "-out", stem.with_suffix(".csr"), "-subj", f"/CN={name}")
         run("openssl", "x509", "-req", "-in", stem.with_suffix(".csr"), "-CA", self.certificate,
-            "-CAkey", self.folder / "ca.key", "-CAcreateserial", "-days", "3650", "-extfile", extensions,
+            "-CAkey", self.folder / "ca.key", "-CAcreateserial", "-days", "365", "-extfile", extensions,
             "-out", certificate)
         return certificate, key
