@@ -127,10 +127,8 @@ static void set_word(struct load *load, const struct option *option, void *field
 	if (value < 0)
 		load_error(load, at, "%s: \"%.40s\" is none of %s", full_name(option, name), text,
 		        option_words(option->type));
-	else if (option->type == OPTION_TLS_MODE)
-		*(enum conf_tls_mode *)field = (enum conf_tls_mode)value;
 	else
-		*(enum conf_tls_policy *)field = (enum conf_tls_policy)value;
+		*(unsigned *)field = (unsigned)value;
 }
 
 static bool within(const struct option *option, size_t number)
@@ -237,7 +235,7 @@ static void set_option(
 		return;
 	if (option->type == OPTION_STRING)
 		set_text(load, option, field, text, at);
-	else if (option->type == OPTION_TLS_MODE || option->type == OPTION_TLS_POLICY)
+	else if (option_is_word(option->type))
 		set_word(load, option, field, text, at);
 	else
 		set_number(load, option, field, text, at);
@@ -251,7 +249,7 @@ static void set_fallback(struct load *load, const struct option *option, void *g
 		*(const char **)field = option->fallback;
 	else if (option->type == OPTION_BOOL)
 		*(bool *)field = strcmp(option->fallback, "true") == 0;
-	else if (option->type == OPTION_TLS_MODE || option->type == OPTION_TLS_POLICY)
+	else if (option_is_word(option->type))
 		set_word(load, option, field, option->fallback, NULL);
 	else
 		set_number(load, option, field, option->fallback, NULL);
@@ -597,6 +595,7 @@ static bool is_same(const struct option *option, const void *a, const void *b)
 		return *(const bool *)a == *(const bool *)b;
 	case OPTION_TLS_MODE:
 	case OPTION_TLS_POLICY:
+	case OPTION_NEWLINE:
 		return *(const unsigned *)a == *(const unsigned *)b;
 	default:
 		return *(const uint64_t *)a == *(const uint64_t *)b;

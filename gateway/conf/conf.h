@@ -32,6 +32,12 @@ enum conf_tls_policy {
 	CONF_TLS_NONE,          /* never TLS; the start says so in the log */
 };
 
+/* What a bare CR or a bare LF of a client is. */
+enum conf_newline {
+	CONF_NEWLINE_REFUSE,    /* an error: RFC 5321 2.3.8 */
+	CONF_NEWLINE_NORMALIZE, /* the end of a line, but of no message */
+};
+
 struct conf_listener {
 	const char *name;
 	const char *const *address; /* as written; each parses with addr_parse() */
@@ -39,6 +45,7 @@ struct conf_listener {
 	enum conf_tls_mode tls;
 	bool networks;            /* who stands in an account's network needs no login */
 	bool client_certificates; /* TLS asks for one */
+	enum conf_newline bare_newline;
 };
 
 struct conf_tls {

@@ -64,10 +64,9 @@ static void put_value(struct writer *writer, const struct option *option, const 
 		put(writer, *(const bool *)field ? "true" : "false");
 		break;
 	case OPTION_TLS_MODE:
-		put_quoted(writer, option_word(option->type, *(const enum conf_tls_mode *)field));
-		break;
 	case OPTION_TLS_POLICY:
-		put_quoted(writer, option_word(option->type, *(const enum conf_tls_policy *)field));
+	case OPTION_NEWLINE:
+		put_quoted(writer, option_word(option->type, *(const unsigned *)field));
 		break;
 	}
 }

@@ -22,6 +22,7 @@
 #define CTYPE_BOOL       bool
 #define CTYPE_TLS_MODE   enum conf_tls_mode
 #define CTYPE_TLS_POLICY enum conf_tls_policy
+#define CTYPE_NEWLINE    enum conf_newline
 
 #define RELOAD  true
 #define RESTART false
@@ -62,6 +63,7 @@ static const char *const group_names[GROUP_COUNT] = {
 
 static const char *const tls_mode_words[] = {"starttls", "implicit"};
 static const char *const tls_policy_words[] = {"verify", "require", "opportunistic", "none"};
+static const char *const newline_words[] = {"refuse", "normalize"};
 
 const char *option_group_name(enum option_group group)
 {
@@ -124,24 +126,32 @@ int option_parse_number(enum option_type type, struct slice text, uint64_t *ret_
 	return 0;
 }
 
-static const char *const *words_of(enum option_type type, size_t *ret_count)
-{
-	assert_bug(type == OPTION_TLS_MODE || type == OPTION_TLS_POLICY);
-	if (type == OPTION_TLS_MODE) {
-		*ret_count = ARRAY_LEN(tls_mode_words);
-		return tls_mode_words;
+/* The words of an enumeration, in the order of its values. */
+static const struct {
+	const char *const *words;
+	size_t count;
+	const char *all; /* for a message */
+} enumerations[OPTION_NEWLINE + 1] = {
+#define WORDS(list, text)                                                                          \
+	{                                                                                          \
+		list, ARRAY_LEN(list), text                                                        \
 	}
-	*ret_count = ARRAY_LEN(tls_policy_words);
-	return tls_policy_words;
+        [OPTION_TLS_MODE] = WORDS(tls_mode_words, "\"starttls\" or \"implicit\""),
+        [OPTION_TLS_POLICY] =
+                WORDS(tls_policy_words, "\"verify\", \"require\", \"opportunistic\" or \"none\""),
+        [OPTION_NEWLINE] = WORDS(newline_words, "\"refuse\" or \"normalize\""),
+#undef WORDS
+};
+
+bool option_is_word(enum option_type type)
+{
+	return enumerations[type].words != NULL;
 }
 
 int option_parse_word(enum option_type type, struct slice text)
 {
-	size_t count;
-	const char *const *words = words_of(type, &count);
-
-	for (size_t i = 0; i < count; i++) {
-		if (slice_equal(text, slice_str(words[i])))
+	for (size_t i = 0; i < enumerations[type].count; i++) {
+		if (slice_equal(text, slice_str(enumerations[type].words[i])))
 			return (int)i;
 	}
 	return -EINVAL;
@@ -149,17 +159,13 @@ int option_parse_word(enum option_type type, struct slice text)
 
 const char *option_word(enum option_type type, unsigned value)
 {
-	size_t count;
-	const char *const *words = words_of(type, &count);
-
-	assert_bug(value < count);
-	return words[value];
+	assert_bug(value < enumerations[type].count);
+	return enumerations[type].words[value];
 }
 
 const char *option_words(enum option_type type)
 {
-	return type == OPTION_TLS_MODE ? "\"starttls\" or \"implicit\""
-	                               : "\"verify\", \"require\", \"opportunistic\" or \"none\"";
+	return enumerations[type].all;
 }
 
 size_t option_distance(const char *a, const char *b, size_t limit)

@@ -16,8 +16,10 @@ enum option_type {
 	OPTION_SIZE,
 	OPTION_TIME,
 	OPTION_BOOL,
+	/* enumerations */
 	OPTION_TLS_MODE,
 	OPTION_TLS_POLICY,
+	OPTION_NEWLINE,
 };
 
 /* In the order in which errors about missing groups should read. */
@@ -57,6 +59,9 @@ const struct option *option_find(enum option_group group, const char *name);
  * ms s m h d (plain: seconds) and gives milliseconds. 0, -EINVAL or -ERANGE.
  */
 int option_parse_number(enum option_type type, struct slice text, uint64_t *ret_value) must_check;
+
+/* Whether it is an enumeration. */
+bool option_is_word(enum option_type type);
 
 /* Words of the enumerations: the value, or -EINVAL; the word of a value; all words for a message.
  */
