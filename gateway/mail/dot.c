@@ -7,7 +7,8 @@
  *       '---- other -----'---> TEXT <--'        TEXT --CR at the end of input--> CR
  *                               ^--------------- LINE_START <--LF--'
  *
- * A bare LF leads back to TEXT, never to LINE_START: LF . CR LF ends nothing.
+ * A bare LF leads back to TEXT, never to LINE_START: LF . CR LF ends nothing. In
+ * chunks LINE_START leads to TEXT, whatever comes.
  */
 #include "gateway/mail/dot.h"
 
@@ -15,9 +16,9 @@
 
 enum { LINE_START, DOT, DOT_CR, TEXT, CR };
 
-void dot_init(struct dot *dot)
+void dot_init(struct dot *dot, bool chunks)
 {
-	*dot = (struct dot){.state = LINE_START};
+	*dot = (struct dot){.state = LINE_START, .chunks = chunks};
 }
 
 /* Counts octets of the line; `content` has no line end in it. */
@@ -70,12 +71,14 @@ size_t dot_decode(struct dot *dot, struct slice in, void (*emit)(void *arg, stru
 		char c = in.ptr[at];
 		switch (dot->state) {
 		case LINE_START:
-			if (c == '.') {
+			if (c == '.' && !dot->chunks) {
 				if (at > from)
 					emit(arg, slice_of(in.ptr + from, at - from));
 				from = ++at;
+				dot->state = DOT;
+			} else {
+				dot->state = TEXT;
 			}
-			dot->state = c == '.' ? DOT : TEXT;
 			break;
 		case DOT:
 			dot->state = c == '\r' ? DOT_CR : TEXT;
@@ -88,6 +91,7 @@ size_t dot_decode(struct dot *dot, struct slice in, void (*emit)(void *arg, stru
 				from = ++at;
 				break;
 			}
+			emit(arg, SLICE("\r"));
 			dot->faults |= DOT_BARE_CR;
 			dot->state = TEXT;
 			break;
@@ -111,4 +115,15 @@ size_t dot_decode(struct dot *dot, struct slice in, void (*emit)(void *arg, stru
 	if (at - held > from)
 		emit(arg, slice_of(in.ptr + from, at - held - from));
 	return at;
+}
+
+void dot_finish(struct dot *dot, void (*emit)(void *arg, struct slice content), void *arg)
+{
+	if (dot->state == CR) {
+		emit(arg, SLICE("\r"));
+		check_content(dot, SLICE("\r"));
+	}
+	if (dot->state != LINE_START)
+		emit(arg, SLICE("\r\n"));
+	dot->state = LINE_START;
 }

@@ -3,7 +3,8 @@
  * Reading a message after DATA: only CR LF . CR LF ends it, a leading dot is
  * removed (RFC 5321 4.5.2). What must not be in a message is noted and reading
  * goes on to the real end, so that the client and we never disagree on where the
- * next command begins (SMTP smuggling). Constant memory. Pure.
+ * next command begins (SMTP smuggling). In chunks (RFC 3030) there are no dots and no
+ * end, and the same must not be in it. Constant memory. Pure.
  */
 #pragma once
 
@@ -25,10 +26,11 @@ struct dot {
 	unsigned faults; /* enum dot_fault, all that were seen */
 	/* private */
 	int state;
+	bool chunks;
 	uint32_t line_len;
 };
 
-void dot_init(struct dot *dot);
+void dot_init(struct dot *dot, bool chunks);
 
 /*
  * Decodes what has come. `emit` gets the content in pieces, in order; they point
@@ -38,3 +40,6 @@ void dot_init(struct dot *dot);
  */
 size_t dot_decode(struct dot *dot, struct slice in, void (*emit)(void *arg, struct slice content),
         void *arg, bool *ret_end);
+
+/* After the last chunk: a line that has not ended ends now. */
+void dot_finish(struct dot *dot, void (*emit)(void *arg, struct slice content), void *arg);

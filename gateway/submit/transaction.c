@@ -27,7 +27,8 @@ int transaction_new(struct transaction **ret_transaction)
 		return -ENOMEM;
 	arena_init(&transaction->arena, ENVELOPE_TEXTS_MAX);
 	buf_init(&transaction->header, HEADER_ROOM);
-	dot_init(&transaction->dot);
+	dot_init(&transaction->dot, false);
+	newline_init(&transaction->newline);
 	transaction->refusal = REPLY_COUNT;
 	transaction->id = id_new();
 	id_format(&transaction->id, transaction->id_text);
@@ -294,34 +295,75 @@ static void take_content(void *arg, struct slice octets)
 		take_header(transaction, taking->context, octets);
 }
 
+/* What the dot decoder has found, where line ends may be bare. */
+static void take_bare(void *arg, struct slice octets)
+{
+	struct taking *taking = arg;
+
+	newline_take(&taking->transaction->newline, octets, take_content, taking);
+}
+
+/* What is refused needs no spool. */
+static void give_up_spool(struct transaction *transaction)
+{
+	if (transaction->refusal == REPLY_COUNT || transaction->spool == NULL)
+		return;
+	spool_tx_abort(transaction->spool);
+	transaction->spool = NULL;
+	transaction->must_wait = false;
+}
+
 size_t transaction_take(struct transaction *transaction, const struct transaction_context *context,
         struct slice input, bool *ret_end)
 {
 	struct taking taking = {transaction, context};
 
-	size_t used = dot_decode(&transaction->dot, input, take_content, &taking, ret_end);
-	if (transaction->refusal != REPLY_COUNT && transaction->spool != NULL) {
-		spool_tx_abort(transaction->spool);
-		transaction->spool = NULL;
-		transaction->must_wait = false;
-	}
+	size_t used = dot_decode(&transaction->dot, input,
+	        context->normalize ? take_bare : take_content, &taking, ret_end);
+	give_up_spool(transaction);
 	return used;
 }
 
-enum reply transaction_finish(
+void transaction_take_chunk(struct transaction *transaction,
+        const struct transaction_context *context, struct slice input)
+{
+	struct taking taking = {transaction, context};
+	bool unused;
+
+	if (context->normalize)
+		newline_take(&transaction->newline, input, take_content, &taking);
+	else
+		dot_decode(&transaction->dot, input, take_content, &taking, &unused);
+	give_up_spool(transaction);
+}
+
+enum reply transaction_judge(
         struct transaction *transaction, const struct transaction_context *context)
 {
-	unsigned faults = transaction->dot.faults;
+	unsigned faults =
+	        context->normalize ? transaction->newline.faults : transaction->dot.faults;
 
-	/* A message without an empty line is all header. */
-	if (!transaction->header_done && transaction->refusal == REPLY_COUNT)
-		finish_header(transaction, context, buf_slice(&transaction->header));
 	/* What is wrong with the octets goes before what they seem to say. */
 	if ((faults & (DOT_BARE_CR | DOT_BARE_LF | DOT_NUL)) != 0)
 		transaction->refusal = REPLY_BARE_LINE_END;
 	else if ((faults & DOT_LONG_LINE) != 0)
 		refuse(transaction, REPLY_TEXT_LINE_TOO_LONG);
 	return transaction->refusal;
+}
+
+enum reply transaction_finish(
+        struct transaction *transaction, const struct transaction_context *context)
+{
+	struct taking taking = {transaction, context};
+
+	if (transaction->chunked && context->normalize)
+		newline_finish(&transaction->newline, take_content, &taking);
+	else if (transaction->chunked)
+		dot_finish(&transaction->dot, take_content, &taking);
+	/* A message without an empty line is all header. */
+	if (!transaction->header_done && transaction->refusal == REPLY_COUNT)
+		finish_header(transaction, context, buf_slice(&transaction->header));
+	return transaction_judge(transaction, context);
 }
 
 int transaction_commit(struct transaction *transaction, const struct transaction_context *context)

@@ -15,6 +15,7 @@
 #include "gateway/mail/dot.h"
 #include "gateway/mail/envelope.h"
 #include "gateway/mail/header.h"
+#include "gateway/mail/newline.h"
 #include "gateway/mail/reply.h"
 #include "gateway/mail/trace.h"
 #include "gateway/spool/spool.h"
@@ -31,6 +32,7 @@ struct transaction_context {
 	bool esmtp, logged_in;
 	const char *tls_version, *tls_cipher; /* NULL: in the clear */
 	uint64_t size_limit;
+	bool normalize; /* a bare CR or LF is the end of a line */
 };
 
 struct transaction {
@@ -42,8 +44,10 @@ struct transaction {
 	uint64_t declared_size;     /* SIZE=, 0 without */
 	struct auth_charge charged; /* by ADMIT, and not given back */
 
-	/* from DATA on */
+	/* from DATA or the first BDAT on */
+	bool chunked;
 	struct dot dot;
+	struct newline newline;
 	struct buf header; /* as it comes; then the final block */
 	bool header_done;
 	struct dkim_body body_hash;
@@ -75,7 +79,15 @@ int transaction_add_recipient(struct transaction *transaction, struct slice path
 size_t transaction_take(struct transaction *transaction, const struct transaction_context *context,
         struct slice input, bool *ret_end);
 
-/* After the final dot: REPLY_COUNT if the message is fine, else why not. */
+/* The same of a chunk, which has no end in it. */
+void transaction_take_chunk(struct transaction *transaction,
+        const struct transaction_context *context, struct slice input);
+
+/* REPLY_COUNT as long as nothing is wrong with what has come. */
+enum reply transaction_judge(
+        struct transaction *transaction, const struct transaction_context *context);
+
+/* After the final dot or the last chunk: REPLY_COUNT if the message is fine, else why not. */
 enum reply transaction_finish(
         struct transaction *transaction, const struct transaction_context *context);
 

@@ -31,7 +31,7 @@ static void read_all(struct slice in, unsigned seed, struct reading *ret_reading
 	struct dot dot;
 
 	buf_init(&reading.out, in.len + 16);
-	dot_init(&dot);
+	dot_init(&dot, false);
 	while (rest.len > 0 && !reading.end) {
 		seed = seed * 1103515245U + 12345U;
 		size_t len = whole ? rest.len : MIN_OF((size_t)1 + (seed >> 16) % 8, rest.len);

@@ -11,6 +11,8 @@
 #include "gateway/mail/ehlo.h"
 #include "gateway/mail/envelope.h"
 #include "gateway/mail/header.h"
+#include "gateway/mail/line.h"
+#include "gateway/mail/newline.h"
 #include "gateway/mail/param.h"
 #include "gateway/mail/path.h"
 #include "gateway/mail/reply.h"
@@ -294,7 +296,7 @@ static void expect_dot(const char *in, const char *content, const char *left, un
 		bool end = false;
 
 		buf_init(&out, 10000);
-		dot_init(&dot);
+		dot_init(&dot, false);
 		while (rest.len > 0 && !end) {
 			struct slice part = slice_part(rest, 0, piece);
 			size_t used = dot_decode(&dot, part, append, &out, &end);
@@ -326,6 +328,137 @@ static void only_one_end_of_data(void **state)
 	expect_dot("a\r\n.\nb", NULL, NULL, DOT_BARE_LF);
 	expect_dot("a\r.\rb", NULL, NULL, DOT_BARE_CR);
 	expect_dot("a\r\n.\rb\r\n.\r\n", NULL, "", DOT_BARE_CR);
+}
+
+/* In pieces of every size. */
+static void expect_chunks(const char *in, const char *content, unsigned faults)
+{
+	for (size_t piece = 1; piece <= strlen(in) + 1; piece++) {
+		struct slice rest = slice_str(in);
+		struct buf out;
+		struct dot dot;
+		bool end;
+
+		buf_init(&out, 10000);
+		dot_init(&dot, true);
+		for (; rest.len > 0; rest = slice_part(rest, piece, SIZE_MAX)) {
+			struct slice part = slice_part(rest, 0, piece);
+			assert_int_equal(dot_decode(&dot, part, append, &out, &end), part.len);
+			assert_false(end);
+		}
+		dot_finish(&dot, append, &out);
+		assert_slice_equal(buf_slice(&out), content);
+		assert_int_equal(dot.faults, faults);
+		buf_done(&out);
+	}
+}
+
+static void chunks_have_no_dots(void **state)
+{
+	(void)state;
+	expect_chunks("", "", 0);
+	expect_chunks("a\r\n.\r\n..b\r\n", "a\r\n.\r\n..b\r\n", 0);
+	expect_chunks("a", "a\r\n", 0);
+	expect_chunks("a\r", "a\r\r\n", DOT_BARE_CR);
+	expect_chunks("a\n", "a\n\r\n", DOT_BARE_LF);
+	expect_chunks(".\n.\r.", ".\n.\r.\r\n", DOT_BARE_LF | DOT_BARE_CR);
+}
+
+static void expect_newlines(const char *in, const char *text)
+{
+	for (size_t piece = 1; piece <= strlen(in) + 1; piece++) {
+		struct slice rest = slice_str(in);
+		struct newline newline;
+		struct buf out;
+
+		buf_init(&out, 10000);
+		newline_init(&newline);
+		for (; rest.len > 0; rest = slice_part(rest, piece, SIZE_MAX))
+			newline_take(&newline, slice_part(rest, 0, piece), append, &out);
+		newline_finish(&newline, append, &out);
+		assert_slice_equal(buf_slice(&out), text);
+		assert_int_equal(newline.faults, 0);
+		buf_done(&out);
+	}
+}
+
+static void bare_line_ends_become_whole(void **state)
+{
+	char line[2 * TEXT_LINE_MAX + 3];
+	struct newline newline;
+	struct buf out;
+
+	(void)state;
+	expect_newlines("", "");
+	expect_newlines("a\nb\rc\r\nd", "a\r\nb\r\nc\r\nd\r\n");
+	expect_newlines("a\n\nb", "a\r\n\r\nb\r\n");
+	expect_newlines("a\r\rb", "a\r\n\r\nb\r\n");
+	expect_newlines("a\r\r\nb\r", "a\r\nb\r\n");
+	expect_newlines("a\r\r\r\n", "a\r\n\r\n");
+	expect_newlines("a\r\r\r\rb", "a\r\n\r\n\r\n\r\nb\r\n");
+	expect_newlines("a\n\rb", "a\r\n\r\nb\r\n");
+
+	/* The length is that of the lines that are made; a NUL is none. */
+	memset(line, 'x', sizeof(line));
+	line[TEXT_LINE_MAX] = '\n';
+	buf_init(&out, 10000);
+	newline_init(&newline);
+	newline_take(&newline, slice_of(line, 2 * TEXT_LINE_MAX + 1), append, &out);
+	assert_int_equal(newline.faults, 0);
+	newline_take(&newline, slice_of(line, 1), append, &out);
+	assert_int_equal(newline.faults, DOT_LONG_LINE);
+	newline_init(&newline);
+	newline_take(&newline, slice_of("a\0b", 3), append, &out);
+	assert_int_equal(newline.faults, DOT_NUL);
+	buf_done(&out);
+}
+
+/* All lines, joined: the text and '|' behind CR LF, '/' behind a bare LF, '!' for a long one. */
+static void expect_lines(const char *in, size_t piece, const char *told)
+{
+	struct line_reader reader = {false};
+	struct slice all = slice_str(in);
+	size_t from = 0, to = 0, used;
+	struct line line;
+	struct buf out;
+
+	buf_init(&out, 1000);
+	while (to < all.len) {
+		to = MIN_OF(to + piece, all.len);
+		enum line_found found;
+		do {
+			found = line_find(
+			        &reader, slice_part(all, from, to - from), 6, &line, &used);
+			from += used;
+			if (found == LINE_WHOLE) {
+				append(&out, line.text);
+				append(&out, line.crlf ? SLICE("|") : SLICE("/"));
+			} else if (found == LINE_TOO_LONG) {
+				append(&out, SLICE("!"));
+			}
+		} while (found != LINE_NONE);
+	}
+	append(&out, slice_part(all, from, all.len));
+	assert_slice_equal(buf_slice(&out), told);
+	buf_done(&out);
+}
+
+static void lines_are_the_same_whole_and_in_pieces(void **state)
+{
+	(void)state;
+	for (size_t piece = 1; piece < 40; piece++) {
+		expect_lines("a\r\nb\nc\rd\r\n\r\n\ne", piece, "a|b/c\rd||/e");
+		expect_lines("12345\r\n123456\n123456\r\n1234567\n1\n", piece, "12345|123456/!!1/");
+		expect_lines("123456789123456789\r\nx\r\n", piece, "!x|");
+	}
+	assert_true(line_is_clean(SLICE("")));
+	assert_true(line_is_clean(SLICE("MAIL FROM:<\xc3\xa4@x>")));
+	assert_false(line_is_clean(SLICE("a\rb")));
+	assert_false(line_is_clean(slice_of("a\0b", 3)));
+	assert_false(line_is_clean(SLICE("a\x7f")));
+	assert_false(line_is_clean(SLICE("\xc0\xaf")));     /* overlong */
+	assert_false(line_is_clean(SLICE("\xed\xa0\x80"))); /* a surrogate */
+	assert_false(line_is_clean(SLICE("\xff")));
 }
 
 static void take_mailbox(void *arg, const struct mailbox *mailbox)
@@ -820,6 +953,9 @@ int main(void)
 	        cmocka_unit_test(offers_of_upstreams_are_read),
 	        cmocka_unit_test(xtext_is_checked),
 	        cmocka_unit_test(only_one_end_of_data),
+	        cmocka_unit_test(chunks_have_no_dots),
+	        cmocka_unit_test(bare_line_ends_become_whole),
+	        cmocka_unit_test(lines_are_the_same_whole_and_in_pieces),
 	        cmocka_unit_test(from_is_read_as_every_reader_reads_it),
 	        cmocka_unit_test(headers_are_judged),
 	        cmocka_unit_test(headers_have_limits),

@@ -42,7 +42,7 @@ static const char *judge(struct slice text, bool smtputf8)
 	buf_init(&header, 1U << 20);
 	assert_int_equal(buf_append_slice(&input, text), 0);
 	assert_int_equal(buf_append_str(&input, "\r\n\r\n.\r\n"), 0);
-	dot_init(&dot);
+	dot_init(&dot, false);
 	assert_int_equal(dot_decode(&dot, buf_slice(&input), keep, &header, &end), buf_len(&input));
 	assert_true(end);
 	struct slice block = buf_slice(&header);
