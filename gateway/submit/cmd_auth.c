@@ -225,6 +225,7 @@ static int enter(struct session *session, const struct auth_account *facts)
 		serving->give_login_back(serving, facts->id);
 		return -ENOMEM;
 	}
+	session->idle_commands = 0;
 	log_ctx_add(&session->log, "account", session->account->facts.login);
 	if (!session->has_logged_in)
 		serving->on_login(serving, &session->peer);
@@ -327,6 +328,7 @@ static void refuse_mail(struct session *session, enum reply reply, const struct 
 	struct slice input = conn_input(session->conn);
 
 	conn_consume(session->conn, (size_t)slice_find(input, '\n') + 1);
+	session->refused = true;
 	session_reply(session, reply, args);
 }
 

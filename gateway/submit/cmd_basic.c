@@ -35,6 +35,7 @@ enum reply helo_check(struct session *session, struct slice args)
 static enum reply greet(struct session *session, struct slice name)
 {
 	session_reset(session);
+	session->refused = false;
 	arena_reset(&session->arena);
 	session->helo = arena_slice(&session->arena, name);
 	if (session->helo.ptr == NULL) {
@@ -60,7 +61,7 @@ enum reply helo_act(struct session *session, struct slice args)
 enum reply ehlo_act(struct session *session, struct slice args)
 {
 	enum reply reply = greet(session, args);
-	const char *lines[10];
+	const char *lines[12];
 	char size[40], unused[TLS_FINGERPRINT];
 	size_t count = 0;
 	struct buf out;
@@ -85,6 +86,7 @@ enum reply ehlo_act(struct session *session, struct slice args)
 		lines[count++] = session_fingerprint(session, unused)
 		                         ? "AUTH SCRAM-SHA-256 PLAIN LOGIN EXTERNAL"
 		                         : "AUTH SCRAM-SHA-256 PLAIN LOGIN";
+	lines[count++] = "CHUNKING";
 	lines[count++] = "SMTPUTF8";
 
 	buf_init(&out, EHLO_MAX);
@@ -121,6 +123,7 @@ enum reply rset_act(struct session *session, struct slice args)
 {
 	(void)args;
 	session_reset(session);
+	session->refused = false;
 	return REPLY_OK;
 }
 

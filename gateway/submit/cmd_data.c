@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * DATA: the charge before 354, the message, the charge for what it has above its
- * declared size, the commit. 250 leaves only from on_stored(): the message is on
- * stable storage then. Everything else gives the charge back.
+ * DATA and BDAT: the charge before 354 or the first chunk, the message, the charge for what it has
+ * above its declared size, the commit. 250 leaves only from on_stored(): the message is on stable
+ * storage then. Everything else gives the charge back.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -30,7 +30,21 @@ static struct transaction_context context_of(struct session *session)
 	        .tls_version = conn_tls_version(session->conn),
 	        .tls_cipher = conn_tls_cipher(session->conn),
 	        .size_limit = session_size_limit(session),
+	        .normalize = session->listener->bare_newline == CONF_NEWLINE_NORMALIZE,
 	};
+}
+
+/* The octets of the chunk that have not come are thrown away before anything is said. */
+static void discard(struct session *session, enum reply reply, const struct reply_args *args)
+{
+	session_reset(session);
+	session->refused = true;
+	if (reply_write(&session->chunk_answer, reply, args) < 0) {
+		conn_fail(session->conn, "out of memory");
+		return;
+	}
+	session_move(session, ST_DISCARD);
+	session_continue(session);
 }
 
 /* Refuses the message: one reply, the charge given back, back to READY. */
@@ -41,8 +55,13 @@ static void refuse(struct session *session, enum reply reply, const struct reply
 	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s from=%s rcpts=%u size=%" PRIu64,
 	        transaction->id_text, reply_name(reply), LOG_VALUE(transaction->envelope.sender),
 	        transaction->envelope.recipient_count, transaction->size);
+	if (session->chunk_left > 0) {
+		discard(session, reply, args);
+		return;
+	}
 	session_reply(session, reply, args);
 	session_reset(session);
+	session->refused = true;
 	session_continue(session);
 }
 
@@ -95,6 +114,8 @@ static bool is_admitted(struct session *session, const struct auth_message *answ
 	return false;
 }
 
+static void begin_chunk(struct session *session);
+
 static void on_admitted(
         void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
@@ -106,6 +127,10 @@ static void on_admitted(
 	session->transaction->charged = answer->charge;
 	if (session->account_changed) {
 		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+		return;
+	}
+	if (session->transaction->chunked) {
+		begin_chunk(session);
 		return;
 	}
 	if (session_has_input(session)) {
@@ -134,7 +159,8 @@ static void hash_recipients(const struct envelope *envelope, struct buf *out)
 		pack_u64(&pack, address_hash(envelope->recipients[i]));
 }
 
-enum reply data_act(struct session *session, struct slice args)
+/* Asks for the charge, before any of the message is taken. */
+static enum reply begin(struct session *session)
 {
 	const struct transaction *transaction = session->transaction;
 	const struct auth_charge charge = {
@@ -145,7 +171,6 @@ enum reply data_act(struct session *session, struct slice args)
 	};
 	struct buf hashes;
 
-	(void)args;
 	session_move(session, ST_ADMIT);
 	buf_init(&hashes, (size_t)PROTOCOL_HASHES_MAX * PROTOCOL_HASH_SIZE);
 	if (session->account->facts.counts_new_recipients)
@@ -156,6 +181,12 @@ enum reply data_act(struct session *session, struct slice args)
 		return REPLY_LATER;
 	session_reset(session);
 	return REPLY_TRY_LATER;
+}
+
+enum reply data_act(struct session *session, struct slice args)
+{
+	(void)args;
+	return begin(session);
 }
 
 static void commit(struct session *session)
@@ -179,7 +210,7 @@ static void on_excess_admitted(
 	commit(session);
 }
 
-/* The final dot has come. */
+/* The final dot has come, or the last chunk. */
 static void finish(struct session *session)
 {
 	struct transaction *transaction = session->transaction;
@@ -229,12 +260,153 @@ void data_take(struct session *session)
 		session_message_pause(session);
 }
 
+/* ---- BDAT: RFC 3030 ---- */
+
+/* A message of twice the ceiling is still answered in order; who sends more is not heard out. */
+static bool is_endless(const struct session *session, uint64_t size)
+{
+	return size / 2 > session->conf->submission.message_size;
+}
+
+/* "size [LAST]": 0 or -EINVAL. */
+static int parse_chunk(struct slice args, uint64_t *ret_size, bool *ret_last)
+{
+	struct slice size = slice_until(&args, ' ');
+	int r = size.len <= 20 ? slice_to_u64(size, ret_size) : -EINVAL;
+
+	args = slice_trim(args);
+	*ret_last = args.len > 0;
+	if (r == -ERANGE)
+		*ret_size = UINT64_MAX;
+	else if (r < 0)
+		return -EINVAL;
+	return args.len == 0 || slice_equal_nocase(args, SLICE("LAST")) ? 0 : -EINVAL;
+}
+
+/* Whether there is no use in waiting for the chunk's end: the session is gone then. */
+static bool cuts_off(struct session *session, struct slice args, enum reply reply,
+        const struct reply_args *reply_args)
+{
+	bool last;
+
+	if (parse_chunk(args, &session->chunk_left, &last) < 0) {
+		session_close_with(session, CLOSING_BAD_CHUNK, REPLY_BAD_CHUNK);
+		return true;
+	}
+	if (!is_endless(session, session->chunk_left))
+		return false;
+	session_reply(session, reply, reply_args);
+	session_close_with(session, CLOSING_BAD_CHUNK, REPLY_COUNT);
+	return true;
+}
+
+void bdat_refuse(struct session *session, struct slice args, enum reply reply,
+        const struct reply_args *reply_args)
+{
+	if (!cuts_off(session, args, reply, reply_args))
+		discard(session, reply, reply_args);
+}
+
+enum reply bdat_check(struct session *session, struct slice args)
+{
+	uint64_t limit = session_size_limit(session);
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRIu64, limit);
+	if (cuts_off(session, args, REPLY_TOO_BIG, REPLY_ARGS(text)))
+		return REPLY_LATER;
+	if (session->chunk_left <= limit &&
+	        session->transaction->size <= limit - session->chunk_left)
+		return REPLY_COUNT;
+	refuse(session, REPLY_TOO_BIG, REPLY_ARGS(text));
+	return REPLY_LATER;
+}
+
+enum reply bdat_act(struct session *session, struct slice args)
+{
+	int r = parse_chunk(args, &session->chunk_left, &session->chunk_last);
+
+	assert_bug(r == 0);
+	session->chunk_size = session->chunk_left;
+	if (session->state == ST_RCPT) {
+		session->transaction->chunked = true;
+		dot_init(&session->transaction->dot, true);
+		return begin(session);
+	}
+	begin_chunk(session);
+	return REPLY_LATER;
+}
+
+static void end_chunk(struct session *session)
+{
+	const struct transaction_context context = context_of(session);
+	char text[32];
+
+	if (session->chunk_last) {
+		finish(session);
+		return;
+	}
+	enum reply refusal = transaction_judge(session->transaction, &context);
+	if (refusal != REPLY_COUNT) {
+		refuse(session, refusal,
+		        REPLY_ARGS(transaction_refusal_text(session->transaction, &context, text)));
+		return;
+	}
+	snprintf(text, sizeof(text), "%" PRIu64, session->chunk_size);
+	session_reply(session, REPLY_CHUNK_OK, REPLY_ARGS(text));
+	session_move(session, ST_BDAT);
+	session_continue(session);
+}
+
+static void begin_chunk(struct session *session)
+{
+	session_move(session, ST_CHUNK);
+	if (session->chunk_left == 0)
+		end_chunk(session);
+	else
+		session_continue(session);
+}
+
+/* Its octets have come: the refusal of it. */
+static void end_discard(struct session *session)
+{
+	conn_write(session->conn, buf_slice(&session->chunk_answer));
+	buf_done(&session->chunk_answer);
+	session_move(session, session->helo.len > 0 ? ST_READY : ST_START);
+	session_continue(session);
+}
+
+bool chunk_take(struct session *session)
+{
+	struct slice input = conn_input(session->conn);
+
+	input.len = MIN_OF(input.len, session->chunk_left);
+	if (session->state == ST_CHUNK) {
+		const struct transaction_context context = context_of(session);
+		transaction_take_chunk(session->transaction, &context, input);
+	}
+	session->chunk_left -= input.len;
+	conn_consume(session->conn, input.len);
+	if (input.len > 0)
+		session_message_took(session, input.len);
+	if (session->chunk_left == 0) {
+		if (session->state == ST_CHUNK)
+			end_chunk(session);
+		else
+			end_discard(session);
+		return true;
+	}
+	if (session->state == ST_CHUNK && session->transaction->must_wait)
+		session_message_pause(session);
+	return false;
+}
+
 static void on_spool_ready(void *arg)
 {
 	struct session *session = arg;
 
 	session->transaction->must_wait = false;
-	if (session->state == ST_DATA)
+	if ((S(DATA) | S(CHUNK) | S(BDAT)) & 1U << session->state)
 		session_message_resume(session);
 }
 
@@ -259,6 +431,7 @@ static void on_stored(void *arg, int result)
 	counter_add(CT_MESSAGES_ACCEPTED, 1);
 	counter_add(CT_BYTES_ACCEPTED, envelope->size);
 	session->messages++;
+	session->errors = 0;
 	session_reset(session);
 	session_continue(session);
 }

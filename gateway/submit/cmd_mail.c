@@ -139,6 +139,8 @@ enum reply mail_check(struct session *session, struct slice text)
 {
 	struct mail_args args;
 	char limit[24];
+
+	session->refused = true; /* until it is taken */
 	enum reply reply = parse_mail(session, text, &args);
 
 	if (reply != REPLY_COUNT)
@@ -175,6 +177,7 @@ enum reply mail_act(struct session *session, struct slice text)
 		return REPLY_TRY_LATER;
 	}
 	session->transaction = transaction;
+	session->refused = false;
 	session_move(session, ST_MAIL);
 	return REPLY_SENDER_OK;
 }
@@ -220,6 +223,7 @@ enum reply rcpt_act(struct session *session, struct slice text)
 	assert_bug(reply == REPLY_COUNT);
 	if (transaction_add_recipient(session->transaction, recipient.text) < 0)
 		return REPLY_TRY_LATER;
+	session->idle_commands = 0;
 	session_move(session, ST_RCPT);
 	return REPLY_RECIPIENT_OK;
 }

@@ -2,21 +2,22 @@
 /* The command table and its dispatcher; see commands.h. */
 #include "gateway/submit/commands.h"
 
-#define ANY_COMMAND (S(START) | S(READY) | S(MAIL) | S(RCPT))
+#define ANY_COMMAND (S(START) | S(READY) | S(MAIL) | S(RCPT) | S(BDAT))
 
 const struct command command_table[] = {
         /* verb       check           act           states                        flags */
-        {"EHLO", helo_check, ehlo_act, ANY_COMMAND, NOTHING_BEHIND},
-        {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND},
+        {"EHLO", helo_check, ehlo_act, ANY_COMMAND, NOTHING_BEHIND | LEADS_NOWHERE},
+        {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND | LEADS_NOWHERE},
         {"STARTTLS", starttls_check, starttls_act, S(START) | S(READY), NOTHING_BEHIND},
         {"AUTH", auth_check, auth_act, S(READY), NOTHING_BEHIND},
         {"MAIL", mail_check, mail_act, S(READY), NEED_AUTH},
-        {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_AUTH},
-        {"DATA", data_check, data_act, S(RCPT), NEED_AUTH | NOTHING_BEHIND},
-        {"RSET", no_args, rset_act, ANY_COMMAND, 0},
-        {"NOOP", no_check, noop_act, ANY_COMMAND, 0},
-        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_AUTH},
-        {"HELP", no_check, help_act, ANY_COMMAND, 0},
+        {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_AUTH | NEEDS_ENVELOPE},
+        {"DATA", data_check, data_act, S(RCPT), NEED_AUTH | NOTHING_BEHIND | NEEDS_ENVELOPE},
+        {"BDAT", bdat_check, bdat_act, S(RCPT) | S(BDAT), NEED_AUTH | DATA_BEHIND | NEEDS_ENVELOPE},
+        {"RSET", no_args, rset_act, ANY_COMMAND, LEADS_NOWHERE},
+        {"NOOP", no_check, noop_act, ANY_COMMAND, LEADS_NOWHERE},
+        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_AUTH | LEADS_NOWHERE},
+        {"HELP", no_check, help_act, ANY_COMMAND, LEADS_NOWHERE},
         {"QUIT", no_args, quit_act, ANY_COMMAND, 0},
 };
 const size_t command_count = ARRAY_LEN(command_table);
@@ -48,9 +49,11 @@ static const char *hint(const struct session *session, const struct command *com
 {
 	if (session->state == ST_START)
 		return "EHLO first";
+	if (session->state == ST_BDAT)
+		return "BDAT or RSET";
 	if (command->act == rcpt_act)
 		return "MAIL first";
-	if (command->act == data_act)
+	if (command->act == data_act || command->act == bdat_act)
 		return session->state == ST_MAIL ? "no valid recipients" : "MAIL and RCPT first";
 	return "a transaction is open; RSET ends it";
 }
@@ -65,6 +68,24 @@ static enum reply not_permitted(const struct session *session, const struct comm
 	return (command->flags & NEED_AUTH) == 0 || session->account != NULL
 	               ? REPLY_COUNT
 	               : reply_to_nobody(session);
+}
+
+/* A command that does not belong here. */
+static enum reply out_of_order(const struct session *session, const struct command *command)
+{
+	return (command->flags & NEEDS_ENVELOPE) != 0 &&
+	                       (session->refused || session->state == ST_MAIL)
+	               ? REPLY_BEHIND_REFUSAL
+	               : REPLY_BAD_SEQUENCE;
+}
+
+static void say(struct session *session, const struct command *command, struct slice args,
+        enum reply reply, const struct reply_args *reply_args)
+{
+	if ((command->flags & DATA_BEHIND) != 0)
+		bdat_refuse(session, args, reply, reply_args);
+	else
+		session_reply(session, reply, reply_args);
 }
 
 void command_run(struct session *session, struct slice line)
@@ -86,12 +107,14 @@ void command_run(struct session *session, struct slice line)
 		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
 		return;
 	}
+	session->idle_commands += (command->flags & LEADS_NOWHERE) != 0;
 	/* A client that has not logged in learns that first, whatever else is wrong. */
 	reply = session->state == ST_START && command->act != mail_act
 	                ? REPLY_COUNT
 	                : not_permitted(session, command);
 	if (reply == REPLY_COUNT && (command->states & 1U << session->state) == 0) {
-		session_reply(session, REPLY_BAD_SEQUENCE, REPLY_ARGS(hint(session, command)));
+		say(session, command, args, out_of_order(session, command),
+		        REPLY_ARGS(hint(session, command)));
 		return;
 	}
 	if (reply == REPLY_COUNT)
@@ -101,5 +124,5 @@ void command_run(struct session *session, struct slice line)
 	if (reply == REPLY_COUNT)
 		reply = command->act(session, args);
 	if (reply != REPLY_LATER)
-		session_reply(session, reply, NULL);
+		say(session, command, args, reply, NULL);
 }

@@ -14,7 +14,10 @@ typedef enum reply (*command_fn)(struct session *session, struct slice args);
 enum command_flags {
 	NEED_AUTH = 1, /* by a login, which needs TLS, or by its network */
 	NOTHING_BEHIND =
-	        2, /* the client must wait for the reply: what is behind ends the session */
+	        2,         /* the client must wait for the reply: what is behind ends the session */
+	DATA_BEHIND = 4,   /* so many octets as it says: its refusal waits for their end */
+	LEADS_NOWHERE = 8, /* may be said only so often without a message */
+	NEEDS_ENVELOPE = 16, /* may have been pipelined behind what was refused */
 };
 
 struct command {
@@ -67,6 +70,13 @@ enum reply rcpt_act(struct session *session, struct slice text);
 /* cmd_data.c */
 enum reply data_check(struct session *session, struct slice args);
 enum reply data_act(struct session *session, struct slice args);
+enum reply bdat_check(struct session *session, struct slice args);
+enum reply bdat_act(struct session *session, struct slice args);
+/* The chunk behind a BDAT is thrown away, then this is said; the transaction is gone. */
+void bdat_refuse(struct session *session, struct slice args, enum reply reply,
+        const struct reply_args *reply_args);
 /* Input in DATA. */
 void data_take(struct session *session);
+/* Input in CHUNK and DISCARD: whether the chunk has ended. The session may be gone. */
+bool chunk_take(struct session *session);
 extern const struct spool_tx_events data_spool_events;

@@ -22,13 +22,17 @@
 #define ANSWER_MS     20000 /* for `auth`, whose own deadlines are shorter */
 #define LAST_WORDS_MS 300   /* for the rest of a message that will not be taken */
 #define ARENA_MAX     1024
+/* Nobody who speaks SMTP comes near them; who keeps an idle connection alive with NOOP has hours.
+ */
+#define ERRORS_MAX        20
+#define IDLE_COMMANDS_MAX 1000
 
 #define LOGIN_OK   (S(READY) | S(CLOSED))
-#define COMMAND_OK (S(TLS) | S(START) | S(READY) | S(CLOSED))
+#define COMMAND_OK (S(TLS) | S(START) | S(READY) | S(DISCARD) | S(CLOSED))
 
 static const struct {
 	unsigned successors;
-	size_t timeout; /* offset in struct conf_submission; 0: ANSWER_MS */
+	size_t timeout; /* offset in struct conf_submission; 0: ANSWER_MS, or the pace */
 	const char *name;
 } states[ST_COUNT] = {
 #define T(field) offsetof(struct conf_submission, field)
@@ -42,8 +46,11 @@ static const struct {
         [ST_WHO] = {LOGIN_OK, 0, "look-up before MAIL"},
         [ST_MAIL] = {COMMAND_OK | S(RCPT), T(command_timeout), "MAIL"},
         [ST_RCPT] = {COMMAND_OK | S(RCPT) | S(ADMIT), T(command_timeout), "RCPT"},
-        [ST_ADMIT] = {LOGIN_OK | S(DATA), 0, "DATA"},
-        [ST_DATA] = {LOGIN_OK | S(DATA) | S(COMMIT), T(data_timeout), "message"},
+        [ST_ADMIT] = {LOGIN_OK | S(DATA) | S(CHUNK), 0, "DATA"},
+        [ST_DATA] = {LOGIN_OK | S(DATA) | S(COMMIT), 0, "message"},
+        [ST_CHUNK] = {LOGIN_OK | S(BDAT) | S(COMMIT), 0, "chunk"},
+        [ST_BDAT] = {COMMAND_OK | S(CHUNK), 0, "between chunks"},
+        [ST_DISCARD] = {S(START) | S(READY) | S(CLOSED), 0, "refused chunk"},
         [ST_COMMIT] = {LOGIN_OK, T(data_timeout), "storing"},
         [ST_CLOSED] = {0, 0, "closed"},
 #undef T
@@ -55,28 +62,39 @@ static const char *const closing_names[] = {
 #undef CLOSING
 };
 
+/* While a message comes, its chunks and what is between them too, there is one pace. */
+static bool is_message(enum session_state state)
+{
+	return (S(DATA) | S(CHUNK) | S(BDAT) | S(DISCARD)) & 1U << state;
+}
+
+/* Until the login one deadline covers everything; so does the last one of a blocked account. */
+static bool has_deadline(const struct session *session)
+{
+	return session->account != NULL && !session->account_blocked;
+}
+
 void session_move(struct session *session, enum session_state to)
 {
 	uint64_t timeout = ANSWER_MS;
 
 	assert_bug(session->state == to || (states[session->state].successors & 1U << to) != 0);
-	if (to == ST_DATA && session->state != ST_DATA)
+	if (is_message(to) && !is_message(session->state))
 		pace_start(&session->pace, clock_mono_ms(), session->conf->submission.data_timeout);
 	session->state = to;
-	/* Until the login one deadline covers everything; so does the last one of a blocked
-	 * account. */
-	if (session->account == NULL || session->account_blocked || to == ST_CLOSED)
+	if (!has_deadline(session) || to == ST_CLOSED)
 		return;
-	if (states[to].timeout != 0)
+	if (is_message(to))
+		timeout = pace_left_ms(&session->pace, clock_mono_ms());
+	else if (states[to].timeout != 0)
 		memcpy(&timeout, (const char *)&session->conf->submission + states[to].timeout,
 		        sizeof(timeout));
 	timer_start(&session->timer, timeout);
 }
 
-/* The last words of a blocked account have their own deadline. */
 static void restart_timer(struct session *session, uint64_t ms)
 {
-	if (!session->account_blocked)
+	if (has_deadline(session))
 		timer_start(&session->timer, ms);
 }
 
@@ -104,12 +122,33 @@ void session_message_resume(struct session *session)
 	restart_timer(session, pace_left_ms(&session->pace, now));
 }
 
+/* A client that speaks SMTP does not get these often; what policy or we refuse is not its fault. */
+static bool is_protocol_error(enum reply reply)
+{
+	switch (reply) {
+	case REPLY_UNKNOWN_COMMAND:
+	case REPLY_LINE_TOO_LONG:
+	case REPLY_BAD_CHARACTERS:
+	case REPLY_SYNTAX:
+	case REPLY_BAD_BASE64:
+	case REPLY_BAD_SEQUENCE:
+	case REPLY_ALREADY_LOGGED_IN:
+	case REPLY_ALREADY_TLS:
+	case REPLY_UNKNOWN_MECHANISM:
+	case REPLY_UNKNOWN_PARAMETER:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args)
 {
 	struct buf line;
 
 	if (session->state == ST_CLOSED)
 		return;
+	session->errors += is_protocol_error(reply);
 	buf_init(&line, OUTPUT_MAX / 2);
 	if (reply_write(&line, reply, args) == 0)
 		conn_write(session->conn, buf_slice(&line));
@@ -142,6 +181,18 @@ static bool between_commands(const struct session *session)
 	return (S(START) | S(READY) | S(MAIL) | S(RCPT)) & 1U << session->state;
 }
 
+static bool takes_lines(const struct session *session)
+{
+	return (S(START) | S(READY) | S(MAIL) | S(RCPT) | S(BDAT) | S(AUTH_MORE)) &
+	       1U << session->state;
+}
+
+/* In a message, so that only what blocks the account ends it. */
+static bool in_message(const struct session *session)
+{
+	return (S(DATA) | S(CHUNK) | S(BDAT)) & 1U << session->state;
+}
+
 /* Between two commands: whether it ends instead of taking the next one; then it is gone. */
 static bool must_end(struct session *session)
 {
@@ -149,6 +200,10 @@ static bool must_end(struct session *session)
 		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
 	else if (between_messages(session) && session->serving->stopping)
 		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
+	else if (takes_lines(session) && session->errors > ERRORS_MAX)
+		session_close_with(session, CLOSING_ERRORS, REPLY_TOO_MANY_ERRORS);
+	else if (takes_lines(session) && session->idle_commands > IDLE_COMMANDS_MAX)
+		session_close_with(session, CLOSING_NO_PROGRESS, REPLY_NO_PROGRESS);
 	else
 		return false;
 	return true;
@@ -252,6 +307,7 @@ static void take_down(struct session *session, enum closing why)
 	session_move(session, ST_CLOSED);
 	drop_account(session);
 	free(session->suspended_reason);
+	buf_done(&session->chunk_answer);
 	arena_reset(&session->arena);
 	tls_server_unref(session->tls);
 	conf_unref(session->conf);
@@ -292,39 +348,26 @@ static void on_timeout(void *arg)
 		session_close_with(session, CLOSING_TIMEOUT, REPLY_TIMED_OUT);
 }
 
-/* Takes the CR off a line that may be run: without control characters, and with that CR. */
-static bool is_whole(struct slice *line)
+/* Whether it may be run: RFC 5321 2.3.8, a line ends with CR LF and nothing else does. */
+static bool is_fine(const struct session *session, const struct line *line)
 {
-	/* RFC 5321 2.3.8: a line ends with CRLF and nothing else does. */
-	if (line->len == 0 || line->ptr[line->len - 1] != '\r')
-		return false;
-	line->len--;
-	for (size_t i = 0; i < line->len; i++) {
-		unsigned char c = (unsigned char)line->ptr[i];
-		if (c < ' ' || c == 0x7f)
-			return false;
-	}
-	return true;
+	return (line->crlf || session->listener->bare_newline == CONF_NEWLINE_NORMALIZE) &&
+	       line_is_clean(line->text);
 }
 
-static bool takes_lines(const struct session *session)
+static void run_line(struct session *session, const struct line *line)
 {
-	return (S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE)) & 1U << session->state;
-}
-
-static void run_line(struct session *session, struct slice line)
-{
-	if (!is_whole(&line)) {
+	if (!is_fine(session, line)) {
 		if (session->state == ST_AUTH_MORE)
 			auth_response(session, SLICE("*"));
 		else
 			session_reply(session, REPLY_BAD_CHARACTERS, NULL);
 	} else if (session->state == ST_AUTH_MORE) {
-		auth_response(session, line);
+		auth_response(session, line->text);
 	} else {
 		/* The wait for the next one begins anew, whatever comes of this one. */
 		session_move(session, session->state);
-		command_run(session, line);
+		command_run(session, line->text);
 	}
 }
 
@@ -340,33 +383,28 @@ static size_t line_max(const struct session *session, struct slice input)
 static bool take_line(struct session *session)
 {
 	struct slice input = conn_input(session->conn);
-	uninitialized_ char line[LINE_MAX_AUTH];
-	ptrdiff_t end = slice_find(input, '\n');
-	size_t max = line_max(session, input);
+	uninitialized_ char copy[LINE_MAX_AUTH];
+	struct line line;
+	size_t used;
 
-	if (end < 0) {
-		/* Thrown away in constant memory, never run. */
-		session->skipping_line |= input.len >= max;
-		if (session->skipping_line)
-			conn_consume(session->conn, input.len);
-		return false;
+	enum line_found found =
+	        line_find(&session->lines, input, line_max(session, input) - 1, &line, &used);
+	/* A copy: running it may change the window. It may hold a password. */
+	if (found == LINE_WHOLE) {
+		memcpy(copy, line.text.ptr, line.text.len);
+		line.text.ptr = copy;
 	}
-	size_t len = (size_t)end;
-	if (session->skipping_line || len >= max) {
-		session->skipping_line = false;
-		conn_consume(session->conn, len + 1);
+	conn_consume(session->conn, used);
+	if (found == LINE_WHOLE) {
+		run_line(session, &line);
+		explicit_bzero(copy, line.text.len);
+	} else if (found == LINE_TOO_LONG) {
 		if (session->state == ST_AUTH_MORE)
 			auth_response(session, SLICE("*"));
 		else
 			session_reply(session, REPLY_LINE_TOO_LONG, NULL);
-		return true;
 	}
-	/* A copy: running it may change the window. It may hold a password. */
-	memcpy(line, input.ptr, len);
-	conn_consume(session->conn, len + 1);
-	run_line(session, slice_of(line, len));
-	explicit_bzero(line, len);
-	return true;
+	return found != LINE_NONE;
 }
 
 /* Whether `auth` must say who the client is, or whether he still is, before he may send. */
@@ -385,12 +423,13 @@ static bool mail_comes(const struct session *session)
 {
 	struct slice input = conn_input(session->conn);
 
-	if (session->state != ST_READY || session->skipping_line ||
-	        !slice_starts_with_nocase(input, SLICE("MAIL ")))
-		return false;
-	ptrdiff_t end = slice_find(input, '\n');
-	struct slice line = slice_part(input, 0, end > 0 ? (size_t)end : 0);
-	return line.len < LINE_MAX_SMTP && is_whole(&line);
+	struct line_reader reader = session->lines;
+	struct line line;
+	size_t used;
+
+	return session->state == ST_READY && slice_starts_with_nocase(input, SLICE("MAIL ")) &&
+	       line_find(&reader, input, LINE_MAX_SMTP - 1, &line, &used) == LINE_WHOLE &&
+	       is_fine(session, &line);
 }
 
 static void on_data(void *arg)
@@ -405,12 +444,22 @@ static void on_data(void *arg)
 			data_take(session);
 			return;
 		}
+		if (session->state == ST_CHUNK || session->state == ST_DISCARD) {
+			if (!chunk_take(session))
+				return;
+			continue;
+		}
 		if (!takes_lines(session))
 			return;
 		/* RFC 2920 lets a client say all it has at once, as long as it reads meanwhile. */
 		session->replies_wait = conn_unsent(session->conn) > OUTPUT_MAX / 2;
 		if (session->replies_wait) {
 			conn_pause(session->conn);
+			return;
+		}
+		/* Small chunks, one behind the other, wait for the spool as a large one does. */
+		if (session->state == ST_BDAT && session->transaction->must_wait) {
+			session_message_pause(session);
 			return;
 		}
 		if (must_end(session))
@@ -489,6 +538,7 @@ int session_new(struct serving *serving, int fd, const struct addr *peer, size_t
 	random_bytes(&number, sizeof(number));
 	hex_encode(&number, sizeof(number), session->sid);
 	arena_init(&session->arena, ARENA_MAX);
+	buf_init(&session->chunk_answer, OUTPUT_MAX);
 	begin_log(session);
 	timer_init(&session->timer, serving->loop, on_timeout, session);
 	timer_start(&session->timer, session->conf->submission.login_timeout);
@@ -517,7 +567,7 @@ static void on_checked(
 	(void)account;
 	session->check = NULL;
 	/* When its final dot has come meanwhile, it is taken or refused as any. */
-	if (answer->type != AUTH_BLOCKED || session->state != ST_DATA)
+	if (answer->type != AUTH_BLOCKED || !in_message(session))
 		return;
 	session->account_blocked = true;
 	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s", session->transaction->id_text,
@@ -543,7 +593,7 @@ static void account_changed(struct session *session)
 	session->account_changed = true;
 	if (between_commands(session))
 		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
-	else if (session->state == ST_DATA)
+	else if (in_message(session))
 		check_account(session);
 }
 

@@ -7,6 +7,8 @@
  *    └STARTTLS┴────────────┘ └──────────── RSET, EHLO, refusals ◄──┴── COMMIT ◄─┘
  *                          READY ─AUTH─► AUTH_WAIT ◄──► AUTH_MORE ─► READY
  *                          READY ─MAIL─► WHO ─► READY, and the MAIL again
+ *                          RCPT ─BDAT─► ADMIT ─► CHUNK ◄─BDAT─► BDAT;  CHUNK ─LAST─► COMMIT
+ *                          any BDAT that is refused ─► DISCARD ─► READY
  *
  * states[] in session.c is that drawing as a table; commands.c tells what each
  * command needs. The loop's thread only.
@@ -23,6 +25,7 @@
 #include "gateway/base/log.h"
 #include "gateway/base/recent.h"
 #include "gateway/conf/conf.h"
+#include "gateway/mail/line.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/conn.h"
 #include "gateway/net/timer.h"
@@ -42,6 +45,9 @@ enum session_state {
 	ST_RCPT,      /* at least one recipient */
 	ST_ADMIT,     /* `auth` charges the limits, before 354 */
 	ST_DATA,      /* the message comes */
+	ST_CHUNK,     /* a chunk of the message comes */
+	ST_BDAT,      /* between two chunks */
+	ST_DISCARD,   /* the rest of a chunk is thrown away, then its refusal is said */
 	ST_COMMIT,    /* charged for its true size, then stored */
 	ST_CLOSED,
 	ST_COUNT
@@ -102,11 +108,18 @@ struct session {
 	struct timer timer; /* of the state, and of login_timeout before the login */
 	struct arena arena; /* helo */
 	struct slice helo;
-	bool esmtp;           /* EHLO, not HELO */
-	bool skipping_line;   /* too long: the rest is thrown away */
-	bool replies_wait;    /* so many that no command is run until they have left */
-	bool account_changed; /* the account was changed: it ends after this command */
-	bool account_blocked; /* may send no more, in mid-message: its last deadline runs */
+	bool esmtp; /* EHLO, not HELO */
+	struct line_reader lines;
+	uint64_t chunk_left;     /* octets of this BDAT that have not come */
+	uint64_t chunk_size;     /* octets of it in all */
+	bool chunk_last;         /* it ends the message */
+	struct buf chunk_answer; /* of a chunk that is thrown away */
+	unsigned errors;         /* of protocol, since the last message */
+	unsigned idle_commands;  /* that lead nowhere, since the last login or recipient */
+	bool refused;            /* a transaction: what was pipelined behind is no error */
+	bool replies_wait;       /* so many that no command is run until they have left */
+	bool account_changed;    /* the account was changed: it ends after this command */
+	bool account_blocked;    /* may send no more, in mid-message: its last deadline runs */
 
 	struct account *account; /* NULL: nobody yet */
 	bool has_logged_in;      /* once: serving->on_login() has been called */
@@ -141,7 +154,7 @@ void session_move(struct session *session, enum session_state to);
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
 
 /*
- * In ST_DATA. Octets of the message have come: its deadline moves on (pace.h). While the spool
+ * While a message comes. Octets of it have come: its deadline moves on (pace.h). While the spool
  * takes no more nothing is read, and that is no fault of the client.
  */
 void session_message_took(struct session *session, uint64_t octets);
