@@ -23,15 +23,17 @@ enum line_found line_find(struct line_reader *reader, struct slice in, size_t ma
 	return LINE_WHOLE;
 }
 
-bool line_is_clean(struct slice text)
+bool line_has_controls(struct slice text)
 {
-	bool ascii = true;
-
 	for (size_t i = 0; i < text.len; i++) {
 		unsigned char c = (unsigned char)text.ptr[i];
 		if (c < ' ' || c == 0x7f)
-			return false;
-		ascii = ascii && c < 0x80;
+			return true;
 	}
-	return ascii || slice_is_utf8(text);
+	return false;
+}
+
+bool line_is_clean(struct slice text)
+{
+	return !line_has_controls(text) && slice_is_utf8(text);
 }

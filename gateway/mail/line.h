@@ -32,5 +32,8 @@ struct line {
 enum line_found line_find(struct line_reader *reader, struct slice in, size_t max,
         struct line *ret_line, size_t *ret_used);
 
+/* Whether it has octets below 0x20, or 0x7f: such never leave in a command. */
+bool line_has_controls(struct slice text);
+
 /* Whether it has neither control characters nor malformed UTF-8. */
 bool line_is_clean(struct slice text);

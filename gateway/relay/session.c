@@ -11,6 +11,7 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
+#include "gateway/mail/line.h"
 #include "gateway/relay/inner.h"
 #include "gateway/relay/sasl_client.h"
 
@@ -257,6 +258,8 @@ static void say(
 
 	int len = snprintf(
 	        line, sizeof(line), "%s%s%s\r\n", verb, argument[0] != '\0' ? " " : "", argument);
+	assert_bug(len > 2 && len < (int)sizeof(line) &&
+	           !line_has_controls(slice_of(line, (size_t)len - 2)));
 	session_enter(session, state);
 	session->reply_lines = 0;
 	session->owed++;
@@ -468,18 +471,21 @@ static void on_reply(struct session *session)
 /* Takes a line from the input. 1: a reply is complete; 0: not yet; -EBADMSG. */
 static int take_line(struct session *session)
 {
-	struct slice input = conn_input(session->conn);
-	ptrdiff_t end = slice_find(input, '\n');
+	struct line_reader reader = {.skipping = false};
+	struct line line;
+	size_t used;
 
-	if (end < 0)
-		return input.len >= PEER_REPLY_LINE_MAX ? -EBADMSG : -EAGAIN;
-	struct slice line = slice_part(input, 0, (size_t)end);
-	if (line.len > 0 && line.ptr[line.len - 1] == '\r')
-		line.len--;
-	int r = peer_reply_line(&session->reply, line);
-	if (session->state == SESSION_EHLO && session->reply_lines++ > 0 && line.len > 4)
-		ehlo_take_line(&session->ehlo, slice_part(line, 4, line.len));
-	conn_consume(session->conn, (size_t)end + 1);
+	/* One that is too long ends the session: nothing is skipped here. */
+	enum line_found found =
+	        line_find(&reader, conn_input(session->conn), PEER_REPLY_LINE_MAX, &line, &used);
+	if (found == LINE_TOO_LONG || reader.skipping)
+		return -EBADMSG;
+	if (found == LINE_NONE)
+		return -EAGAIN;
+	int r = peer_reply_line(&session->reply, line.text);
+	if (session->state == SESSION_EHLO && session->reply_lines++ > 0 && line.text.len > 4)
+		ehlo_take_line(&session->ehlo, slice_part(line.text, 4, line.text.len));
+	conn_consume(session->conn, used);
 	return r;
 }
 

@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "gateway/base/board.h"
+#include "gateway/mail/line.h"
 #include "gateway/relay/inner.h"
 
 #define BATCH       50     /* RCPT commands whose replies may be outstanding */
@@ -347,8 +348,7 @@ void transaction_reply(struct session *session)
 /* Nothing that came from a client may break a command: it was checked when it came. */
 static void append_path(struct buf *out, struct slice path)
 {
-	for (size_t i = 0; i < path.len; i++)
-		assert_bug((unsigned char)path.ptr[i] >= 0x20 && path.ptr[i] != 0x7f);
+	assert_bug(!line_has_controls(path));
 	(void)!buf_append_str(out, "<");
 	(void)!buf_append_slice(out, path);
 	(void)!buf_append_str(out, ">");
