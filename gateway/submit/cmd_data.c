@@ -39,10 +39,9 @@ static void discard(struct session *session, enum reply reply, const struct repl
 {
 	session_reset(session);
 	session->refused = true;
-	if (reply_write(&session->chunk_answer, reply, args) < 0) {
+	/* Then too: what is in the window must not be run. */
+	if (reply_write(&session->chunk_answer, reply, args) < 0)
 		conn_fail(session->conn, "out of memory");
-		return;
-	}
 	session_move(session, ST_DISCARD);
 	session_continue(session);
 }

@@ -8,7 +8,8 @@
  * TLS has asked for a certificate, which it got. A model of one page
  * says which replies each command may get: one, in order, and 250 to the final dot only for a
  * message that is in the spool. Once memory has failed (memory.c) only the latter must hold, and
- * that it refuses nothing for good which it takes otherwise.
+ * that it refuses nothing for good which it takes otherwise. On the listener with networks lines
+ * may end as they like.
  */
 #include "gateway/submit/session.h"
 
@@ -29,6 +30,9 @@
 #define PIECES_MAX  64
 #define OUTPUT_MAX  (1U << 20)
 #define ACCOUNT     42
+#define MESSAGE_MAX 10240
+#define ERRORS_MAX  20
+#define IDLE_MAX    1000
 #define SPOOL_ROUND 2000 /* messages, then a new spool */
 
 /* A first piece that chooses the listener with networks, and the address. */
@@ -65,6 +69,13 @@ const char *const fuzz_phrases[] = {
         "\xfc\xff",
         "\xfb\xff",
         "AUTH EXTERNAL =\r\n\xff",
+        "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nBDAT 22 LAST\r\nFrom: "
+        "a@x.example\r\n\r\nx\xff",
+        "BDAT 21\r\nFrom: a@x.example\r\n\r\n\xff",
+        "BDAT 5\r\n\r\n.\r\n\xff",
+        "BDAT 0 LAST\r\n\xff",
+        "BDAT 9000\r\n\xff",
+        "FOO\r\nFOO\r\nFOO\r\nFOO\r\nFOO\r\nFOO\r\nFOO\r\n\xff",
         "AUTH EXTERNAL\r\n\xff",
 };
 const size_t fuzz_phrase_count = ARRAY_LEN(fuzz_phrases);
@@ -219,7 +230,8 @@ static void load_conf(void)
 	                           "database = \"dbname=postern\"\n"
 	                           "listener = { submission = { address = [\"127.0.0.1:5587\"] }\n"
 	                           " relay = { address = [\"127.0.0.1:5025\"]\n"
-	                           "  networks = true  client_certificates = true } }\n"
+	                           "  networks = true  client_certificates = true\n"
+	                           "  bare_newline = \"normalize\" } }\n"
 	                           "tls = { certificate = \"/c\"  key = \"/k\" }\n"
 	                           "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
 	                           "submission = { message_size = \"10K\" }\n"
@@ -338,7 +350,8 @@ static bool is_waiting(void *arg)
 		return false;
 	if (session == NULL)
 		return client->ended;
-	return ((S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE) | S(DATA)) &
+	return ((S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE) | S(DATA) | S(CHUNK) |
+	                S(BDAT) | S(DISCARD)) &
 	               1U << session->state) != 0 &&
 	       conn_unsent(session->conn) == 0;
 }
@@ -362,16 +375,27 @@ static void on_output(void *arg, unsigned events)
 
 static bool codes_seen[600]; /* in the last run whose memory did not fail */
 
-enum model_state { START, READY, MAIL, RCPT, RESPONSE, DATA, GONE };
+enum model_state { START, READY, MAIL, RCPT, RESPONSE, DATA, CHUNK, CHUNKS, GONE };
 
 struct model {
 	enum model_state state;
 	bool logged_in;
+	bool normalize;   /* lines may end with a bare LF */
 	bool granted;     /* its address is in the account's network */
 	struct buf text;  /* that was sent and is not accounted for: half a line, or a message */
 	bool disk_failed; /* since this session began */
 	struct slice behind;
 	struct slice replies; /* that came and are not accounted for */
+	struct {
+		uint64_t size;
+		bool last;
+		unsigned refused;        /* the code, or 0: it belongs to the message */
+		enum model_state behind; /* where a refusal leads */
+	} chunk;
+	struct buf chunks;    /* of the message so far */
+	unsigned errors;      /* since the last message: at most so many count */
+	unsigned sure_errors; /* and at least so many */
+	unsigned commands;
 	unsigned accepted;
 	char ids[PIECES_MAX * 64][ID_TEXT + 1];
 };
@@ -396,6 +420,8 @@ static unsigned next_reply(struct model *model, struct slice *ret_last)
 			break;
 	}
 	codes_seen[code] |= !bench_memory_fails;
+	model->errors += code >= 500 && (code <= 504 || code == 555);
+	model->sure_errors += code == 500;
 	*ret_last = line;
 	return code;
 }
@@ -485,6 +511,33 @@ static void model_data(struct model *model)
 	}
 }
 
+/* The octets behind it are accounted for when they have come. */
+static void model_bdat(struct model *model, struct slice args)
+{
+	struct slice size, rest = slice_trim(args);
+	bool taken = model->state == RCPT || model->state == CHUNKS;
+
+	size = slice_until(&rest, ' ');
+	rest = slice_trim(rest);
+	int r = size.len > 20 ? -EINVAL : slice_to_u64(size, &model->chunk.size);
+	if (r == -EINVAL || (rest.len > 0 && !is_verb(rest, "LAST"))) {
+		expect_only(model, 501);
+		model->state = GONE;
+		return;
+	}
+	model->chunk.last = rest.len > 0;
+	model->chunk.refused = taken ? 0 : model->state == READY && !model->logged_in ? 530 : 503;
+	model->chunk.behind = model->state == START ? START : READY;
+	if (r == -ERANGE || model->chunk.size > 2 * MESSAGE_MAX + 1) {
+		expect_only(model, taken ? 552 : model->chunk.refused);
+		model->state = GONE;
+		return;
+	}
+	if (model->state != CHUNKS)
+		buf_clear(&model->chunks);
+	model->state = CHUNK;
+}
+
 /* Those that may come at any time. */
 static void model_simple(struct model *model, struct slice verb)
 {
@@ -552,6 +605,8 @@ static void model_command(struct model *model, struct slice line)
 		model_rcpt(model);
 	} else if (is_verb(verb, "DATA")) {
 		model_data(model);
+	} else if (is_verb(verb, "BDAT")) {
+		model_bdat(model, line);
 	} else {
 		model_simple(model, verb);
 	}
@@ -571,19 +626,21 @@ static void model_response(struct model *model)
 static void model_line(struct model *model, struct slice line)
 {
 	bool response = model->state == RESPONSE;
-	bool whole = line.len > 0 && line.ptr[line.len - 1] == '\r';
+	bool cr = line.len > 0 && line.ptr[line.len - 1] == '\r';
+	struct slice text = slice_of(line.ptr, line.len - cr);
 	size_t limit = response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : 4096;
 
+	model->commands++;
 	if (response) {
 		model_response(model);
-	} else if (line.len >= limit || !whole ||
-	           fuzz_has_controls(slice_of(line.ptr, line.len - 1))) {
+	} else if (line.len >= limit || (!cr && !model->normalize) || fuzz_has_controls(text) ||
+	           !slice_is_utf8(text)) {
 		expect_only(model, 500);
 	} else {
 		/* The first MAIL makes it somebody, whatever becomes of it. */
 		model->logged_in |= model->granted && model->state == READY &&
 		                    slice_starts_with_nocase(line, SLICE("MAIL "));
-		model_command(model, slice_of(line.ptr, line.len - 1));
+		model_command(model, text);
 	}
 }
 
@@ -613,11 +670,54 @@ static void model_message(struct model *model, struct slice message)
 
 	assert_bug(is_one_of(code, CODES(250, 451, 452, 550, 552, 553, 554)));
 	assert_bug(code != 451 || model->disk_failed);
-	if (!fuzz_lines_are_whole(message) || slice_find(message, '\0') >= 0)
+	if ((!fuzz_lines_are_whole(message) && !model->normalize) || slice_find(message, '\0') >= 0)
 		assert_bug(code == 550);
-	if (code == 250)
+	if (code == 250) {
 		note_accepted(model, line);
+		model->errors = model->sure_errors = model->commands = 0;
+	}
 	model->state = READY;
+}
+
+static void model_chunk(struct model *model, struct slice octets)
+{
+	if (model->chunk.refused != 0) {
+		expect_only(model, model->chunk.refused);
+		model->state = model->chunk.behind;
+		return;
+	}
+	assert_bug(buf_append_slice(&model->chunks, octets) == 0);
+	/* The limit is for the text that is made of it. */
+	if (buf_len(&model->chunks) > MESSAGE_MAX && !model->normalize) {
+		unsigned code = expect(model, CODES(550, 552));
+		assert_bug(code == 552 || octets.len <= MESSAGE_MAX);
+		model->state = READY;
+	} else if (!model->chunk.last) {
+		unsigned code = expect(model, CODES(250, 451, 550, 552, 553, 554));
+		assert_bug(code != 451 || model->disk_failed);
+		model->state = code == 250 ? CHUNKS : READY;
+	} else {
+		struct slice all = buf_slice(&model->chunks);
+		if (!slice_ends_with_nocase(all, SLICE("\r\n")))
+			assert_bug(buf_append(&model->chunks, "\r\n", 2) == 0);
+		model_message(model, buf_slice(&model->chunks));
+	}
+}
+
+/* Whether so much went wrong, or so little happened, that it must have ended, or may have. */
+static void model_patience(struct model *model)
+{
+	struct slice line;
+
+	if (model->state == GONE)
+		return;
+	if (!slice_starts_with(model->replies, SLICE("421 "))) {
+		assert_bug(model->sure_errors <= ERRORS_MAX);
+		return;
+	}
+	assert_bug(next_reply(model, &line) == 421);
+	assert_bug(model->errors > ERRORS_MAX || model->commands > IDLE_MAX);
+	model->state = GONE;
 }
 
 /*
@@ -653,6 +753,11 @@ static void model_take(struct model *model)
 			if (used == 0)
 				break;
 			model_message(model, slice_of(all.ptr, used));
+		} else if (model->state == CHUNK) {
+			used = model->chunk.size;
+			if (used > all.len)
+				break;
+			model_chunk(model, slice_of(all.ptr, used));
 		} else {
 			ptrdiff_t end = slice_find(all, '\n');
 			if (end < 0)
@@ -661,6 +766,7 @@ static void model_take(struct model *model)
 			model->behind = slice_part(all, used, all.len);
 			model_line(model, slice_of(all.ptr, (size_t)end));
 		}
+		model_patience(model);
 		all = slice_part(all, used, all.len);
 	}
 	assert_bug(model->replies.len == 0);
@@ -829,7 +935,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	model.granted = granted;
 	if (granted)
 		assert_bug(inet_pton(AF_INET, GRANTED_ADDRESS, &peer.u.in.sin_addr) == 1);
+	model.normalize = networks;
 	buf_init(&model.text, OUTPUT_MAX);
+	buf_init(&model.chunks, OUTPUT_MAX);
 	buf_init(&client.output, OUTPUT_MAX);
 	assert_bug(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);
 	client.fd = pair[0];
@@ -847,6 +955,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	bench_turn(bench.loop, is_gone, NULL);
 	check_spool(&model, abrupt);
 	buf_done(&model.text);
+	buf_done(&model.chunks);
 	buf_done(&client.output);
 	if (bench.stored > SPOOL_ROUND) {
 		close_spool();
