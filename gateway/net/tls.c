@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <gnutls/x509.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,12 @@ static const char priorities[] = "NONE:+VERS-TLS1.3:+VERS-TLS1.2:+ECDHE-ECDSA:+E
                                  ":+SIGN-ALL:-SIGN-RSA-SHA1:-SIGN-ECDSA-SHA1:-SIGN-DSA-SHA1"
                                  ":+COMP-NULL:+CTYPE-X509:%SERVER_PRECEDENCE";
 
-/* Octets of a handshake where clients may send a chain of certificates. */
+/* Octets of a handshake where the peer may send a chain of certificates. */
 #define HANDSHAKE_MAX 32768
+/* Of a chain of an upstream: certificates above its own, and bits of a key, that are computed with.
+ */
+#define CHAIN_MAX    8
+#define KEY_BITS_MAX 8192
 
 struct tls_server {
 	_Atomic unsigned refs;
@@ -108,6 +113,8 @@ int tls_client_new(
 	int r = gnutls_certificate_allocate_credentials(&client->credentials);
 	if (r >= 0)
 		r = gnutls_priority_init(&client->priority, priorities, NULL);
+	if (r >= 0)
+		gnutls_certificate_set_verify_limits(client->credentials, KEY_BITS_MAX, CHAIN_MAX);
 	if (r >= 0 && check == TLS_CHECK_NAME && *ca_file != '\0') {
 		r = gnutls_certificate_set_x509_trust_file(
 		        client->credentials, ca_file, GNUTLS_X509_FMT_PEM);
@@ -214,6 +221,7 @@ int tls_client_session(
 	r = start_session(session, fd, client->priority, client->credentials);
 	if (r >= 0 && is_name(host))
 		r = gnutls_server_name_set(session, GNUTLS_NAME_DNS, host, strlen(host));
+	gnutls_handshake_set_max_packet_length(session, HANDSHAKE_MAX);
 	if (r < 0) {
 		gnutls_deinit(session);
 		return -ENOMEM;
@@ -230,8 +238,13 @@ int tls_client_verify(
 
 	if (client->check == TLS_CHECK_NONE)
 		return 0;
-	/* RFC 9525: the configured name, never one that the DNS gave. */
-	int r = gnutls_certificate_verify_peers3(session, host, &status);
+	/* RFC 9525: the configured name, never one that the DNS gave; and made for a server. */
+	gnutls_typed_vdata_st wanted[] = {
+	        {.type = GNUTLS_DT_DNS_HOSTNAME, .data = (unsigned char *)(uintptr_t)host},
+	        {.type = GNUTLS_DT_KEY_PURPOSE_OID,
+	                .data = (unsigned char *)(uintptr_t)GNUTLS_KP_TLS_WWW_SERVER},
+	};
+	int r = gnutls_certificate_verify_peers(session, wanted, ARRAY_LEN(wanted), &status);
 	if (r < 0)
 		return tls_why(why, r, "the certificate cannot be checked");
 	if (status == 0)

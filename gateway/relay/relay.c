@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/conf/option.h"
 #include "gateway/relay/control.h"
 #include "gateway/relay/inner.h"
 #include "gateway/relay/notices.h"
@@ -101,8 +102,11 @@ static void put_in_force(struct relay *relay, struct upstream *fresh)
 {
 	struct upstream *known = find_any(relay, fresh->settings->name);
 
+	/* Also that a password goes to whoever answers there, if there is one and TLS is off. */
 	if (fresh->settings->tls != CONF_TLS_VERIFY)
-		LOG(NULL, EV_UPSTREAM_UNPROTECTED, "upstream=%s", fresh->settings->name);
+		LOG(NULL, EV_UPSTREAM_UNPROTECTED, "upstream=%s tls=%s login=%s",
+		        fresh->settings->name, option_word(OPTION_TLS_POLICY, fresh->settings->tls),
+		        fresh->settings->username[0] != '\0' ? "yes" : "no");
 	if (known != NULL)
 		upstream_renew(known, fresh);
 	else

@@ -12,15 +12,28 @@ class Authority:
             "-keyout", folder / "ca.key", "-out", self.certificate, "-days", "3650", "-subj", f"/CN={name}",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
 
-    def issue(self, name, *alternatives):
-        """Certificate and key for names like "DNS:localhost" and "IP:127.0.0.1"."""
+    def issue(self, name, *alternatives, dates=None, usage="serverAuth"):
+        """Certificate and key for names like "DNS:localhost"; valid for long, or between two dates (YYYYMMDDHHMMSSZ)."""
         stem = self.folder / name
         certificate, key = stem.with_suffix(".crt"), stem.with_suffix(".key")
         extensions = stem.with_suffix(".ext")
-        extensions.write_text(f"subjectAltName={','.join(alternatives)}\nextendedKeyUsage=serverAuth\n")
+        extensions.write_text(f"subjectAltName={','.join(alternatives)}\nextendedKeyUsage={usage}\n")
         run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
             "-out", stem.with_suffix(".csr"), "-subj", f"/CN={name}")
+        if dates:
+            self.sign_between(stem, dates)
+            return certificate, key
         run("openssl", "x509", "-req", "-in", stem.with_suffix(".csr"), "-CA", self.certificate,
             "-CAkey", self.folder / "ca.key", "-CAcreateserial", "-days", "365", "-extfile", extensions,
             "-out", certificate)
         return certificate, key
+
+    def sign_between(self, stem, dates):
+        """Only `openssl ca` takes dates, and only with files of its own."""
+        conf, index = stem.with_suffix(".conf"), stem.with_suffix(".index")
+        index.write_text("")
+        conf.write_text(f"[ca]\ndefault_ca=own\n[own]\ndatabase={index}\nnew_certs_dir={self.folder}\npolicy=any\n"
+                        "default_md=sha256\nrand_serial=yes\n[any]\ncommonName=supplied\n")
+        run("openssl", "ca", "-batch", "-notext", "-config", conf, "-in", stem.with_suffix(".csr"), "-cert", self.certificate,
+            "-keyfile", self.folder / "ca.key", "-startdate", dates[0], "-enddate", dates[1],
+            "-extfile", stem.with_suffix(".ext"), "-out", stem.with_suffix(".crt"))
