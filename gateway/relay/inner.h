@@ -212,6 +212,10 @@ void upstream_free(struct upstream *upstream);
 /* Takes a delivery; it comes back through attempt_delivery_done() or _held(). */
 void upstream_deliver(struct upstream *upstream, struct delivery *delivery);
 
+/* Sessions for what waits, as far as they are allowed and can be had: also when a probe has found
+ * a host ready. */
+void upstream_serve(struct upstream *upstream);
+
 /* Tries it again although it was stopped or down. */
 void upstream_resume(struct upstream *upstream);
 

@@ -279,9 +279,9 @@ void session_idle(struct session *session)
 	struct upstream *upstream = session->upstream;
 	struct delivery *delivery;
 
-	bool unasked = false;
+	bool is_new = session->state < SESSION_IDLE, unasked = false;
 
-	if (session->state < SESSION_IDLE) {
+	if (is_new) {
 		upstream_session_ready(session);
 		/* Probes are not counted while they are on their way. */
 		unasked = upstream->session_count - upstream->probing >
@@ -294,11 +294,12 @@ void session_idle(struct session *session)
 		return;
 	}
 	delivery = upstream_next_delivery(upstream);
-	if (delivery != NULL) {
+	if (delivery != NULL)
 		session_give(session, delivery);
-		return;
-	}
-	list_prepend(&upstream->idle, &session->link);
+	else
+		list_prepend(&upstream->idle, &session->link);
+	if (is_new && session->is_probe)
+		upstream_serve(upstream);
 }
 
 void session_give(struct session *session, struct delivery *delivery)

@@ -187,8 +187,7 @@ static struct delivery *next_waiting(struct upstream *upstream)
 	return delivery;
 }
 
-/* Sessions for what waits, as far as they are allowed and can be had. */
-static void serve(struct upstream *upstream)
+void upstream_serve(struct upstream *upstream)
 {
 	struct delivery *delivery;
 
@@ -220,7 +219,7 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 	}
 	list_append(&upstream->waiting, &delivery->link);
 	upstream->waiting_count++;
-	serve(upstream);
+	upstream_serve(upstream);
 }
 
 /* Those that were held because all connections were busy have nobody else to wake them. */
@@ -348,7 +347,7 @@ void upstream_session_ended(struct session *session, bool was_connecting)
 		upstream->down = true;
 		defer_waiting(upstream, session->trouble);
 	}
-	serve(upstream);
+	upstream_serve(upstream);
 	wake_held(upstream);
 }
 
