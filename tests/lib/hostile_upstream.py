@@ -169,6 +169,8 @@ class Talk:
             (14, 8, 14, 6, 4, 4, 4, 5, 5, 2, 2, 2, 2, 8, 8, 4, 4, 6, 5))[0]
         if kind == "refusal" and not may_refuse:
             kind = "later"
+        if kind == "surplus" and phase in ("MAIL", "RCPT"):
+            kind = "malformed"  # whose answer is whose nobody could tell, nor judge
         self.books.fault(phase, kind)
         return getattr(self, "say_" + kind.replace(" ", "_"))(phase, good)
 
@@ -350,7 +352,7 @@ class Talk:
 
     def note_shift(self):
         """A refusal that the gateway may take for anybody's, also for one whose command was not read yet."""
-        if self.shifted and self.said_no:
+        if (self.shifted and self.said_no) or self.refuse_from_here:
             unread = re.findall(r"^RCPT TO:<(.*)>\r$", self.received.decode("utf-8", "replace"), re.M)
             for recipient in self.named + unread:
                 self.books.refuse(recipient)
