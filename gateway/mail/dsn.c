@@ -57,18 +57,28 @@ static int write_words(const struct dsn *dsn, struct buf *out)
 	if (r < 0)
 		return r;
 	if (is_delay(dsn))
-		return buf_printf(out,
+		r = buf_printf(out,
 		        "\r\n"
 		        "There is nothing that you need to do: it is tried again and again, "
 		        "until\r\n"
 		        "%s. If it cannot be delivered by then, you will be told.\r\n"
 		        "\r\n",
 		        clock_rfc5322(dsn->retry_until_s, until));
-	return buf_append_str(out,
-	        "\r\n"
-	        "It will not be tried again. Please check the addresses, or ask whoever\r\n"
-	        "runs this mail service and name the message by its number above.\r\n"
-	        "\r\n");
+	else
+		r = buf_append_str(out,
+		        "\r\n"
+		        "It will not be tried again. Please check the addresses, or ask "
+		        "whoever\r\n"
+		        "runs this mail service and name the message by its number above.\r\n"
+		        "\r\n");
+	if (r < 0 || dsn->silent_until_s == 0)
+		return r;
+	return buf_printf(out,
+	        "Much of your mail has failed within an hour. You will not be told of what\r\n"
+	        "else fails before %s.\r\n"
+	        "Whoever runs this mail service can tell you what it was.\r\n"
+	        "\r\n",
+	        clock_rfc5322(dsn->silent_until_s, until));
 }
 
 /* What message/delivery-status cannot carry as it is: RFC 6533 3, utf-8-addr-xtext. */

@@ -26,6 +26,7 @@
 #include "gateway/net/loop.h"
 #include "gateway/net/timer.h"
 #include "gateway/relay/accounts.h"
+#include "gateway/relay/bounce_limit.h"
 #include "gateway/relay/history.h"
 #include "gateway/relay/keys.h"
 #include "gateway/relay/relay.h"
@@ -54,6 +55,7 @@ struct relay {
 	struct notices *notices; /* tells keys and accounts */
 	struct history *history;
 	struct control *control;
+	struct bounce_limit bounces;
 	struct scheduler scheduler;
 	struct list upstreams;
 	struct list routeless; /* tasks whose route is not configured */

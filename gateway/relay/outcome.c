@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
@@ -31,7 +32,8 @@ struct about {
 	struct message_id id; /* of the notification */
 	const struct stored_result *results;
 	uint32_t count;
-	int64_t retry_until_s; /* they are delayed; 0: they have failed */
+	int64_t retry_until_s;  /* they are delayed; 0: they have failed */
+	int64_t silent_until_s; /* the account gets no other until then; 0: it may */
 };
 
 static int write_dsn(struct attempt *attempt, const struct about *what, struct buf *header,
@@ -60,6 +62,7 @@ static int write_dsn(struct attempt *attempt, const struct about *what, struct b
 	        .wall_s = clock_wall_s(),
 	        .accepted_s = attempt->task->entry->accepted_us / 1000000,
 	        .retry_until_s = what->retry_until_s,
+	        .silent_until_s = what->silent_until_s,
 	        .recipients = recipients,
 	        .recipient_count = what->count,
 	        .original_header = attempt->message.stored.header,
@@ -79,16 +82,47 @@ static int write_dsn(struct attempt *attempt, const struct about *what, struct b
 	return r == 0 ? envelope_encode(&own, envelope) : r;
 }
 
-/* Tells the sender that recipients have failed, or (until when they are tried) are delayed. */
+/* Whether the account may get another bounce or notice; *ret_silent_s as in struct about. */
+static bool may_get_another(const struct attempt *attempt, int64_t *ret_silent_s)
+{
+	const struct relay *relay = attempt->task->relay;
+	uint64_t wait_ms;
+
+	uint64_t left = bounce_limit_left(&relay->bounces, attempt->envelope.account,
+	        relay->conf->retry.bounces_per_hour, clock_mono_ms(), &wait_ms);
+	*ret_silent_s = left == 1 ? clock_wall_s() + (int64_t)(wait_ms / 1000) : 0;
+	return left > 0;
+}
+
+/* It has got one. */
+static void count_notice(const struct attempt *attempt, int64_t silent_s)
+{
+	char until[CLOCK_TEXT_SIZE];
+
+	bounce_limit_take(
+	        &attempt->task->relay->bounces, attempt->envelope.account, clock_mono_ms());
+	if (silent_s > 0)
+		LOG(&attempt->log, EV_BOUNCES_WITHHELD, "account=%s until=%s",
+		        LOG_VALUE(attempt->envelope.login), clock_iso(silent_s, until));
+}
+
+/*
+ * Tells the sender that recipients have failed, or (until when they are tried) are delayed.
+ * 0; -EAGAIN: he was told of too many lately; -errno.
+ */
 static int notify(struct attempt *attempt, const struct stored_result *results, uint32_t count,
         int64_t retry_until_s, struct message_id *ret_id)
 {
 	uint32_t settled = retry_until_s == 0 ? count : 0;
+	int64_t silent_s;
+	if (!may_get_another(attempt, &silent_s))
+		return -EAGAIN;
 	const struct about what = {
 	        .id = spool_bounce_id(attempt->task->entry, results, settled),
 	        .results = results,
 	        .count = count,
 	        .retry_until_s = retry_until_s,
+	        .silent_until_s = silent_s,
 	};
 	struct buf header, body, envelope;
 
@@ -108,6 +142,7 @@ static int notify(struct attempt *attempt, const struct stored_result *results, 
 		        settled, &dsn, on_marked, attempt->task->relay);
 	if (r == 0) {
 		attempt->task->relay->busy++;
+		count_notice(attempt, silent_s);
 		*ret_id = what.id;
 	}
 	buf_done(&header);
@@ -117,7 +152,7 @@ static int notify(struct attempt *attempt, const struct stored_result *results, 
 }
 
 static void tell_failed(struct attempt *attempt, const struct stored_result *failed, uint32_t count,
-        const struct message_id *notice)
+        const struct message_id *notice, const char *told)
 {
 	enum event event = attempt->task->entry->is_dsn ? EV_MESSAGE_DROPPED : EV_MESSAGE_BOUNCED;
 
@@ -128,7 +163,7 @@ static void tell_failed(struct attempt *attempt, const struct stored_result *fai
 		LOG(&attempt->log, event, "to=%s status=%s host=%s reply=%s notice=%s",
 		        LOG_VALUE(attempt->envelope.recipients[failed[i].recipient]),
 		        result->status, result->host != NULL ? result->host : "-",
-		        LOG_VALUE(slice_str(result->diagnostic)), notice != NULL ? "sent" : "none");
+		        LOG_VALUE(slice_str(result->diagnostic)), told);
 	}
 	counter_add(CT_RECIPIENTS_FAILED, count);
 }
@@ -144,13 +179,15 @@ static void give_back(struct attempt *attempt, const struct stored_result *faile
 {
 	struct relay *relay = attempt->task->relay;
 	struct spool_entry *entry = attempt->task->entry;
-	bool tell = may_notify(attempt);
+	const char *told = "none";
 	struct message_id notice;
-	int r;
+	int r = -EAGAIN;
 
-	if (tell) {
+	if (may_notify(attempt)) {
 		r = notify(attempt, failed, count, 0, &notice);
-	} else {
+		told = r == -EAGAIN ? "withheld" : "sent";
+	}
+	if (r == -EAGAIN) {
 		r = spool_settle(relay->spool, entry, failed, count, on_marked, relay);
 		relay->busy += r == 0;
 	}
@@ -160,7 +197,9 @@ static void give_back(struct attempt *attempt, const struct stored_result *faile
 			attempt->results[failed[i].recipient].fate = FATE_DEFERRED;
 		return;
 	}
-	tell_failed(attempt, failed, count, tell ? &notice : NULL);
+	bool sent = strcmp(told, "sent") == 0;
+	counter_add(CT_BOUNCES_WITHHELD, strcmp(told, "withheld") == 0);
+	tell_failed(attempt, failed, count, sent ? &notice : NULL, told);
 }
 
 static void give_back_failed(struct attempt *attempt)
@@ -215,7 +254,7 @@ static void tell_delay(struct attempt *attempt)
 	if (count == 0)
 		return;
 	int64_t until_s = clock_wall_s() + (int64_t)(retry->expire - entry->age_ms) / 1000;
-	/* Without memory: at the next attempt. */
+	/* Without memory, or told of too many lately: at the next attempt. */
 	if (notify(attempt, delayed, count, until_s, &notice) < 0)
 		return;
 	for (uint32_t i = 0; i < count; i++)

@@ -363,6 +363,44 @@ def test_a_bounce_that_bounces_ends(stage):
     assert not stage.upstream.messages
 
 
+def test_bounces_of_an_account_are_bounded(stage):
+    """Of 200 refused messages 20 come back within an hour, the last of them says so; others get theirs."""
+    stage.account("storm@example.org", "secret-1")
+    stage.gateway.retry["bounces_per_hour"] = 20
+    stage.gateway.stop()
+    stage.gateway.make_clock()
+    stage.gateway.start()
+    stage.upstream.reply = lambda verb, line: "550 5.1.1 no" if verb == "RCPT" and "never@" in line else None
+
+    def refused(login, count):
+        client = connect(stage, login, "secret-1")
+        for number in range(count):
+            client.sendmail(login, ["never@example.net"], message(f"refused {number}", sender=login))
+        client.quit()
+
+    refused("storm@example.org", 200)
+    stage.gateway.wait_event("message.bounced", count=200, seconds=60)
+    bounces = stage.upstream.wait(20)
+    assert all(b.sender == "" and b.recipients == ["storm@example.org"] for b in bounces)
+    last = [b for b in bounces if b"will not be told" in b.body]
+    assert len(last) == 1, "the last one says that it is"
+    events = stage.gateway.events("message.bounced")
+    assert [sum(e["notice"] == word for e in events) for word in ("sent", "withheld")] == [20, 180]
+    assert len(stage.gateway.events("bounces.withheld", account="storm@example.org")) == 1
+    assert json.loads(stage.gateway.tool("--json", "status"))["bounces_withheld"] == 180
+    refused(LOGIN, 1)
+    stage.gateway.wait_queue(0)
+    assert [b.recipients for b in stage.upstream.wait(21)][20] == [LOGIN]
+    withheld = next(e["qid"] for e in events if e["notice"] == "withheld")
+    eventually(lambda: "refused" in (told := stage.gateway.tool("trace", withheld)) and "notice=" not in told)
+    stage.gateway.set_clock(3600)
+    refused("storm@example.org", 1)
+    stage.gateway.wait_event("message.bounced", count=202)
+    stage.gateway.wait_queue(0)
+    assert stage.upstream.wait(22)[21].recipients == ["storm@example.org"]
+    print("# 200 refused: 20 bounces, 180 logged", flush=True)
+
+
 def test_a_connection_lost_after_the_final_dot(stage):
     answers = iter(["KEEP-AND-DROP"])
     stage.upstream.reply = lambda verb, line: next(answers, None) if verb == "DOT" else None

@@ -40,6 +40,32 @@ static void what_fails_at_once_fails_once(void **state)
 	}
 }
 
+static void an_account_gets_so_many_bounces_within_an_hour(void **state)
+{
+	static struct bounce_limit limit;
+	uint64_t wait_ms;
+
+	(void)state;
+	for (uint64_t i = 0; i < 3; i++) {
+		assert_int_equal(bounce_limit_left(&limit, 7, 3, 1000 + i, &wait_ms), 3 - i);
+		bounce_limit_take(&limit, 7, 1000 + i);
+	}
+	assert_int_equal(bounce_limit_left(&limit, 7, 3, 2000, &wait_ms), 0);
+	assert_int_equal(wait_ms, BOUNCE_LIMIT_MS - 1000);
+	assert_int_equal(bounce_limit_left(&limit, 7, 2, 2000, &wait_ms), 0); /* lowered */
+	assert_int_equal(bounce_limit_left(&limit, 8, 3, 2000, &wait_ms), 3);
+	assert_int_equal(bounce_limit_left(&limit, 7, 3, 999 + BOUNCE_LIMIT_MS, &wait_ms), 0);
+	assert_int_equal(bounce_limit_left(&limit, 7, 3, 1000 + BOUNCE_LIMIT_MS, &wait_ms), 3);
+	/* With one account more than there is room for, the oldest hour is forgotten. */
+	for (uint64_t account = 8; account < 8 + BOUNCE_LIMIT_ACCOUNTS - 1; account++)
+		bounce_limit_take(&limit, account, 3000);
+	assert_int_equal(bounce_limit_left(&limit, 7, 3, 3000, &wait_ms), 0);
+	bounce_limit_take(&limit, 5, 3000);
+	assert_int_equal(bounce_limit_left(&limit, 7, 3, 3000, &wait_ms), 3);
+	assert_int_equal(bounce_limit_left(&limit, 5, 3, 3000, &wait_ms), 2);
+	assert_int_equal(bounce_limit_left(&limit, 8, 3, 3000, &wait_ms), 2);
+}
+
 static void the_oldest_of_each_account_goes_first(void **state)
 {
 	static const struct {
@@ -543,6 +569,7 @@ int main(void)
 #define LISTENING_TEST(test) cmocka_unit_test_setup_teardown(test, listen_here, stop_here)
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(what_fails_at_once_fails_once),
+	        cmocka_unit_test(an_account_gets_so_many_bounces_within_an_hour),
 	        cmocka_unit_test(the_oldest_of_each_account_goes_first),
 	        cmocka_unit_test(many_of_one_account_line_up_quickly),
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
