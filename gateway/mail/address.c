@@ -149,16 +149,25 @@ static int parse_addr_spec(struct slice *text, size_t len, struct mailbox *ret_m
 	return mailbox_parse(spec, ret_mailbox);
 }
 
-/* "<addr-spec>" at the front. */
+static void skip_white(struct slice *text)
+{
+	while (text->len > 0 && is_white(text->ptr[0]))
+		advance(text, 1);
+}
+
+/*
+ * "<addr-spec>" at the front. White space may stand around it, but no comment: who takes all
+ * between the brackets would show what it says.
+ */
 static int parse_angle(struct slice *text, struct mailbox *ret_mailbox)
 {
 	advance(text, 1);
-	if (skip_cfws(text) < 0)
-		return -EINVAL;
+	skip_white(text);
 	size_t len = addr_spec_length(*text);
 	if (len == 0 || parse_addr_spec(text, len, ret_mailbox) < 0)
 		return -EINVAL;
-	if (skip_cfws(text) < 0 || text->len == 0 || text->ptr[0] != '>')
+	skip_white(text);
+	if (text->len == 0 || text->ptr[0] != '>')
 		return -EINVAL;
 	advance(text, 1);
 	return 0;
