@@ -115,8 +115,39 @@ static void read_header(const char *at, struct buf *out)
 	}
 }
 
-static void each_header_is_judged(void **state)
+/* Of the reasons that are explained, whether and how often they are given. */
+#define REASONS_MAX 200
+struct reasons {
+	char names[REASONS_MAX][40];
+	unsigned rows[REASONS_MAX];
+	size_t count;
+};
+
+/* "= name what it means" */
+static void read_reason(struct reasons *reasons, const char *line)
 {
+	const char *name = line + 2, *end = strchr(name, ' ');
+
+	assert_true(end != NULL && end[1] != '\0' && reasons->count < REASONS_MAX);
+	snprintf(reasons->names[reasons->count++], sizeof(reasons->names[0]), "%.*s",
+	        (int)(end - name), name);
+}
+
+static bool give_reason(struct reasons *reasons, const char *name)
+{
+	for (size_t i = 0; i < reasons->count; i++)
+		if (strcmp(reasons->names[i], name) == 0) {
+			reasons->rows[i]++;
+			return true;
+		}
+	return false;
+}
+
+static void each_header_is_judged_for_a_reason(void **state)
+{
+	static const char *const verdicts[] = {"yes", "no", "bad", "ends", "utf8", "big"};
+	static struct reasons reasons;
+	unsigned counts[ARRAY_LEN(verdicts)] = {0};
 	FILE *table = fopen(table_path, "r");
 	char line[4096];
 	unsigned rows = 0, failed = 0;
@@ -127,12 +158,22 @@ static void each_header_is_judged(void **state)
 		line[strcspn(line, "\n")] = '\0';
 		if (line[0] == '#' || line[0] == '\0')
 			continue;
-		char *header = strchr(line, ' ');
+		if (line[0] == '=') {
+			read_reason(&reasons, line);
+			continue;
+		}
+		char *reason = strchr(line, ' ');
+		char *header = reason == NULL ? NULL : strchr(reason + 1, ' ');
 		if (header == NULL) {
-			fail_msg("a row without a header: %s", line);
+			fail_msg("a row without a reason or a header: %s", line);
 			break;
 		}
+		*reason++ = '\0';
 		*header++ = '\0';
+		if (!give_reason(&reasons, reason)) {
+			print_error("the reason %s is not explained: %.100s\n", reason, header);
+			failed++;
+		}
 		char *plus = strstr(line, "+u");
 		if (plus != NULL)
 			*plus = '\0';
@@ -144,10 +185,21 @@ static void each_header_is_judged(void **state)
 			print_error("%s and not %s: %.100s\n", verdict, line, header);
 			failed++;
 		}
+		for (size_t i = 0; i < ARRAY_LEN(verdicts); i++)
+			counts[i] += strcmp(verdict, verdicts[i]) == 0;
 		rows++;
 		buf_done(&text);
 	}
 	fclose(table);
+	for (size_t i = 0; i < reasons.count; i++)
+		if (reasons.rows[i] == 0) {
+			print_error("no row has the reason %s\n", reasons.names[i]);
+			failed++;
+		}
+	print_message("%u headers, %zu reasons:", rows, reasons.count);
+	for (size_t i = 0; i < ARRAY_LEN(verdicts); i++)
+		print_message(" %s %u", verdicts[i], counts[i]);
+	print_message("\n");
 	assert_int_equal(failed, 0);
 	assert_true(rows > 200);
 }
@@ -155,7 +207,7 @@ static void each_header_is_judged(void **state)
 int main(int argc, char **argv)
 {
 	const struct CMUnitTest tests[] = {
-	        cmocka_unit_test(each_header_is_judged),
+	        cmocka_unit_test(each_header_is_judged_for_a_reason),
 	};
 
 	if (argc != 2)
