@@ -123,21 +123,6 @@ static bool read_secret(const char *what, char secret[SECRET_ROOM])
 	return got && secret[0] != '\0' && strlen(secret) <= SECRET_MAX;
 }
 
-void ctl_print_json(const char *text)
-{
-	putchar('"');
-	for (; *text != '\0'; text++) {
-		unsigned char c = (unsigned char)*text;
-		if (c == '"' || c == '\\')
-			printf("\\%c", c);
-		else if (c < 0x20 || c == 0x7f)
-			printf("\\u%04x", c);
-		else
-			putchar(c);
-	}
-	putchar('"');
-}
-
 /* As "name=value", in quotes where it would end too early. */
 static void print_value(const char *name, const char *value)
 {
@@ -145,7 +130,7 @@ static void print_value(const char *name, const char *value)
 	if (strpbrk(value, " \"\n") != NULL)
 		ctl_print_json(value);
 	else
-		fputs(value, stdout);
+		ctl_print_text(value);
 }
 
 static void print_rows(struct ctl *ctl, const PGresult *rows)

@@ -22,6 +22,9 @@ int ctl_usage(const char *group);
 /* A JSON string with its quotes, for values of any octets. */
 void ctl_print_json(const char *text);
 
+/* As it is, but for what steers a terminal: that as \uNNNN. */
+void ctl_print_text(const char *text);
+
 /* A connection to the database as the caller's psql makes it; NULL after telling why not. */
 struct db *ctl_database_open(struct ctl *ctl);
 

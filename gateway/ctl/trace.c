@@ -13,8 +13,11 @@ static void print_line(const PGresult *rows, int row)
 {
 	const char *recipient = PQgetvalue(rows, row, 2);
 
-	printf("%s %-9s %s%s%s\n", PQgetvalue(rows, row, 0), PQgetvalue(rows, row, 1), recipient,
-	        *recipient != '\0' ? " " : "", PQgetvalue(rows, row, 3));
+	printf("%s %-9s ", PQgetvalue(rows, row, 0), PQgetvalue(rows, row, 1));
+	ctl_print_text(recipient);
+	fputs(*recipient != '\0' ? " " : "", stdout);
+	ctl_print_text(PQgetvalue(rows, row, 3));
+	putchar('\n');
 }
 
 int ctl_trace(struct ctl *ctl, int argc, char **argv)

@@ -10,7 +10,7 @@ import time
 
 from client import MESSAGE, Bare, connect, message, trust_all
 from dkim_check import perl_dkim
-from environment import free_port, parse_logfmt
+from environment import eventually, free_port, parse_logfmt
 from test_faults import configured, send
 from test_refusals import LOGIN, plain, session
 from upstream import Upstream
@@ -91,6 +91,18 @@ def test_names_that_would_break_sql_or_the_log(stage):
         assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2000-\u207f]", line), line
         assert line.startswith("event="), line
         assert parse_logfmt(line).get("account") != "admin", line
+
+
+def test_a_trace_steers_no_terminal(stage):
+    bare = begin_data(stage)
+    header = "From: alice@example.org\r\nMessage-ID: <x\x9b2J\u202e\u2028@example.org>\r\n\r\n"
+    qid = bare.ask(header.encode() + b"x\r\n.").rpartition(" ")[2]
+    bare.close()
+    stage.upstream.take()
+    eventually(lambda: " delivered " in stage.gateway.tool("trace", qid, check=False).stdout)
+    told = stage.gateway.tool("trace", qid)
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2000-\u207f]", told), told
+    assert "\\u202e\\u2028@example.org" in told, told  # history keeps no C1 controls
 
 
 def test_names_that_would_break_received(stage):
