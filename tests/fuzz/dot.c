@@ -1,15 +1,18 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * The end of data: the same whole and in pieces, and as a second reader sees it that has
- * all of it before its eyes. The first octet seeds the sizes of the pieces.
+ * all of it before its eyes; in chunks nothing ends it, and what bare line ends are made of
+ * has none. The first octet seeds the sizes of the pieces.
  */
 #include "gateway/mail/dot.h"
 
 #include "gateway/base/buf.h"
+#include "gateway/mail/newline.h"
 #include "tests/fuzz/fuzz.h"
 
 struct reading {
 	struct buf out;
+	struct newline newline;
 	unsigned faults;
 	size_t used;
 	bool end;
@@ -23,7 +26,7 @@ static void on_content(void *arg, struct slice content)
 }
 
 /* In pieces of 1 to 8 octets; whole without a seed. */
-static void read_all(struct slice in, unsigned seed, struct reading *ret_reading)
+static void read_all(struct slice in, bool chunks, unsigned seed, struct reading *ret_reading)
 {
 	struct reading reading = {0};
 	struct slice rest = in;
@@ -31,7 +34,7 @@ static void read_all(struct slice in, unsigned seed, struct reading *ret_reading
 	struct dot dot;
 
 	buf_init(&reading.out, in.len + 16);
-	dot_init(&dot, false);
+	dot_init(&dot, chunks);
 	while (rest.len > 0 && !reading.end) {
 		seed = seed * 1103515245U + 12345U;
 		size_t len = whole ? rest.len : MIN_OF((size_t)1 + (seed >> 16) % 8, rest.len);
@@ -40,6 +43,8 @@ static void read_all(struct slice in, unsigned seed, struct reading *ret_reading
 		assert_bug(used == len || (reading.end && used < len));
 		rest = slice_part(rest, used, rest.len);
 	}
+	if (chunks)
+		dot_finish(&dot, on_content, &reading);
 	reading.faults = dot.faults;
 	reading.used = in.len - rest.len;
 	*ret_reading = reading;
@@ -74,6 +79,50 @@ static size_t find_end(struct slice in)
 	return end == NULL ? 0 : (size_t)(end - in.ptr) + 5;
 }
 
+/* All of it is content, and no line is left open. */
+static void check_chunks(struct slice in, unsigned seed)
+{
+	struct reading whole, pieces;
+
+	read_all(in, true, 0, &whole);
+	read_all(in, true, seed, &pieces);
+	struct slice out = buf_slice(&whole.out);
+	assert_bug(slice_equal(out, buf_slice(&pieces.out)) && whole.faults == pieces.faults);
+	assert_bug(!whole.end && whole.used == in.len && slice_starts_with(out, in));
+	assert_bug(out.len == in.len || (out.len == in.len + 2 && out.ptr[in.len] == '\r'));
+	assert_bug(in.len == 0 || slice_ends_with_nocase(out, SLICE("\r\n")));
+	assert_bug(
+	        ((whole.faults & (DOT_BARE_CR | DOT_BARE_LF)) == 0) == fuzz_lines_are_whole(out));
+	assert_bug(((whole.faults & DOT_NUL) != 0) == (in.len > 0 && slice_find(in, '\0') >= 0));
+	buf_done(&whole.out);
+	buf_done(&pieces.out);
+}
+
+static void make_whole(void *arg, struct slice content)
+{
+	struct reading *reading = arg;
+
+	newline_take(&reading->newline, content, on_content, reading);
+}
+
+/* As a listener does it that takes bare line ends: the same end, and none in what is made. */
+static void check_newlines(struct slice in, const struct reading *strict)
+{
+	struct reading made = {.end = false};
+	struct dot dot;
+
+	buf_init(&made.out, 2 * in.len + 16);
+	dot_init(&dot, false);
+	newline_init(&made.newline);
+	made.used = dot_decode(&dot, in, make_whole, &made, &made.end);
+	assert_bug(made.end == strict->end && made.used == strict->used);
+	newline_finish(&made.newline, on_content, &made);
+	assert_bug(fuzz_lines_are_whole(buf_slice(&made.out)));
+	assert_bug(strict->faults != 0 || !made.end ||
+	           slice_equal(buf_slice(&made.out), buf_slice(&strict->out)));
+	buf_done(&made.out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct slice in = slice_of(data, size);
@@ -81,13 +130,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct reading whole, pieces;
 	size_t end = find_end(in);
 
-	read_all(in, 0, &whole);
-	read_all(in, seed, &pieces);
+	read_all(in, false, 0, &whole);
+	read_all(in, false, seed, &pieces);
 	assert_bug(slice_equal(buf_slice(&whole.out), buf_slice(&pieces.out)));
 	assert_bug(whole.faults == pieces.faults && whole.used == pieces.used);
 	assert_bug(whole.end == pieces.end);
 	assert_bug(whole.end == (end > 0) && whole.used == (end > 0 ? end : in.len));
 
+	check_chunks(in, seed);
+	check_newlines(in, &whole);
 	if (whole.end) {
 		struct buf simple;
 		buf_init(&simple, in.len + 16);
