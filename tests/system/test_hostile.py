@@ -38,17 +38,21 @@ def test_headers_without_end(stage):
 
 def test_tls_that_ends_in_the_middle_of_a_message(stage):
     """close_notify, then octets in the clear: the transaction is gone, the clear text is not read."""
-    bare = begin_data(stage)
-    bare.send(b"From: alice@example.org\r\n\r\nhalf")
-    raw = bare.socket
-    try:
-        raw = bare.socket.unwrap()
-    except (OSError, ssl.SSLError):
-        pass
-    try:
-        raw.sendall(b"\r\n.\r\nMAIL FROM:<alice@example.org>\r\n")
-    except OSError:
-        pass
+    in_data, in_chunk = begin_data(stage), session(stage)
+    in_data.send(b"From: alice@example.org\r\n\r\nhalf")
+    assert in_chunk.ask("MAIL FROM:<alice@example.org>").startswith("250")
+    assert in_chunk.ask("RCPT TO:<bob@example.net>").startswith("250")
+    in_chunk.send(b"BDAT 36 LAST\r\nFrom: alice@example.org\r\n\r\nhalf")
+    for bare in (in_data, in_chunk):
+        raw = bare.socket
+        try:
+            raw = bare.socket.unwrap()
+        except (OSError, ssl.SSLError):
+            pass
+        try:
+            raw.sendall(b"\r\n.\r\nMAIL FROM:<alice@example.org>\r\n")
+        except OSError:
+            pass
     send(stage, "after it")
     assert b"after it" in stage.upstream.take().octets
     stage.gateway.wait_queue(0)
