@@ -384,7 +384,7 @@ class Talk:
             size += len(line)
             if size > MESSAGE_MAX:
                 raise Gone
-        self.answer_dot(b"".join(line + b"\r\n" for line in lines), odd)
+        self.answer_dot(b"".join(line + b"\r\n" for line in lines))
 
     def be_odd_in_content(self, odd):
         if odd == "close":
@@ -395,13 +395,14 @@ class Talk:
             self.hang()
         if odd == "slow":
             time.sleep(0.5)
+        if odd in ("talk", "dot answered"):
+            self.shifted = True  # the answer to the dot may be heard as that to the next command
         if odd == "talk":
             self.send(b"451 4.3.0 enough\r\n")
         if odd == "dot answered":
             self.send(b"250 2.0.0 taken, whatever it is\r\n")
 
-    def answer_dot(self, octets, odd):
-        """What was said in the middle of the content may have been heard behind the dot."""
+    def answer_dot(self, octets):
         came, verdict = time.monotonic(), LOST
         try:
             verdict = self.answer("DOT", "250 2.0.0 taken", may_refuse=self.sender != "")
@@ -412,7 +413,7 @@ class Talk:
                 for recipient in self.recipients:
                     self.books.refuse(recipient)
                 verdict = LATER
-            if self.shifted or odd == "dot answered" or (odd == "talk" and verdict == TAKEN):
+            if self.shifted:
                 verdict = DOUBTFUL
             self.books.message(self.sender, self.recipients, octets, verdict)
         self.sender, self.recipients, self.named = None, [], []
