@@ -293,6 +293,7 @@ class Talk:
         if self.host.secure and (self.tls or self.chance.random() < 0.3):
             offers.append("AUTH PLAIN")
         if self.is_odd("EHLO"):
+            self.pipelining = False
             self.answer("EHLO", "250 hostile")
         else:
             self.send("".join(f"250-{o}\r\n" for o in ["hostile", *offers]).encode() + b"250 HELP\r\n")
