@@ -134,7 +134,7 @@ class Conversation:
             self.see(f"{verb} with something behind it")
         elif name in ("NEED_LOGIN", "NEED_TLS_FIRST"):
             self.see(f"{verb} without a login")
-        elif name in ("SYNTAX", "UNKNOWN_MECHANISM"):
+        elif name in ("SYNTAX", "UNKNOWN_MECHANISM", "BAD_CHUNK"):
             self.see(f"{verb} with arguments that do not fit")
         if self.state in row["states"] and taken:
             self.see(f"{verb} taken in state {self.state}")
