@@ -66,9 +66,12 @@ class Coverage:
                        list(command_cases(self.commands)))
         self.seen = set()
 
-    def reply_name(self, line):
+    def see_reply(self, line):
         """The row of the table that a client's line is of; None: there is none."""
-        return next((name for name, pattern in self.replies if pattern.fullmatch(line)), None)
+        found = next(((name, pattern) for name, pattern in self.replies if pattern.fullmatch(line)), (None, None))
+        # Rows with the same words are one reply to a client, who cannot tell them apart either.
+        self.seen |= {f"reply {name}" for name, pattern in self.replies if pattern == found[1]}
+        return found[0]
 
     def see_event(self, event):
         if event.get("event") == "session.closed":
@@ -114,8 +117,7 @@ class Conversation:
         """A line of a reply; false when the table has none like it."""
         if line[3:4] == "-":
             return True
-        name = self.coverage.reply_name(line)
-        self.coverage.seen.add(f"reply {name}")
+        name = self.coverage.see_reply(line)
         if name == "GREETING":
             self.state, self.open = "START", []
         elif line[:3] != "421" and self.open:
