@@ -121,10 +121,11 @@ class Conversation:
         if name == "GREETING":
             self.state, self.open = "START", []
         elif line[:3] != "421" and self.open:
-            self.answered(self.open.pop(0), name, line[0] in "23")
+            self.answered(self.open.pop(0), name, line[:3])
         return name is not None
 
-    def answered(self, command, name, taken):
+    def answered(self, command, name, code):
+        taken = code[0] in "23"
         verb = command.partition(" ")[0]
         row = next((row for row in self.coverage.commands if row["verb"] == verb), None)
         self.sends = {"GO_AHEAD": "message", "CHALLENGE": "login"}.get(name, "commands")
@@ -136,7 +137,7 @@ class Conversation:
             self.see(f"{verb} with something behind it")
         elif name in ("NEED_LOGIN", "NEED_TLS_FIRST"):
             self.see(f"{verb} without a login")
-        elif name in ("SYNTAX", "UNKNOWN_MECHANISM", "BAD_CHUNK"):
+        elif code in ("501", "504"):
             self.see(f"{verb} with arguments that do not fit")
         if self.state in row["states"] and taken:
             self.see(f"{verb} taken in state {self.state}")
@@ -144,7 +145,7 @@ class Conversation:
             self.see(f"{verb} refused in state {self.state}")
         if taken:
             self.state = self.next_state(verb, command.endswith(" LAST"))
-        elif verb in ("DATA", "BDAT") and self.state in row["states"] and name != "SYNTAX":
+        elif verb in ("DATA", "BDAT") and self.state in row["states"] and code != "501":
             self.state = None
 
     def see(self, case):
