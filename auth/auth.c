@@ -84,33 +84,28 @@ static void run_settles(struct request *const batch[], unsigned count, struct db
 	limits_settle(db, charges, count);
 }
 
-/* For how long it may still be kept waiting. */
-static uint64_t patience_ms(struct auth *auth, const struct request *request)
-{
-	uint64_t waited = request->since_ms != 0 ? clock_mono_ms() - request->since_ms : 0;
-
-	if (waited >= PENALTY_WAIT_MAX_MS || queue_delayed(auth->queue) >= DELAYED_MAX)
-		return 0;
-	return PENALTY_WAIT_MAX_MS - waited;
-}
-
 /* A request that has to wait for its turn is taken, and NULL is left. */
 static void run_login(struct auth *auth, struct request **request, struct db *db)
 {
 	struct link *link = (*request)->link;
 	const struct auth_message *message = &(*request)->message;
-	uint64_t patience = patience_ms(auth, *request);
+	bool waited = (*request)->since_ms != 0;
+	const struct turn turn = {
+	        .db = db,
+	        .waited_ms = waited ? clock_mono_ms() - (*request)->since_ms : 0,
+	        .may_wait = queue_delayed(auth->queue) < DELAYED_MAX,
+	};
 
 	/* Meanwhile another one may have been right. */
-	if ((*request)->since_ms != 0 && message->type == AUTH_LOGIN_START &&
+	if (waited && message->type == AUTH_LOGIN_START &&
 	        logins_answer_at_once(auth->logins, link, message))
 		return;
 	uint64_t wait = message->type == AUTH_LOGIN_START
-	                        ? logins_start(auth->logins, link, message, patience, db)
-	                        : logins_step(auth->logins, link, message, patience, db);
+	                        ? logins_start(auth->logins, link, message, &turn)
+	                        : logins_step(auth->logins, link, message, &turn);
 	if (wait == 0)
 		return;
-	if ((*request)->since_ms == 0)
+	if (!waited)
 		counter_add(CT_LOGINS_DELAYED, 1);
 	queue_delay(auth->queue, TAKE(*request), wait);
 	poke(auth->intake_wake);

@@ -170,6 +170,14 @@ static void log_login(const struct login *login, enum event event)
 
 /* ---- what wrong ones cost ---- */
 
+/* How long it may still be kept waiting. */
+static uint64_t patience_ms(const struct turn *turn)
+{
+	return turn->may_wait && turn->waited_ms < PENALTY_WAIT_MAX_MS
+	               ? PENALTY_WAIT_MAX_MS - turn->waited_ms
+	               : 0;
+}
+
 /* Told when it begins, so that an admin sees who guesses. */
 static void tell_slowed(const struct log_ctx *log, struct slice login, unsigned news)
 {
@@ -201,10 +209,11 @@ static enum penalty_outcome outcome_of(
 
 /* Answers a step, and lets the login wait if more steps follow. */
 static void finish_step(struct logins *logins, struct login *login, enum sasl_verdict verdict,
-        struct buf *challenge)
+        uint64_t waited_ms, struct buf *challenge)
 {
 	struct link *link = link_ref(login->key.link);
-	struct auth_message message = {.type = AUTH_MORE, .number = login->key.number};
+	struct auth_message message = {
+	        .type = AUTH_MORE, .number = login->key.number, .waited_ms = (uint32_t)waited_ms};
 	const struct identity *identity = conversation_identity(login->conversation);
 	const struct credential *credential = conversation_credential(login->conversation);
 	const struct why *away = conversation_away(login->conversation);
@@ -268,6 +277,7 @@ struct look_up {
 	struct why why;
 	struct found found;
 	const char *refusal;
+	uint64_t waited_ms;
 };
 
 static enum auth_type answer_type(const struct look_up *look_up)
@@ -297,7 +307,9 @@ static void answer_look_up(struct logins *logins, struct link *link,
         const struct auth_message *message, const struct look_up *look_up)
 {
 	const struct found *found = &look_up->found;
-	struct auth_message answer = {.type = answer_type(look_up), .number = message->number};
+	struct auth_message answer = {.type = answer_type(look_up),
+	        .number = message->number,
+	        .waited_ms = (uint32_t)look_up->waited_ms};
 	struct auth_account account = {0};
 	bool away = look_up->error < 0 && look_up->error != -ESTALE;
 
@@ -372,11 +384,11 @@ static enum penalty_outcome outcome_of_look_up(const struct look_up *look_up)
 
 /* RFC 4422, appendix A. Not the library's EXTERNAL: it would compare one name with another. */
 static uint64_t start_external(struct logins *logins, struct link *link,
-        const struct auth_message *message, uint64_t patience_ms, struct db *db)
+        const struct auth_message *message, const struct turn *turn)
 {
 	struct penalty *penalty = logins->settings.penalty;
 	struct penalty_ticket ticket;
-	struct look_up look_up = {0};
+	struct look_up look_up = {.waited_ms = turn->waited_ms};
 	struct log_ctx log;
 
 	log_ctx_of(message, &log);
@@ -387,14 +399,14 @@ static uint64_t start_external(struct logins *logins, struct link *link,
 	}
 	uint64_t wait =
 	        penalty_enter(penalty, message->fingerprint, message->client_address, &ticket);
-	if (wait > patience_ms) {
+	if (wait > patience_ms(turn)) {
 		turn_away(link, message->number, &log, SLICE(""));
 		return 0;
 	}
 	if (wait > 0)
 		return wait;
-	look_up.error = identity_fetch_by_certificate(
-	        logins->settings.store, db, message->fingerprint, &look_up.found, &look_up.why);
+	look_up.error = identity_fetch_by_certificate(logins->settings.store, turn->db,
+	        message->fingerprint, &look_up.found, &look_up.why);
 	if (look_up.found.identity == NULL)
 		look_up.refusal = "unknown_certificate";
 	else if (!names(message->data, look_up.found.identity->account.login))
@@ -441,7 +453,7 @@ static uint64_t ask_penalty(struct logins *logins, struct login *login)
 
 /* The login goes on, and ends or waits for its client. */
 static void take_step(struct logins *logins, struct login *login,
-        const struct auth_message *message, bool good, struct db *db)
+        const struct auth_message *message, bool good, const struct turn *turn)
 {
 	enum sasl_verdict verdict = SASL_VERDICT_MALFORMED;
 	struct buf challenge;
@@ -449,21 +461,21 @@ static void take_step(struct logins *logins, struct login *login,
 	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
 	if (good)
 		verdict = message->type == AUTH_LOGIN_START
-		                  ? conversation_start(login->conversation, db,
+		                  ? conversation_start(login->conversation, turn->db,
 		                            message->has_initial, message->data, &challenge)
-		                  : conversation_step(
-		                            login->conversation, db, message->data, &challenge);
-	finish_step(logins, login, verdict, &challenge);
+		                  : conversation_step(login->conversation, turn->db, message->data,
+		                            &challenge);
+	finish_step(logins, login, verdict, turn->waited_ms, &challenge);
 	buf_done(&challenge);
 }
 
 uint64_t logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
-        uint64_t patience_ms, struct db *db)
+        const struct turn *turn)
 {
 	struct login *login;
 
 	if (slice_equal_nocase(message->mechanism, SLICE("EXTERNAL")))
-		return start_external(logins, link, message, patience_ms, db);
+		return start_external(logins, link, message, turn);
 	int r = login_new(logins, link, message, &login);
 	if (r < 0) {
 		link_answer_type(
@@ -473,10 +485,10 @@ uint64_t logins_start(struct logins *logins, struct link *link, const struct aut
 	bool good = !message->has_initial || conversation_read(login->conversation, message->data);
 	uint64_t wait = ask_penalty(logins, login);
 	if (wait == 0) {
-		take_step(logins, login, message, good, db);
+		take_step(logins, login, message, good, turn);
 		return 0;
 	}
-	if (wait > patience_ms) {
+	if (wait > patience_ms(turn)) {
 		turn_away(link, message->number, &login->log,
 		        conversation_guess(login->conversation));
 		wait = 0;
@@ -486,7 +498,7 @@ uint64_t logins_start(struct logins *logins, struct link *link, const struct aut
 }
 
 uint64_t logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
-        uint64_t patience_ms, struct db *db)
+        const struct turn *turn)
 {
 	struct login *login = take(logins, link, message->number);
 
@@ -497,11 +509,11 @@ uint64_t logins_step(struct logins *logins, struct link *link, const struct auth
 	bool good = conversation_read(login->conversation, message->data);
 	uint64_t wait = good ? ask_penalty(logins, login) : 0;
 	if (wait == 0) {
-		take_step(logins, login, message, good, db);
+		take_step(logins, login, message, good, turn);
 		return 0;
 	}
 	/* Only LOGIN comes here: it waits in the table for its own password to come again. */
-	if (wait <= patience_ms && let_wait(logins, login) == 0)
+	if (wait <= patience_ms(turn) && let_wait(logins, login) == 0)
 		return wait;
 	turn_away(link, message->number, &login->log, conversation_guess(login->conversation));
 	login_free(logins, login);

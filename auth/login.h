@@ -35,15 +35,21 @@ void logins_free(struct logins *logins);
 bool logins_answer_at_once(
         struct logins *logins, struct link *link, const struct auth_message *message);
 
+/* When a lane takes a request. */
+struct turn {
+	struct db *db;      /* the lane's connection */
+	uint64_t waited_ms; /* since it was to wait for the first time */
+	bool may_wait;      /* there is room for one more that waits */
+};
+
 /*
- * LOGIN_START and LOGIN_STEP, with their answers. On a lane, whose connection `db` is. Not 0: it
- * has not been answered, but is to be asked again after so many ms, because others were wrong;
- * at most `patience_ms`, or it is turned away.
+ * LOGIN_START and LOGIN_STEP, with their answers. On a lane. Not 0: it has not been answered,
+ * but is to be asked again after so many ms, because others were wrong before.
  */
 uint64_t logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
-        uint64_t patience_ms, struct db *db) must_check;
+        const struct turn *turn) must_check;
 uint64_t logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
-        uint64_t patience_ms, struct db *db) must_check;
+        const struct turn *turn) must_check;
 
 /* LOGIN_NETWORK and LOGIN_AGAIN, with their answers. On a lane, whose connection `db` is. */
 void logins_network(struct logins *logins, struct link *link, const struct auth_message *message,

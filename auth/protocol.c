@@ -126,8 +126,14 @@ int protocol_encode(
 		pack_u64(&pack, message->credential);
 		break;
 	case AUTH_LOGIN_STEP:
+		pack_bytes(&pack, message->data);
+		break;
 	case AUTH_MORE:
 		pack_bytes(&pack, message->data);
+		pack_u32(&pack, message->waited_ms);
+		break;
+	case AUTH_REFUSED:
+		pack_u32(&pack, message->waited_ms);
 		break;
 	case AUTH_ADMIT:
 		pack_charge(&pack, &message->charge);
@@ -149,9 +155,9 @@ int protocol_encode(
 		break;
 	case AUTH_BLOCKED:
 		pack_bytes(&pack, message->reason);
+		pack_u32(&pack, message->waited_ms);
 		break;
 	case AUTH_LOGIN_CANCEL:
-	case AUTH_REFUSED:
 	case AUTH_MALFORMED:
 	case AUTH_UNAVAILABLE:
 	case AUTH_SLOWED:
@@ -192,8 +198,14 @@ int protocol_decode(
 		message.credential = unpack_u64(&unpack);
 		break;
 	case AUTH_LOGIN_STEP:
+		message.data = unpack_bytes(&unpack, PROTOCOL_DATAGRAM_MAX);
+		break;
 	case AUTH_MORE:
 		message.data = unpack_bytes(&unpack, PROTOCOL_DATAGRAM_MAX);
+		message.waited_ms = unpack_u32(&unpack);
+		break;
+	case AUTH_REFUSED:
+		message.waited_ms = unpack_u32(&unpack);
 		break;
 	case AUTH_ADMIT:
 		unpack_charge(&unpack, &message.charge);
@@ -217,9 +229,9 @@ int protocol_decode(
 		break;
 	case AUTH_BLOCKED:
 		message.reason = unpack_bytes(&unpack, TEXT_MAX);
+		message.waited_ms = unpack_u32(&unpack);
 		break;
 	case AUTH_LOGIN_CANCEL:
-	case AUTH_REFUSED:
 	case AUTH_MALFORMED:
 	case AUTH_UNAVAILABLE:
 	case AUTH_SLOWED:

@@ -107,6 +107,7 @@ struct auth_message {
 	uint64_t credential;      /* LOGIN_AGAIN: see auth_account */
 	struct slice fingerprint; /* LOGIN_START: SHA-256 of the client's certificate, hex; or "" */
 	struct slice reason;      /* BLOCKED: what the admin wrote; may be empty */
+	uint32_t waited_ms;       /* MORE, REFUSED, BLOCKED: because others were wrong before */
 	uint64_t era;             /* CHANGED: when; see auth_account */
 	/* ADMIT, SETTLE, ADMITTED (charged_at), CHANGED (account) */
 	struct auth_charge charge;

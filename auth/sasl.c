@@ -606,8 +606,10 @@ static void claim(struct conversation *conversation, struct slice login)
 	char *claimed = conversation->claimed;
 
 	/* With a blank it is nobody, but guessed at all the same. */
-	if (response_normal_login(login, claimed) < 0)
+	if (response_normal_login(login, claimed) < 0) {
 		snprintf(claimed, sizeof(conversation->claimed), "%.*s", SLICE_ARGS(login));
+		conversation->reason = "malformed_login";
+	}
 }
 
 static bool read_plain(struct conversation *conversation, struct slice response)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535 and 525
- * leaves at a fixed time after the client's last word, so that time tells nothing. Whatever
+ * AUTH (RFC 4954). The responses go to the process `auth` as they are; every 535 and 525, and
+ * the first challenge of SCRAM, leave at a fixed time after the client's last word (or after the
+ * wait that wrong ones before have cost), so that time tells nothing. Whatever
  * else a client makes of it but a login counts too, and ends the connection in the end. And
  * whose an address is, on listeners where that is enough.
  */
@@ -15,6 +16,9 @@
 #include "gateway/submit/commands.h"
 
 #define RESPONSE_MAX 12288UL
+/* More than a look-up takes, whose time tells who exists: the first challenge of SCRAM leaves then.
+ */
+#define CHALLENGE_MS 10
 
 static void on_answer(
         void *arg, const struct auth_message *answer, const struct auth_account *account);
@@ -163,22 +167,64 @@ void auth_response(struct session *session, struct slice line)
 	session_reply(session, reply, NULL);
 }
 
-static void challenge(struct session *session, struct slice data)
+/* The client may not pipeline behind AUTH; true if it did, and the session is gone. */
+static bool talked_too_early(struct session *session)
+{
+	if (!session_has_input(session))
+		return false;
+	session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
+	return true;
+}
+
+/* Calls `fn` so long after the client's last word, or after it was its turn; at once if that is
+ * over. */
+static void answer_later(
+        struct session *session, uint64_t delay_ms, uint32_t waited_ms, void (*fn)(void *arg))
+{
+	uint64_t due = session->auth_asked_ms + waited_ms + delay_ms;
+	uint64_t now = clock_mono_ms();
+
+	timer_init(&session->refusal, session->serving->loop, fn, session);
+	timer_start(&session->refusal, due > now ? due - now : 0);
+}
+
+static void say_challenge(struct session *session)
+{
+	char *text = TAKE(session->challenge);
+
+	session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(text));
+	session_move(session, ST_AUTH_MORE);
+	free(text);
+}
+
+static void challenge_due(void *arg)
+{
+	struct session *session = arg;
+
+	if (talked_too_early(session))
+		return;
+	say_challenge(session);
+	session_continue(session);
+}
+
+static void challenge(struct session *session, const struct auth_message *more)
 {
 	struct buf text;
 
 	buf_init(&text, RESPONSE_MAX * 2);
-	int r = base64_encode(data, &text);
-	const char *encoded = r == 0 ? buf_str(&text) : NULL;
-	if (encoded != NULL) {
-		session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(encoded));
-		session_move(session, ST_AUTH_MORE);
-	} else {
+	if (base64_encode(more->data, &text) == 0)
+		session->challenge = slice_dup(buf_slice(&text));
+	buf_done(&text);
+	if (session->challenge == NULL) {
 		end_login(session);
 		session_move(session, ST_READY);
 		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
+	} else if (slice_starts_with(more->data, SLICE("r="))) {
+		/* The first one of SCRAM: somebody was looked up for it. */
+		answer_later(session, CHALLENGE_MS, more->waited_ms, challenge_due);
+	} else {
+		say_challenge(session);
 	}
-	buf_done(&text);
 }
 
 /* What the login brought, all of it copied; NULL without memory. */
@@ -233,15 +279,6 @@ static int enter(struct session *session, const struct auth_account *facts)
 	return 0;
 }
 
-/* The client may not pipeline behind AUTH; true if it did, and the session is gone. */
-static bool talked_too_early(struct session *session)
-{
-	if (!session_has_input(session))
-		return false;
-	session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
-	return true;
-}
-
 static void say_refused(struct session *session)
 {
 	char *reason = TAKE(session->suspended_reason);
@@ -266,21 +303,15 @@ static void refusal_due(void *arg)
 		session_continue(session);
 }
 
-static void refuse_later(struct session *session)
-{
-	uint64_t due = session->auth_asked_ms + session->conf->submission.refusal_delay;
-	uint64_t now = clock_mono_ms();
-
-	timer_init(&session->refusal, session->serving->loop, refusal_due, session);
-	timer_start(&session->refusal, due > now ? due - now : 0);
-}
-
 static void on_answer(
         void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
 	struct session *session = arg;
 	enum reply reply = REPLY_LOGIN_UNAVAILABLE;
 
+	/* A challenge that still waits is for nothing. */
+	timer_stop(&session->refusal);
+	free(TAKE(session->challenge));
 	if (answer->type != AUTH_MORE)
 		session->call = NULL;
 	/* One command, one reply: the client has the last challenge and will answer it. */
@@ -291,14 +322,15 @@ static void on_answer(
 	if (talked_too_early(session))
 		return;
 	if (answer->type == AUTH_MORE) {
-		challenge(session, answer->data);
+		challenge(session, answer);
 		return;
 	}
 	/* Without memory for the reason it is 454: a 535 would be untrue. */
 	if (answer->type == AUTH_BLOCKED)
 		session->suspended_reason = slice_dup(answer->reason);
 	if (answer->type == AUTH_REFUSED || session->suspended_reason != NULL) {
-		refuse_later(session);
+		answer_later(session, session->conf->submission.refusal_delay, answer->waited_ms,
+		        refusal_due);
 		return;
 	}
 	if (answer->type == AUTH_MALFORMED || answer->type == AUTH_SLOWED) {

@@ -308,6 +308,7 @@ static void take_down(struct session *session, enum closing why)
 	drop_account(session);
 	free(session->suspended_reason);
 	buf_done(&session->chunk_answer);
+	free(session->challenge);
 	arena_reset(&session->arena);
 	tls_server_unref(session->tls);
 	conf_unref(session->conf);

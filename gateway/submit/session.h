@@ -127,7 +127,8 @@ struct session {
 	unsigned failures;
 	struct auth_call *call;  /* a login or an admission */
 	struct auth_call *check; /* whether the account may send, in mid-message */
-	struct timer refusal;    /* a 535 or 525 that waits for its time */
+	struct timer refusal;    /* a 535 or 525 that waits for its time, or a challenge */
+	char *challenge;         /* of SCRAM, in base64 */
 	char *suspended_reason;  /* of the 525; NULL: 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */

@@ -20,6 +20,7 @@ static void check_again(struct slice datagram, const struct auth_message *messag
 	assert_bug(slice_equal(again.data, message->data));
 	assert_bug(slice_equal(again.fingerprint, message->fingerprint));
 	assert_bug(slice_equal(again.reason, message->reason));
+	assert_bug(again.waited_ms == message->waited_ms);
 	assert_bug(slice_equal(again.recipients, message->recipients));
 	assert_bug(protocol_encode(&again, &room_again.account, &out_again) == 0);
 	assert_bug(slice_equal(buf_slice(&out), buf_slice(&out_again)));

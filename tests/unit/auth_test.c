@@ -637,6 +637,7 @@ static void the_oldest_login_makes_room(void **state)
 	struct auth_message message = {
 	        .type = AUTH_LOGIN_START, .mechanism = SLICE("LOGIN"), .data = SLICE("")};
 	struct logins_settings settings = {.outage = &(struct outage){0}, .waiting_max = 3};
+	const struct turn turn = {.may_wait = true};
 	struct logins *logins;
 	struct why why;
 	int other;
@@ -648,18 +649,18 @@ static void the_oldest_login_makes_room(void **state)
 	assert_int_equal(penalty_new(&settings.penalty), 0);
 	assert_int_equal(logins_new(&settings, &logins), 0);
 	for (message.number = 1; message.number <= 5; message.number++) {
-		assert_int_equal(logins_start(logins, link, &message, 0, NULL), 0);
+		assert_int_equal(logins_start(logins, link, &message, &turn), 0);
 		assert_int_equal(hear(other), AUTH_MORE);
 	}
 	message.type = AUTH_LOGIN_STEP;
 	message.data = SLICE("alice");
 	for (message.number = 1; message.number <= 5; message.number++) {
-		assert_int_equal(logins_step(logins, link, &message, 0, NULL), 0);
+		assert_int_equal(logins_step(logins, link, &message, &turn), 0);
 		assert_int_equal(hear(other), message.number <= 2 ? AUTH_UNAVAILABLE : AUTH_MORE);
 	}
 	logins_cancel(logins, link, 3);
 	message = (struct auth_message){.number = 3, .data = SLICE("x")};
-	assert_int_equal(logins_step(logins, link, &message, 0, NULL), 0);
+	assert_int_equal(logins_step(logins, link, &message, &turn), 0);
 	assert_int_equal(hear(other), AUTH_UNAVAILABLE);
 	logins_free(logins);
 	sasl_stop(settings.sasl);
