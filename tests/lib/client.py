@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import random
 import secrets
 import smtplib
 import socket
@@ -40,10 +41,11 @@ def connect(stage, login="alice@example.org", password="secret-1", implicit=Fals
 
 def scram_proof(password, first, challenge):
     """The client's last message (RFC 5802 3) to the server's first one, both as they travel."""
-    first = base64.b64decode(first).decode().removeprefix("n,,")
+    binding, authzid, first = base64.b64decode(first).decode("utf-8", "replace").split(",", 2)
+    header = base64.b64encode(f"{binding},{authzid},".encode()).decode()
     challenge = base64.b64decode(challenge).decode()
     fields = dict(field.split("=", 1) for field in challenge.split(","))
-    last = f"c=biws,r={fields['r']}"
+    last = f"c={header},r={fields['r']}"
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(fields["s"]), int(fields["i"]))
     key = hmac.digest(salted, b"Client Key", "sha256")
     signature = hmac.digest(hashlib.sha256(key).digest(), f"{first},{challenge},{last}".encode(), "sha256")
@@ -58,6 +60,11 @@ def scram(bare, login, password):
     if answer.startswith("334 "):
         answer = bare.ask(scram_proof(password, first, answer[4:]))
     return bare.ask("") if answer.startswith("334 ") else answer
+
+
+def another_address():
+    """Of 127/8: a network from which nobody has guessed."""
+    return f"127.{random.randrange(1, 255)}.{random.randrange(256)}.{random.randrange(1, 255)}"
 
 
 class Bare:

@@ -12,7 +12,7 @@ import threading
 import time
 import warnings
 
-from client import Bare, connect, message, scram
+from client import Bare, another_address, connect, message, scram
 from environment import eventually
 from test_database import fails
 from test_refusals import plain
@@ -137,12 +137,16 @@ def test_who_exists_cannot_be_told_by_scram(stage):
         """What each says: iterations and salt, of which somebody that exists has them for good."""
         stage.gateway.stop()
         stage.gateway.start()
-        with session(stage) as bare:
-            for login in logins:
-                answer = bare.ask("AUTH SCRAM-SHA-256 " + base64.b64encode(f"n,,n={login},r=abcdefabcdef".encode()).decode())
-                fields = dict(field.split("=", 1) for field in base64.b64decode(answer.removeprefix("334 ")).decode().split(","))
-                assert bare.ask("*").startswith("501")
-                yield int(fields["i"]), base64.b64decode(fields["s"])
+        logins = list(logins)
+        for at in range(0, len(logins), 4):  # the fifth failure would end the connection
+            with session(stage) as bare:
+                yield from (challenge(bare, login) for login in logins[at:at + 4])
+
+    def challenge(bare, login):
+        answer = bare.ask("AUTH SCRAM-SHA-256 " + base64.b64encode(f"n,,n={login},r=abcdefabcdef".encode()).decode())
+        fields = dict(field.split("=", 1) for field in base64.b64decode(answer.removeprefix("334 ")).decode().split(","))
+        assert bare.ask("*").startswith("501")
+        return int(fields["i"]), base64.b64decode(fields["s"])
 
     def shapes(said):
         return collections.Counter((iterations, len(salt)) for iterations, salt in said)
@@ -408,9 +412,9 @@ def test_wrong_passwords_to_an_expensive_hash_hold_up_nobody_else(stage):
 
     def attack():
         while not ending.is_set():
-            with session(stage) as bare:
-                answer = REFUSED
-                while answer.startswith(("454", "535")) and not ending.is_set():
+            # Guesses from one network would be slowed.
+            with session(stage, another_address()) as bare:
+                for _ in range(4):
                     answer = bare.ask(plain(victim, "wrong"))
                     answers[answer[:3]] += 1
                     ending.wait(0.05 if answer.startswith("454") else 0)
@@ -521,7 +525,7 @@ def test_a_password_is_the_same_however_it_is_typed(stage):
     for password in ("a\tb", "a\x7fb", "a\u0085b", "a\u200eb", "a\ue000b", "\ufffd", "\u00ad", "x" * 257, "ᴬ"):
         said = fails(lambda: cluster.sql("select postern.account_set_password('typed0@example.org', :'p')", p=password))
         assert "1 to 256 printable characters" in said, (password, said)
-        assert by_plain(stage, "typed0@example.org", password) in (REFUSED, "501 5.5.2 Cannot decode that")
+        assert by_plain(stage, "typed0@example.org", password, another_address()) in (REFUSED, "501 5.5.2 Cannot decode that")
 
 
 def test_who_is_suspended_is_told_why(stage):

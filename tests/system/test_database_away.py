@@ -2,6 +2,7 @@
 """The database stops, hangs, is restarted, while clients log in and send."""
 import time
 
+from client import another_address
 from environment import eventually
 from load import Load
 from test_refusals import plain, session
@@ -20,7 +21,7 @@ def make_slow_account(stage):
 
 
 def all_lanes_ask(stage, since):
-    guessers = [session(stage, login=False) for _ in range(12)]
+    guessers = [session(stage, login=False, source=another_address()) for _ in range(12)]
     for guesser in guessers:
         guesser.send(plain("busy@example.org", "guess") + "\r\n")
     answers = [guesser.reply() for guesser in guessers]

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 
-from client import connect, message, trust_all
+from client import another_address, connect, message, trust_all
 from environment import eventually, free_port
 from test_refusals import plain, session
 from upstream import Upstream
@@ -604,7 +604,7 @@ def test_a_flood_of_logins_does_not_hold_up_messages(stage):
     here = session(stage)
     assert here.ask("MAIL FROM:<alice@example.org>").startswith("250")
     assert here.ask("RCPT TO:<bob@example.net>").startswith("250")
-    guessers = [session(stage, login=False) for _ in range(100)]
+    guessers = [session(stage, login=False, source=another_address()) for _ in range(100)]
     for guesser in guessers:
         guesser.send(plain("slow@example.org", "guess") + "\r\n")
     stage.gateway.wait_event("login.refused", account="slow@example.org")

@@ -14,9 +14,9 @@ def plain(login=LOGIN, password=PASSWORD):
     return "AUTH PLAIN " + base64.b64encode(f"\0{login}\0{password}".encode()).decode()
 
 
-def session(stage, login=True):
+def session(stage, login=True, source="127.0.0.1"):
     """Over TLS, past EHLO, logged in."""
-    bare = Bare(stage, tls=True)
+    bare = Bare(stage, tls=True, source=source)
     assert bare.reply().startswith("220 ")
     assert bare.ask("EHLO client.test").startswith("250")
     if login:
