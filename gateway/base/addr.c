@@ -30,22 +30,17 @@ int addr_split(struct slice text, struct slice *ret_host, uint16_t *ret_port)
 	return 0;
 }
 
-int addr_parse(struct slice text, struct addr *ret_addr)
+static int parse_ip(struct slice ip, bool v6, uint16_t port, struct addr *ret_addr)
 {
 	struct addr addr = {0};
 	char host[INET6_ADDRSTRLEN];
-	struct slice ip;
-	uint16_t port;
 
-	int r = addr_split(text, &ip, &port);
-	if (r < 0)
-		return r;
 	if (ip.len >= sizeof(host))
 		return -EINVAL;
 	memcpy(host, ip.ptr, ip.len);
 	host[ip.len] = '\0';
 
-	if (text.ptr[0] == '[') {
+	if (v6) {
 		addr.u.in6 =
 		        (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons(port)};
 		addr.len = sizeof(addr.u.in6);
@@ -59,6 +54,55 @@ int addr_parse(struct slice text, struct addr *ret_addr)
 	}
 	*ret_addr = addr;
 	return 0;
+}
+
+int addr_parse(struct slice text, struct addr *ret_addr)
+{
+	struct slice ip;
+	uint16_t port;
+
+	int r = addr_split(text, &ip, &port);
+	return r < 0 ? r : parse_ip(ip, text.ptr[0] == '[', port, ret_addr);
+}
+
+/* Its octets, in the order of the network. */
+static const uint8_t *octets_of(const struct addr *addr)
+{
+	return addr->u.sa.sa_family == AF_INET6 ? addr->u.in6.sin6_addr.s6_addr
+	                                        : (const uint8_t *)&addr->u.in.sin_addr;
+}
+
+int addr_net_parse(struct slice text, struct addr_net *ret_net)
+{
+	struct slice mask = text, ip = slice_until(&mask, '/');
+	bool v6 = slice_find(ip, ':') >= 0;
+	uint64_t bits, most = v6 ? 128 : 32;
+	struct addr_net net;
+
+	int r = parse_ip(ip, v6, 0, &net.addr);
+	if (r < 0)
+		return r;
+	if (ip.len == text.len)
+		bits = most;
+	else if (slice_to_u64(mask, &bits) < 0 || bits > most)
+		return -EINVAL;
+	for (uint64_t i = bits; i < most; i++) {
+		if ((octets_of(&net.addr)[i / 8] & 0x80U >> i % 8) != 0)
+			return -EINVAL;
+	}
+	net.bits = (unsigned)bits;
+	*ret_net = net;
+	return 0;
+}
+
+bool addr_net_holds(const struct addr_net *net, const struct addr *addr)
+{
+	const uint8_t *a = octets_of(&net->addr), *b = octets_of(addr);
+	unsigned whole = net->bits / 8, left = net->bits % 8;
+
+	if (net->addr.u.sa.sa_family != addr->u.sa.sa_family || memcmp(a, b, whole) != 0)
+		return false;
+	return left == 0 || ((a[whole] ^ b[whole]) & 0xff00U >> left & 0xff) == 0;
 }
 
 const char *addr_format_ip(const struct addr *addr, char ret_text[ADDR_TEXT])

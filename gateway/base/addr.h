@@ -20,6 +20,12 @@ struct addr {
 	socklen_t len;
 };
 
+/* A network: the first `bits` of its addresses. */
+struct addr_net {
+	struct addr addr;
+	unsigned bits;
+};
+
 /* "[2001:db8::1]:65535" and its terminator. */
 #define ADDR_TEXT 64
 
@@ -38,6 +44,12 @@ int addr_split(struct slice text, struct slice *ret_host, uint16_t *ret_port) mu
 
 /* From a kernel sockaddr of IPv4 or IPv6; 0 or -EAFNOSUPPORT. */
 int addr_from_sockaddr(const struct sockaddr *sa, socklen_t len, struct addr *ret_addr) must_check;
+
+/* "192.0.2.0/24", "2001:db8::/32", or an address alone. 0 or -EINVAL, also for bits behind the
+ * mask. */
+int addr_net_parse(struct slice text, struct addr_net *ret_net) must_check;
+
+bool addr_net_holds(const struct addr_net *net, const struct addr *addr);
 
 uint16_t addr_port(const struct addr *addr);
 

@@ -245,6 +245,9 @@ static void set_fallback(struct load *load, const struct option *option, void *g
 {
 	void *field = (char *)group + option->offset;
 
+	/* The default of a list is none, which is how it was zeroed. */
+	if (option->type == OPTION_LIST)
+		return;
 	if (option->type == OPTION_STRING)
 		*(const char **)field = option->fallback;
 	else if (option->type == OPTION_BOOL)
@@ -391,10 +394,20 @@ static void check_addresses(struct load *load, const config_setting_t *root)
 	const config_setting_t *upstreams = config_setting_get_member(root, "upstream");
 	struct slice host;
 	struct addr addr;
+	struct addr_net net;
 	uint16_t port;
 
 	for (size_t i = 0; i < conf->listener_count; i++) {
 		const struct conf_listener *listener = &conf->listeners[i];
+		for (size_t k = 0; k < listener->proxies_count; k++) {
+			if (addr_net_parse(slice_str(listener->proxies[k]), &net) < 0)
+				load_error(load,
+				        config_setting_get_member(listeners, listener->name),
+				        "listener.%s: \"%.60s\" is no network; write "
+				        "\"192.0.2.0/24\" "
+				        "or \"2001:db8::/32\", without bits behind the mask",
+				        listener->name, listener->proxies[k]);
+		}
 		for (size_t k = 0; k < listener->address_count; k++) {
 			if (addr_parse(slice_str(listener->address[k]), &addr) < 0)
 				load_error(load,

@@ -42,6 +42,9 @@ struct conf_listener {
 	const char *name;
 	const char *const *address; /* as written; each parses with addr_parse() */
 	size_t address_count;
+	const char *const
+	        *proxies; /* as written; each parses with addr_net_parse(). None: no proxy */
+	size_t proxies_count;
 	enum conf_tls_mode tls;
 	bool networks;            /* who stands in an account's network needs no login */
 	bool client_certificates; /* TLS asks for one */

@@ -38,6 +38,9 @@
 _Static_assert(offsetof(struct conf_listener, address_count) ==
                        offsetof(struct conf_listener, address) + sizeof(void *),
         "listener.address");
+_Static_assert(offsetof(struct conf_listener, proxies_count) ==
+                       offsetof(struct conf_listener, proxies) + sizeof(void *),
+        "listener.proxies");
 _Static_assert(offsetof(struct conf_upstream, hosts_count) ==
                        offsetof(struct conf_upstream, hosts) + sizeof(void *),
         "upstream.hosts");

@@ -20,6 +20,7 @@
 #include "gateway/base/map.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/listener.h"
+#include "gateway/submit/proxied.h"
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
 
@@ -65,6 +66,7 @@ struct submit {
 	/* owner: main loop */
 	const struct conf *conf;
 	struct slot_limits limits;
+	struct proxied_waiting proxied;
 	uint64_t refused_told_ms; /* the last time that the log told of it; 0: never */
 	unsigned draining;
 	void (*on_stopped)(void *arg);
@@ -170,7 +172,8 @@ static void run_newcomer(struct post *post)
 	free(order);
 }
 
-static void on_accept(void *arg, int fd, const struct addr *peer)
+/* Somebody has come; or the proxy that has come speaks for him. */
+static void admit(void *arg, int fd, const struct addr *peer)
 {
 	struct listening *listening = arg;
 	struct submit *submit = listening->submit;
@@ -189,6 +192,18 @@ static void on_accept(void *arg, int fd, const struct addr *peer)
 		slots_give_back(submit->slots, peer, false);
 	tell_refused(submit, peer, answer);
 	turn_away(fd, submit->conf->listeners[listening->in_conf].tls);
+}
+
+static void on_accept(void *arg, int fd, const struct addr *peer)
+{
+	struct listening *listening = arg;
+	struct submit *submit = listening->submit;
+	const struct conf_listener *listener = &submit->conf->listeners[listening->in_conf];
+
+	if (listener->proxies_count > 0)
+		proxied_take(&submit->proxied, listener, fd, peer, admit, listening);
+	else
+		admit(listening, fd, peer);
 }
 
 /* ---- servers ---- */
@@ -395,6 +410,7 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 	submit->conf = conf_ref(settings->conf);
 	pthread_mutex_init(&submit->lock, NULL);
 	map_init(&submit->accounts);
+	proxied_init(&submit->proxied, submit->main_loop);
 	int r = slots_new(&submit->slots);
 	if (r < 0)
 		why_errno(why, r, "submit");
@@ -508,6 +524,7 @@ void submit_stop(struct submit *submit, void (*on_stopped)(void *arg), void *arg
 	for (size_t i = 0; i < submit->listener_count; i++)
 		listener_free(submit->listeners[i].listener);
 	submit->listener_count = 0;
+	proxied_done(&submit->proxied);
 	submit->draining = submit->server_count;
 	for (unsigned i = 0; i < submit->server_count; i++) {
 		if (order_new(&submit->servers[i], run_stop, &order) == 0)

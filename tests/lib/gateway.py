@@ -138,6 +138,11 @@ retry = {self.group(self.retry)}
                     found[name.removeprefix("posternd: ")] = int(child)
         return found
 
+    def cpu_seconds(self, role):
+        """What that process has used of processors so far."""
+        fields = pathlib.Path(f"/proc/{self.children()[role]}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def make_clock(self):
         """From the next start on its clocks stand where set_clock() says."""
         self.clock = self.folder / "clock"

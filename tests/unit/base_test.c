@@ -136,6 +136,39 @@ static void addresses_read_back(void **state)
 			fail_msg("%s", bad[i]);
 }
 
+static void networks_hold_addresses(void **state)
+{
+	static const struct {
+		const char *net, *inside, *outside;
+	} good[] = {
+	        {"192.0.2.0/24", "192.0.2.255:1", "192.0.3.0:1"},
+	        {"192.0.2.8/29", "192.0.2.15:1", "192.0.2.16:1"},
+	        {"192.0.2.1", "192.0.2.1:1", "192.0.2.0:1"},
+	        {"192.0.2.1/32", "192.0.2.1:1", "192.0.2.0:1"},
+	        {"0.0.0.0/0", "192.0.2.1:1", "[2001:db8::1]:1"},
+	        {"2001:db8::/32", "[2001:db8:ffff::1]:1", "[2001:db9::1]:1"},
+	        {"2001:db8::/33", "[2001:db8:7fff::1]:1", "[2001:db8:8000::1]:1"},
+	        {"::1", "[::1]:1", "[::2]:1"},
+	        {"::/0", "[2001:db8::1]:1", "0.0.0.0:1"},
+	};
+	static const char *const bad[] = {"", "/", "192.0.2.1/24", "192.0.2.0/33", "192.0.2.0/",
+	        "192.0.2.0/-1", "192.0.2.0/24/24", "192.0.2/24", "2001:db8::1/64", "::/129", "all",
+	        "[::1]/128", "192.0.2.0 /24"};
+	struct addr_net net;
+	struct addr addr;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_LEN(good); i++) {
+		assert_int_equal(addr_net_parse(slice_str(good[i].net), &net), 0);
+		assert_int_equal(addr_parse(slice_str(good[i].inside), &addr), 0);
+		assert_true(addr_net_holds(&net, &addr));
+		assert_int_equal(addr_parse(slice_str(good[i].outside), &addr), 0);
+		assert_false(addr_net_holds(&net, &addr));
+	}
+	for (size_t i = 0; i < ARRAY_LEN(bad); i++)
+		assert_int_equal(addr_net_parse(slice_str(bad[i]), &net), -EINVAL);
+}
+
 static void dates_follow_no_locale(void **state)
 {
 	char text[CLOCK_TEXT_SIZE];
@@ -315,6 +348,7 @@ int main(void)
 	        cmocka_unit_test(arenas_are_bounded),
 	        cmocka_unit_test(base64_is_strict),
 	        cmocka_unit_test(addresses_read_back),
+	        cmocka_unit_test(networks_hold_addresses),
 	        cmocka_unit_test(dates_follow_no_locale),
 	        cmocka_unit_test(files_fill_buffers_to_their_maximum),
 	        cmocka_unit_test(ids_read_back),

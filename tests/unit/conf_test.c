@@ -216,6 +216,24 @@ static void what_does_not_fit_is_an_error(void **state)
 	buf_done(&text);
 }
 
+static void a_network_has_nothing_behind_its_mask(void **state)
+{
+	struct buf errors;
+
+	(void)state;
+	assert_null(parse("hostname = \"h.example\"\n"
+	                  "database = \"dbname=postern\"\n"
+	                  "listener = { submission = { address = [\"127.0.0.1:5587\"]\n"
+	                  " proxies = [\"192.0.2.0/24\", \"192.0.2.1/24\"] } }\n"
+	                  "tls = { certificate = \"/c\"  key = \"/k\" }\n"
+	                  "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
+	                  "route = \"isp\"\n",
+	        &errors));
+	assert_non_null(strstr(buf_str(&errors),
+	        "test.conf:3: listener.submission: \"192.0.2.1/24\" is no network"));
+	buf_done(&errors);
+}
+
 static void true_and_false_are_words(void **state)
 {
 	static const char *const wrong[] = {"\"true\"", "1", "[true]"};
@@ -245,7 +263,8 @@ static void what_is_written_reads_back(void **state)
 	        "hostname = \"h.example\"\n"
 	        "database = \"dbname=postern\"\n"
 	        "listener = { submission = { address = [\"127.0.0.1:5587\"] }\n"
-	        "             relay = { address = [\"127.0.0.1:25\"]  networks = true } }\n"
+	        "             relay = { address = [\"127.0.0.1:25\"]  networks = true\n"
+	        "              proxies = [\"192.0.2.0/24\", \"2001:db8::/32\"] } }\n"
 	        "tls = { certificate = \"/c\"  key = \"/k\" }\n"
 	        "upstream = { isp = { hosts = [\"smtp.isp.example:587\"] } }\n"
 	        "route = \"isp\"\n";
@@ -260,6 +279,9 @@ static void what_is_written_reads_back(void **state)
 	assert_int_equal(conf_format(back, &again), 0);
 	assert_slice_equal(buf_slice(&again), buf_str(&text));
 	assert_true(!back->listeners[0].networks && back->listeners[1].networks);
+	assert_int_equal(back->listeners[0].proxies_count, 0);
+	assert_int_equal(back->listeners[1].proxies_count, 2);
+	assert_string_equal(back->listeners[1].proxies[1], "2001:db8::/32");
 	conf_unref(conf);
 	conf_unref(back);
 	buf_done(&errors);
@@ -278,6 +300,7 @@ int main(void)
 	        cmocka_unit_test(a_folder_cannot_be_included),
 	        cmocka_unit_test(upstreams_have_a_limit),
 	        cmocka_unit_test(what_does_not_fit_is_an_error),
+	        cmocka_unit_test(a_network_has_nothing_behind_its_mask),
 	        cmocka_unit_test(true_and_false_are_words),
 	        cmocka_unit_test(what_is_written_reads_back),
 	};

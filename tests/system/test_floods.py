@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: ISC
+"""Load balancers in front, and crowds that want all there is: connections, descriptors, time, memory."""
+import socket
+import struct
+import time
+
+from client import Bare, trust_all
+from environment import eventually
+from test_refusals import plain
+
+V2 = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def v2(source, command=0x21, extensions=b""):
+    """The binary header of a proxy; to 127.0.0.1 or ::1, port 587."""
+    family = socket.AF_INET6 if ":" in source else socket.AF_INET
+    there = "::1" if ":" in source else "127.0.0.1"
+    body = socket.inet_pton(family, source) + socket.inet_pton(family, there) + struct.pack("!HH", 40000, 587) + extensions
+    return V2 + struct.pack("!BBH", command, 0x21 if ":" in source else 0x11, len(body)) + body
+
+
+def restart(stage, **settings):
+    """The gateway anew with such settings; stage.prepare() undoes it."""
+    vars(stage.gateway).update(settings)
+    stage.gateway.stop()
+    stage.gateway.start()
+
+
+class Proxy(Bare):
+    """A proxy's connection: its header, then the client's octets."""
+
+    def __init__(self, stage, header, source="127.0.0.1", port=None, pieces=False):
+        self.socket = socket.create_connection(("127.0.0.1", port or stage.gateway.port), 20, (source, 0))
+        for at in range(len(header)) if pieces else ():
+            self.send(header[at:at + 1])
+        if not pieces:
+            self.send(header)
+        self.file = self.socket.makefile("rb")
+
+
+# ---- behind a proxy ----
+
+def test_a_proxy_speaks_for_its_clients(stage):
+    """Limits, log, networks and Received know the client; so does what follows the header at once, or TLS."""
+    restart(stage, listener={"proxies": ["127.0.0.1", "127.0.2.0/24"], "networks": True},
+            submission={"connections_per_address": 1})
+    stage.account("proxied@example.org", "secret-2")
+    stage.cluster.sql("select postern.network_grant('proxied@example.org', '203.0.113.0/24')")
+    for header, client in ((b"PROXY TCP4 203.0.113.7 127.0.0.1 40000 587\r\n", "203.0.113.7"),
+                           (v2("203.0.113.8"), "203.0.113.8"),
+                           (v2("203.0.113.9", extensions=b"\x04\0\2xx"), "203.0.113.9")):
+        for pieces in (False, True):
+            proxy = Proxy(stage, header, pieces=pieces)
+            assert proxy.reply().startswith("220 "), header
+            # The client's second connection: the limit is of his address, not of the proxy's.
+            second = Proxy(stage, header)
+            assert second.reply().startswith("421 4.7.0"), header
+            second.close()
+            assert proxy.ask("EHLO server.example").startswith("250")
+            assert proxy.ask("MAIL FROM:<proxied@example.org>").startswith("250"), "his network is not known"
+            assert proxy.ask("RCPT TO:<bob@example.net>").startswith("250")
+            assert proxy.ask("DATA").startswith("354")
+            assert proxy.ask("From: <proxied@example.org>\r\n\r\nhello\r\n.").startswith("250")
+            taken = stage.upstream.take()
+            assert f"[{client}]".encode() not in taken.header, "Received tells where a user is"
+            assert proxy.ask("QUIT").startswith("221")
+            assert proxy.reply() == ""
+            proxy.close()
+            stage.gateway.wait_event("session.closed", ip=client)
+    proxy = Proxy(stage, v2("2001:db8::25"), "127.0.2.77")
+    assert proxy.reply().startswith("220 ")
+    proxy.close()
+    stage.gateway.wait_event("session.closed", ip="2001:db8::25")
+    # TLS from the first octet of the client on, in the same segment as the header or not.
+    proxy = Proxy(stage, v2("203.0.113.10"), port=stage.gateway.tls_port)
+    proxy.start_tls()
+    assert proxy.reply().startswith("220 ")
+    assert proxy.ask("EHLO c").startswith("250") and proxy.ask(plain()).startswith("235")
+    proxy.close()
+    proxy = Proxy(stage, v2("203.0.113.11") + b"NOOP\r\n")
+    assert proxy.reply().startswith("220 ") and proxy.reply().startswith("250")
+    proxy.close()
+    # A health check speaks for nobody but itself.
+    for header in (V2 + b"\x20\0\0\0", b"PROXY UNKNOWN\r\n"):
+        proxy = Proxy(stage, header, "127.0.2.78")
+        assert proxy.reply().startswith("220 ")
+        assert proxy.ask("QUIT").startswith("221")
+        assert proxy.reply() == ""
+        proxy.close()
+    stage.gateway.wait_event("session.closed", ip="127.0.2.78", count=2)
+
+
+def test_who_is_no_proxy_is_not_heard(stage):
+    """Neither a stranger who knows the protocol, nor a proxy that does not speak it, nor a silent one."""
+    restart(stage, listener={"proxies": ["127.0.2.0/24"]})
+    strangers = ((v2("203.0.113.7"), "127.0.0.1", "it is none of the listener's proxies"),
+                 (b"EHLO c\r\n", "127.0.2.1", "it sent no header of the PROXY protocol"),
+                 (V2 + b"\x21\x11\xff\xff", "127.0.2.5", "it sent no header of the PROXY protocol"),
+                 (b"", "127.0.2.1", "no header came in time"),
+                 (b"PROXY TCP4 203.0.113.7", "127.0.2.2", "no header came in time"))
+    for proxy, (header, source, why) in [(Proxy(stage, header, source), (header, source, why))
+                                         for header, source, why in strangers]:
+        try:
+            assert proxy.reply() == "", header
+        except ConnectionResetError:
+            pass  # what it said was not even read
+        proxy.close()
+        stage.gateway.wait_event("proxy.refused", ip=source, why=why)
+    proxy = Proxy(stage, V2, "127.0.2.3")
+    proxy.close()
+    stage.gateway.wait_event("proxy.refused", ip="127.0.2.3", why="it closed before its header")
+    assert not stage.gateway.events("session.closed")
+    # Half a header costs nothing while it waits for the rest.
+    proxy = Proxy(stage, b"PROXY TCP4 203.0.113.7 ", "127.0.2.4")
+    before = stage.gateway.cpu_seconds("submit")
+    time.sleep(1)
+    assert stage.gateway.cpu_seconds("submit") - before < 0.2, "it spins"
+    proxy.send(b"127.0.0.1 1 2\r\n")
+    assert proxy.reply().startswith("220 ")
+    proxy.close()
