@@ -29,6 +29,7 @@ class Gateway:
         self.route = "up"
         self.extra = ""
         self.environment = {}
+        self.descriptors = None  # how many each process may have; None: as many as this one
         self.clock = None
         self.user = USER
         self.process = None
@@ -83,7 +84,8 @@ retry = {self.group(self.retry)}
         self.lines = []
         # With the umask of a strict service manager, which must not show.
         self.process = subprocess.Popen(
-            [*(unprivileged(self.user) if self.user else []), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
+            [*(["prlimit", f"--nofile={self.descriptors}"] if self.descriptors else []),
+             *(unprivileged(self.user) if self.user else []), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env={**os.environ, **self.environment}, cwd="/", umask=0o077)
         threading.Thread(target=self.read, args=(self.process,), daemon=True).start()
         if wait:

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: ISC
 """Load balancers in front, and crowds that want all there is: connections, descriptors, time, memory."""
+import contextlib
+import pathlib
+import re
 import socket
 import struct
 import time
 
-from client import Bare, trust_all
-from environment import eventually
-from test_refusals import plain
+from client import Bare, message
+from environment import run, unprivileged
+from test_refusals import LOGIN, plain, session
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
 
@@ -118,3 +121,76 @@ def test_who_is_no_proxy_is_not_heard(stage):
     proxy.send(b"127.0.0.1 1 2\r\n")
     assert proxy.reply().startswith("220 ")
     proxy.close()
+
+
+# ---- without descriptors ----
+
+BIG = b"".join(b"%07d %s\r\n" % (n, b"x" * 60) for n in range(10000))  # goes to a file of its own
+
+
+def deliver(stage, bare, subject, body=b"hello\r\n"):
+    """The answer to the final dot."""
+    for line, code in ((f"MAIL FROM:<{LOGIN}>", "250"), ("RCPT TO:<bob@example.net>", "250"), ("DATA", "354")):
+        answer = bare.ask(line)
+        assert answer.startswith(code), answer
+    return bare.ask(message(subject, body) + b".")
+
+
+def test_fewer_descriptors_than_connections(stage):
+    """The log says so at the start; a crowd of strangers takes neither the spool's nor those of who was here before."""
+    restart(stage, descriptors=200)
+    few = stage.gateway.wait_event("descriptors.few")
+    places = int(few["connections"])
+    assert int(few["have"]) == 200 and 50 < places < 200, few
+    here = session(stage)
+    with contextlib.ExitStack() as crowd:
+        answers = []
+        for n in range(200):
+            stranger = Bare(stage, source=f"127.1.0.{n + 1}")
+            crowd.callback(stranger.close)
+            answers.append(stranger.reply()[:3])
+        assert answers == ["220"] * (places // 2) + ["421"] * (200 - places // 2), answers
+        stage.gateway.wait_event("connections.refused", limit="strangers")
+        assert deliver(stage, here, "big", BIG).startswith("250")
+        assert deliver(stage, here, "small").startswith("250")
+        assert sorted(m.subject for m in stage.upstream.wait(2)) == ["big", "small"]
+        others = [session(stage) for _ in range(places - places // 2 - 1)]
+        assert Bare(stage).reply().startswith("421"), "more than all"
+        stage.gateway.wait_queue(0)
+        for other in others:
+            assert other.ask("NOOP").startswith("250")
+            other.close()
+    here.close()
+
+
+def allow_descriptors(stage, pid, most):
+    """From now on it gets none whose number is not below that; "": as many as it could ever have."""
+    hard = re.search(r"^Max open files +\d+ +(\d+)", pathlib.Path(f"/proc/{pid}/limits").read_text(), re.M)[1]
+    run(*unprivileged(stage.gateway.user), "prlimit", f"--pid={pid}", f"--nofile={most or hard}:{hard}")
+
+
+def test_out_of_descriptors(stage):
+    """Newcomers wait and cost nothing, sessions go on, mail is delivered; what needs a file is asked for again."""
+    here, submit = session(stage), stage.gateway.children()["submit"]
+    allow_descriptors(stage, submit, 3)
+    try:
+        newcomers = [Bare(stage) for _ in range(20)]
+        newcomers[0].socket.settimeout(2)
+        before = stage.gateway.cpu_seconds("submit")
+        with contextlib.suppress(TimeoutError):
+            raise AssertionError(f"there was a descriptor: {newcomers[0].file.readline()}")
+        assert stage.gateway.cpu_seconds("submit") - before < 0.3, "it spins"
+        assert here.ask("NOOP").startswith("250")
+        assert deliver(stage, here, "big 1", BIG).startswith("451 4.3.0")
+        assert deliver(stage, here, "small 1").startswith("250")
+        assert stage.upstream.take().subject == "small 1"
+    finally:
+        allow_descriptors(stage, submit, "")
+    for newcomer in newcomers[1:]:
+        assert newcomer.reply().startswith("220")
+        newcomer.close()
+    newcomers[0].close()
+    assert deliver(stage, here, "big 2", BIG).startswith("250")
+    assert stage.upstream.take().subject == "big 2"
+    assert stage.gateway.children()["submit"] == submit, "submit has died"
+    here.close()
