@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: ISC
 """Load balancers in front, and crowds that want all there is: connections, descriptors, time, memory."""
 import contextlib
+import os
 import pathlib
 import re
 import socket
+import statistics
 import struct
 import time
 
 from client import Bare, message
+from crowd import Crowd
 from environment import run, unprivileged
+from test_memory import MIB, memory
 from test_refusals import LOGIN, plain, session
 
 V2 = b"\r\n\r\n\0\r\nQUIT\n"
@@ -194,3 +198,65 @@ def test_out_of_descriptors(stage):
     assert stage.upstream.take().subject == "big 2"
     assert stage.gateway.children()["submit"] == submit, "submit has died"
     here.close()
+
+
+# ---- crowds ----
+
+IDLE = int(os.environ.get("POSTERN_IDLE", "2000"))
+LOGINS = int(os.environ.get("POSTERN_LOGINS", "150"))
+
+
+def test_many_idle_sessions_need_little_memory(stage):
+    """What they need in user space, of all our processes."""
+    restart(stage)
+    session(stage).close()  # what the first one needs is no part of it
+    pids = [stage.gateway.process.pid, *stage.gateway.children().values()]
+    before, began = memory(pids), time.monotonic()
+    crowd = Crowd("idle", stage.gateway.tls_port, IDLE, 50, (LOGIN, "secret-1"))
+    came = time.monotonic() - began
+    more = memory(pids) - before
+    print(f"# {IDLE} idle sessions, logged in over TLS within {came:.1f} s: {before / MIB:.1f} MiB before, {more / MIB:.1f} MiB more,"
+          f" {more / IDLE / 1024:.1f} KiB each", flush=True)
+    here = session(stage)
+    assert deliver(stage, here, "among idle ones").startswith("250")
+    here.close()
+    assert stage.upstream.take().subject == "among idle ones"
+    assert crowd.leave() == 0, "idle sessions were closed"
+    assert more / IDLE < 24 << 10  # 5,000 of them: 117 MiB
+
+
+def log_in_again_and_again(stage, count):
+    """How long each real login took, from connect() to 235."""
+    took = []
+    for _ in range(count):
+        began = time.monotonic()
+        session(stage).close()
+        took.append(time.monotonic() - began)
+    return took
+
+
+def logins_beside_junk(stage, sources):
+    restart(stage)
+    quiet = log_in_again_and_again(stage, 20)
+    with contextlib.ExitStack() as crowds:
+        for kind in ("silent", "slow", "flood", "half"):
+            port = stage.gateway.tls_port if kind == "half" else stage.gateway.port
+            crowds.enter_context(Crowd(kind, port, 500, sources))
+        took = sorted(log_in_again_and_again(stage, LOGINS))
+        here = session(stage)
+        assert deliver(stage, here, "beside junk").startswith("250")
+        assert stage.upstream.take().subject == "beside junk"
+        here.close()
+    p50, p99 = statistics.median(took), took[int(len(took) * 0.99)]
+    print(f"# {LOGINS} logins beside 2,000 junk connections from {sources} addresses: p50 {p50 * 1000:.0f} ms,"
+          f" p99 {p99 * 1000:.0f} ms, longest {took[-1] * 1000:.0f} ms; p50 without them"
+          f" {statistics.median(quiet) * 1000:.0f} ms", flush=True)
+    assert p99 < 1, took[-10:]
+
+
+def test_logins_beside_junk_from_many_addresses(stage):
+    logins_beside_junk(stage, 400)
+
+
+def test_logins_beside_junk_from_one_address(stage):
+    logins_beside_junk(stage, 1)
