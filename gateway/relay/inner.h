@@ -307,7 +307,9 @@ struct session {
 		bool too_many;  /* recipients for one transaction */
 		bool dot_waits; /* for the mark of the last one */
 		bool in_doubt;  /* the connection was lost after the final dot */
-		unsigned part;  /* of the content: signatures, header, body */
+		/* It said what was no answer: which of its answers was to what is not known. */
+		bool out_of_step;
+		unsigned part; /* of the content: signatures, header, body */
 		size_t part_used;
 		bool at_line_start;
 		/* That its recipients are delivered: made before the final dot leaves. */
@@ -328,6 +330,8 @@ void session_give(struct session *session, struct delivery *delivery);
 void session_quit(struct session *session);
 /* Ends it now; a delivery that it has comes back, deferred or to be repeated. */
 void session_end(struct session *session, const char *text);
+/* The same; what it said in this transaction is not believed, its refusals neither. */
+void session_out_of_step(struct session *session, const char *text);
 
 /* For transaction.c. */
 const char *session_host(const struct session *session);

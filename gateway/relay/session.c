@@ -218,6 +218,12 @@ static void trouble_reply(struct session *session, const char *what)
 	host_failed(session);
 }
 
+void session_out_of_step(struct session *session, const char *text)
+{
+	session->tx.out_of_step = true;
+	trouble(session, text);
+}
+
 static bool try_next_address(struct session *session);
 
 static void on_timeout(void *arg)
@@ -483,6 +489,8 @@ static int take_line(struct session *session)
 		return -EBADMSG;
 	if (found == LINE_NONE)
 		return -EAGAIN;
+	if (!line.crlf)
+		return -EBADMSG;
 	int r = peer_reply_line(&session->reply, line.text);
 	if (session->state == SESSION_EHLO && session->reply_lines++ > 0 && line.text.len > 4)
 		ehlo_take_line(&session->ehlo, slice_part(line.text, 4, line.text.len));
@@ -498,7 +506,7 @@ static void on_data(void *arg)
 
 	while (session->conn == conn && (r = take_line(session)) != -EAGAIN) {
 		if (r < 0) {
-			trouble(session, "the upstream sent a malformed reply");
+			session_out_of_step(session, "the upstream sent a malformed reply");
 			return;
 		}
 		if (r == 0)
@@ -506,9 +514,13 @@ static void on_data(void *arg)
 		session->owed -= session->owed > 0;
 		/* Answers to what has not been asked are no answers (RFC 2920 3.1). */
 		bool early = session->owed == 0 && conn_input(conn).len > 0;
-		on_reply(session);
+		/* Before the message has left, such a reply is not believed either. To the final
+		 * dot it is: else what has arrived would arrive again. */
+		if (!early ||
+		        (session->state != SESSION_ENVELOPE && session->state != SESSION_RSET))
+			on_reply(session);
 		if (early && session->conn == conn) {
-			trouble(session, "the upstream talked before it was asked");
+			session_out_of_step(session, "the upstream talked before it was asked");
 			return;
 		}
 		/* The TLS of a new connection or a new state reads on by itself. */

@@ -49,6 +49,16 @@ static void give_back(struct session *session)
 	attempt_delivery_done(delivery);
 }
 
+/* It was caught out of step: a refusal may have been the answer to another recipient. */
+static void forget_refusals(struct delivery *delivery)
+{
+	for (uint32_t i = 0; i < delivery->count; i++) {
+		struct result *result = &delivery->attempt->results[delivery->recipients[i]];
+		if (result->fate == FATE_FAILED)
+			result->fate = FATE_OPEN;
+	}
+}
+
 void transaction_lost(struct session *session)
 {
 	struct delivery *delivery = session->delivery;
@@ -57,6 +67,8 @@ void transaction_lost(struct session *session)
 	spool_message_done(&session->content);
 	spool_mark_free(TAKE(session->tx.mark));
 	session->delivery = NULL;
+	if (session->tx.out_of_step)
+		forget_refusals(delivery);
 	if (relay_of(session)->stopping && !session->tx.in_doubt) {
 		attempt_delivery_held(delivery, false);
 		return;
@@ -73,10 +85,12 @@ void transaction_lost(struct session *session)
 	attempt_delivery_done(delivery);
 }
 
-/* The transaction did not end with a final dot: the upstream must forget it. */
+/*
+ * The transaction did not end with a final dot: the upstream must forget it. Its answer
+ * shows whether it is in step; until then nothing that it refused is given back.
+ */
 static void reset(struct session *session)
 {
-	give_back(session);
 	session_enter(session, SESSION_RSET);
 	conn_write(session->conn, SLICE("RSET\r\n"));
 	session->owed++;
@@ -222,7 +236,7 @@ static void on_data_reply(struct session *session)
 		return;
 	}
 	if (session->reply.code / 100 <= 3) {
-		session_end(session, "the upstream did not understand DATA");
+		session_out_of_step(session, "the upstream did not understand DATA");
 		return;
 	}
 	refuse_all(session, FATE_ACCEPTED);
@@ -298,12 +312,28 @@ static void record_delivered(struct session *session)
 	spool_mark_write(TAKE(session->tx.mark), on_marked, session);
 }
 
+static void on_reset_reply(struct session *session)
+{
+	/* RSET is never refused: this is the answer to DATA, and what seemed to be that was
+	 * another. */
+	if (session->reply.code / 100 != 2) {
+		session_out_of_step(session, "the upstream did not understand RSET");
+		return;
+	}
+	give_back(session);
+	session_idle(session);
+}
+
 static void on_dot_reply(struct session *session)
 {
 	struct delivery *delivery = session->delivery;
 	unsigned class = session->reply.code / 100;
 	bool again = false;
 
+	if (class == 3) {
+		session_out_of_step(session, "the upstream did not understand the final dot");
+		return;
+	}
 	if (session->tx.accepted > 0 && class == 2) {
 		record_delivered(session);
 		again = session->tx.too_many && !relay_of(session)->stopping &&
@@ -332,14 +362,14 @@ void transaction_reply(struct session *session)
 		on_dot_reply(session);
 		break;
 	case SESSION_RSET:
-		session_idle(session);
+		on_reset_reply(session);
 		break;
 	default:
 		/* It gave up in mid-message, or is out of step: what it would say next is unknown.
 		 */
 		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
 		        session->reply.code, session->reply.text);
-		session_end(session, session->trouble);
+		session_out_of_step(session, session->trouble);
 	}
 }
 
