@@ -94,7 +94,7 @@ def malformed(chance, good):
         ("two digits", b"25\r\n"), ("four digits", b"2500 ok\r\n"), ("letters", b"2x0 ok\r\n"), ("no blank", b"250_ok\r\n"),
         ("HTTP", b"HTTP/1.1 200 OK\r\n\r\n"), ("blank in front", b" " + good.encode() + b"\r\n"),
         ("code that changes", b"250-ok\r\n550 no\r\n"), ("code that changes back", b"550-no\r\n250 ok\r\n"),
-        ("NUL", good.encode() + b"\0\r\n"), ("minus", b"-250 ok\r\n"), ("octets", chance.randbytes(40) + b"\n\r\n"),
+        ("bare LF", good.encode() + b"\n"), ("NUL", good.encode() + b"\0\r\n"), ("minus", b"-250 ok\r\n"), ("octets", chance.randbytes(40) + b"\n\r\n"),
     ))
 
 
@@ -169,8 +169,6 @@ class Talk:
             (14, 8, 14, 6, 4, 4, 4, 5, 5, 2, 2, 2, 2, 8, 8, 4, 4, 6, 5))[0]
         if kind == "refusal" and not may_refuse:
             kind = "later"
-        if kind == "surplus" and phase in ("MAIL", "RCPT"):
-            kind = "malformed"  # whose answer is whose nobody could tell, nor judge
         self.books.fault(phase, kind)
         return getattr(self, "say_" + kind.replace(" ", "_"))(phase, good)
 
@@ -203,8 +201,8 @@ class Talk:
         return TAKEN
 
     def say_light_octets(self, phase, good):
-        """Another alphabet, a control character, a bare LF: each may pass or not."""
-        self.send(good.encode() + self.chance.choice((b" \xc3\xbc\xff\r\n", b" \x07\r\n", b"\n")))
+        """Another alphabet, a control character: each may pass or not."""
+        self.send(good.encode() + self.chance.choice((b" \xc3\xbc\xff\r\n", b" \x07\r\n")))
         return DOUBTFUL
 
     def say_surplus(self, phase, good):
