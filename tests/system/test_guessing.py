@@ -289,7 +289,9 @@ def test_whoever_would_wait_too_long_is_turned_away(stage):
             assert bare.ask("NOOP").startswith("250")
         assert time.monotonic() - began < 1
     assert set(answers.values()) == {SLOWED}, answers
-    events = stage.gateway.events("login.refused", reason="too_many_failures", account="made-up@example.org", ip=here)
+    told = {"reason": "too_many_failures", "account": "made-up@example.org", "ip": here}
+    stage.gateway.wait_event("login.refused", count=3, **told)
+    events = stage.gateway.events("login.refused", **told)
     assert [event["mechanism"] for event in events] == ["PLAIN", "LOGIN", "SCRAM-SHA-256"], events
     assert json.loads(stage.gateway.tool("--json", "status"))["logins_turned_away"] == 3
     with session(stage, here) as bare:
