@@ -57,6 +57,7 @@ struct conversation {
 	unsigned responses;          /* that were read */
 	char claimed[LOGIN_MAX + 1]; /* who the client says that it is, as far as it has */
 	bool guesses;                /* with the response that was read last */
+	bool nobody;                 /* that name is no account's */
 	char login[LOGIN_MAX + 1];
 	bool away, busy; /* the database; the slow hashes */
 	const struct credential
@@ -609,6 +610,7 @@ static void claim(struct conversation *conversation, struct slice login)
 	if (response_normal_login(login, claimed) < 0) {
 		snprintf(claimed, sizeof(conversation->claimed), "%.*s", SLICE_ARGS(login));
 		conversation->reason = "malformed_login";
+		conversation->nobody = true;
 	}
 }
 
@@ -682,6 +684,8 @@ enum sasl_verdict conversation_start(struct conversation *conversation, struct d
 	const char *out = NULL;
 	unsigned out_len = 0;
 
+	if (conversation->nobody && conversation->guesses)
+		return SASL_VERDICT_REFUSED;
 	conversation->db = db;
 	int code = sasl_server_start(conversation->conn, conversation->mechanism,
 	        has_initial ? initial.ptr : NULL, (unsigned)initial.len, &out, &out_len);
@@ -694,6 +698,9 @@ enum sasl_verdict conversation_step(struct conversation *conversation, struct db
 	const char *out = NULL;
 	unsigned out_len = 0;
 
+	/* The library's LOGIN leaks the password with a name that canon_user() refuses. */
+	if (conversation->nobody && conversation->guesses)
+		return SASL_VERDICT_REFUSED;
 	conversation->db = db;
 	int code = sasl_server_step(
 	        conversation->conn, response.ptr, (unsigned)response.len, &out, &out_len);
