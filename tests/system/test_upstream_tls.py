@@ -125,7 +125,7 @@ def test_a_chain_without_end(stage):
     try:
         routes(stage, {"long": [host.port, stage.upstream.port]})
         send_to_all(stage, ["long"])
-        assert "TLS failed" in stage.gateway.wait_event("upstream.failed", upstream="long")["why"]
+        assert "TLS failed" in stage.gateway.wait_event("upstream.failed", upstream="long", port=host.port)["why"]
         assert not any(c.startswith("MAIL") for c in host.commands)
     finally:
         stage.gateway.extra = ""
