@@ -110,12 +110,13 @@ static struct penalty_key make_key(
 {
 	uint8_t mac[32];
 	struct penalty_key key = {0};
+	const uint8_t network_len = (uint8_t)network.len;
 	gnutls_hmac_hd_t hmac;
 
 	/* Without memory all share one entry. */
 	if (gnutls_hmac_init(&hmac, GNUTLS_MAC_SHA256, penalty->key, sizeof(penalty->key)) < 0)
 		return (struct penalty_key){0, 1};
-	gnutls_hmac(hmac, &(uint8_t){(uint8_t)network.len}, 1);
+	gnutls_hmac(hmac, &network_len, 1);
 	gnutls_hmac(hmac, network.ptr, network.len);
 	gnutls_hmac(hmac, login.ptr, login.len);
 	gnutls_hmac_deinit(hmac, mac);

@@ -251,7 +251,7 @@ void upstream_shut(struct upstream *upstream);
  * Looks up a host's name unless that is being done; all sessions that wait for it go on by
  * session_resolved(). 0, -ENOMEM, or -EAGAIN when the workers are swamped.
  */
-int lookup_start(struct upstream *upstream, size_t host) must_check;
+int lookup_start(struct upstream *upstream, size_t index) must_check;
 
 /* ---- session.c, transaction.c: one connection ---- */
 

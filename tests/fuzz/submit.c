@@ -69,8 +69,8 @@ const char *const fuzz_phrases[] = {
         "\xfc\xff",
         "\xfb\xff",
         "AUTH EXTERNAL =\r\n\xff",
-        "MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nBDAT 22 LAST\r\nFrom: "
-        "a@x.example\r\n\r\nx\xff",
+        ("MAIL FROM:<a@x.example>\r\nRCPT TO:<b@y.example>\r\nBDAT 22 LAST\r\nFrom: "
+         "a@x.example\r\n\r\nx\xff"),
         "BDAT 21\r\nFrom: a@x.example\r\n\r\n\xff",
         "BDAT 5\r\n\r\n.\r\n\xff",
         "BDAT 0 LAST\r\n\xff",

@@ -38,7 +38,7 @@ static void a_login_is_judged_by_what_changed_since(void **state)
 
 /* ---- the pace of a message ---- */
 
-#define PATIENCE 180000
+#define PATIENCE 180000UL
 
 /* How long it takes until a client that sends so many octets at such an interval is let go. */
 static uint64_t lasts_ms(uint64_t octets, uint64_t interval_ms, uint64_t give_up_ms)
