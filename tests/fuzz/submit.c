@@ -26,14 +26,15 @@
 #include "tests/fuzz/fuzz.h"
 
 /* A piece and what was left of the one before fit the window: what is behind a command is known. */
-#define PIECE_MAX   3900
-#define PIECES_MAX  64
-#define OUTPUT_MAX  (1U << 20)
-#define ACCOUNT     42
-#define MESSAGE_MAX 10240
-#define ERRORS_MAX  20
-#define IDLE_MAX    1000
-#define SPOOL_ROUND 2000 /* messages, then a new spool */
+#define PIECE_MAX      3900
+#define PIECES_MAX     64
+#define OUTPUT_MAX     (1U << 20)
+#define ACCOUNT        42
+#define MESSAGE_MAX    10240
+#define ERRORS_MAX     20
+#define IDLE_MAX       1000
+#define LOGIN_FAILURES 5
+#define SPOOL_ROUND    2000 /* messages, then a new spool */
 
 /* A first piece that chooses the listener with networks, and the address. */
 #define GRANTED         "\xfc"
@@ -396,6 +397,7 @@ struct model {
 	unsigned errors;      /* since the last message: at most so many count */
 	unsigned sure_errors; /* and at least so many */
 	unsigned commands;
+	unsigned failures; /* logins that came to nothing, on this connection */
 	unsigned accepted;
 	char ids[PIECES_MAX * 64][ID_TEXT + 1];
 };
@@ -457,6 +459,15 @@ static bool is_verb(struct slice verb, const char *text)
 	return slice_equal_nocase(verb, slice_str(text));
 }
 
+/* A login that came to nothing by the client's own doing. */
+static void model_failure(struct model *model)
+{
+	if (++model->failures < LOGIN_FAILURES)
+		return;
+	expect_only(model, 421);
+	model->state = GONE;
+}
+
 static void model_auth(struct model *model)
 {
 	if (model->state != READY) {
@@ -471,6 +482,9 @@ static void model_auth(struct model *model)
 	case 334:
 		assert_bug(!model->logged_in);
 		model->state = RESPONSE;
+		break;
+	case 501:
+		model_failure(model);
 		break;
 	case 503:
 		assert_bug(model->logged_in);
@@ -621,6 +635,8 @@ static void model_response(struct model *model)
 	assert_bug(code != 235 || model->behind.len == 0);
 	model->state = code == 503 ? GONE : READY;
 	model->logged_in = model->logged_in || code == 235;
+	if (code == 501)
+		model_failure(model);
 }
 
 static void model_line(struct model *model, struct slice line)
