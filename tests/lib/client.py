@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: ISC
 """Clients: Python's own, a bare one that sends octets, and messages to send."""
 import base64
+import contextlib
 import hashlib
 import hmac
 import random
@@ -102,3 +103,15 @@ class Bare:
         # The socket stays open as long as the file does.
         self.file.close()
         self.socket.close()
+
+
+@contextlib.contextmanager
+def bare_session(stage, source):
+    """Over TLS, past EHLO."""
+    bare = Bare(stage, tls=True, source=source)
+    try:
+        assert bare.reply().startswith("220 ")
+        assert bare.ask("EHLO client.test").startswith("250")
+        yield bare
+    finally:
+        bare.close()

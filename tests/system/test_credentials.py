@@ -3,7 +3,6 @@
 import base64
 import collections
 import concurrent.futures
-import contextlib
 import hashlib
 import os
 import pathlib
@@ -12,7 +11,7 @@ import threading
 import time
 import warnings
 
-from client import Bare, another_address, connect, message, scram
+from client import another_address, bare_session, connect, message, scram
 from environment import eventually
 from test_database import fails
 from test_refusals import plain
@@ -25,16 +24,8 @@ REFUSED = "535 5.7.8 Authentication failed"
 IMPORTS = int(os.environ.get("POSTERN_IMPORTS", 2000))
 
 
-@contextlib.contextmanager
 def session(stage, source="127.0.0.1"):
-    """Over TLS, past EHLO."""
-    bare = Bare(stage, tls=True, source=source)
-    try:
-        assert bare.reply().startswith("220 ")
-        assert bare.ask("EHLO client.test").startswith("250")
-        yield bare
-    finally:
-        bare.close()
+    return bare_session(stage, source)
 
 
 def by_plain(stage, login, password, source="127.0.0.1"):
