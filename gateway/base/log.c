@@ -39,19 +39,6 @@ static bool is_bare(unsigned char c)
 	return c > ' ' && c < 0x7f && c != '"' && c != '=' && c != '\\';
 }
 
-/*
- * How many octets of valid UTF-8 at the front steer a terminal although none of them is
- * ASCII: C1 controls, and the block with line separators and changes of direction.
- */
-static size_t steering(const unsigned char *text, size_t len)
-{
-	if (len >= 2 && text[0] == 0xc2 && text[1] < 0xa0)
-		return 2;
-	if (len >= 3 && text[0] == 0xe2 && (text[1] == 0x80 || text[1] == 0x81))
-		return 3;
-	return 0;
-}
-
 const char *log_value_format(struct log_value *value, struct slice slice)
 {
 	char *out = value->text;
@@ -76,7 +63,7 @@ const char *log_value_format(struct log_value *value, struct slice slice)
 		if (out >= end && (!utf8 || escape > 0 || (c & 0xc0) != 0x80))
 			break;
 		if (utf8 && escape == 0)
-			escape = steering((const unsigned char *)slice.ptr + i, len - i);
+			escape = slice_steering(slice_part(slice, i, len - i));
 		if (c == '"' || c == '\\') {
 			*out++ = '\\';
 			*out++ = (char)c;

@@ -142,6 +142,28 @@ bool slice_is_utf8(struct slice s)
 	return true;
 }
 
+size_t slice_steering(struct slice s)
+{
+	const unsigned char *p = (const unsigned char *)s.ptr;
+
+	if (s.len >= 1 && (p[0] < ' ' || p[0] == 0x7f))
+		return 1;
+	/* U+0080 to U+009F, U+061C */
+	if (s.len >= 2 && ((p[0] == 0xc2 && p[1] < 0xa0) || (p[0] == 0xd8 && p[1] == 0x9c)))
+		return 2;
+	/* U+200B to U+200F, U+2028 to U+202E, U+2060 to U+206F */
+	if (s.len >= 3 && p[0] == 0xe2 &&
+	        ((p[1] == 0x80 && p[2] >= 0x8b && p[2] <= 0x8f) ||
+	                (p[1] == 0x80 && p[2] >= 0xa8 && p[2] <= 0xae) ||
+	                (p[1] == 0x81 && p[2] >= 0xa0 && p[2] <= 0xaf)))
+		return 3;
+	/* U+FEFF, U+FFF9 to U+FFFB */
+	if (s.len >= 3 && p[0] == 0xef &&
+	        ((p[1] == 0xbb && p[2] == 0xbf) || (p[1] == 0xbf && p[2] >= 0xb9 && p[2] <= 0xbb)))
+		return 3;
+	return 0;
+}
+
 bool slice_is_ascii(struct slice s)
 {
 	for (size_t i = 0; i < s.len; i++) {

@@ -70,6 +70,13 @@ int slice_to_u64(struct slice s, uint64_t *ret_value) must_check;
 /* Whether it is valid UTF-8 (RFC 3629: no overlong forms, no surrogates, not above U+10FFFF). */
 bool slice_is_utf8(struct slice s);
 
+/*
+ * How many octets of the character at the front, of valid UTF-8, steer a terminal or the order of
+ * what stands beside them: controls, also of C1, separators of lines, changes of direction, what
+ * has no width. 0: it is none of these.
+ */
+size_t slice_steering(struct slice s);
+
 /* Whether all octets are below 0x80. */
 bool slice_is_ascii(struct slice s);
 

@@ -140,7 +140,8 @@ static void print_rows(struct ctl *ctl, const PGresult *rows)
 		for (int k = 0; k < PQnfields(rows); k++) {
 			const char *value = PQgetvalue(rows, i, k);
 			if (ctl->json) {
-				fputs(value, stdout);
+				/* Whatever steers a terminal stands within its strings. */
+				ctl_print_text(value);
 			} else if (value[0] != '\0') {
 				fputs(first ? "" : " ", stdout);
 				print_value(PQfname(rows, k), value);

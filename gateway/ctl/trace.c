@@ -20,6 +20,13 @@ static void print_line(const PGresult *rows, int row)
 	putchar('\n');
 }
 
+/* Whatever steers a terminal stands within its strings. */
+static void print_object(const PGresult *rows, int row)
+{
+	ctl_print_text(PQgetvalue(rows, row, 0));
+	putchar('\n');
+}
+
 int ctl_trace(struct ctl *ctl, int argc, char **argv)
 {
 	const char *params[] = {argv[0]};
@@ -39,7 +46,7 @@ int ctl_trace(struct ctl *ctl, int argc, char **argv)
 	int count = PQntuples(rows);
 	for (int i = 0; i < count; i++)
 		if (ctl->json)
-			puts(PQgetvalue(rows, i, 0));
+			print_object(rows, i);
 		else
 			print_line(rows, i);
 	PQclear(rows);

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: ISC
 """Strangers and liars, on both sides."""
 import base64
+import json
 import re
 import select
 import socket
@@ -92,21 +93,23 @@ def test_names_that_would_break_sql_or_the_log(stage):
         assert answer[:3] in ("535", "501"), (name, answer)
         bare.close()
     for line in stage.gateway.lines:
-        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u2000-\u207f]", line), line
+        assert not re.search(r"[\x00-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f]", line), line
         assert line.startswith("event="), line
         assert parse_logfmt(line).get("account") != "admin", line
 
 
 def test_a_trace_steers_no_terminal(stage):
     bare = begin_data(stage)
-    header = "From: alice@example.org\r\nMessage-ID: <x\x9b2J\u202e\u2028@example.org>\r\n\r\n"
+    header = "From: alice@example.org\r\nMessage-ID: <x\x9b2J\u202e\u2028\u061c\ufeff@example.org>\r\n\r\n"
     qid = bare.ask(header.encode() + b"x\r\n.").rpartition(" ")[2]
     bare.close()
     stage.upstream.take()
     eventually(lambda: " delivered " in stage.gateway.tool("trace", qid, check=False).stdout)
-    told = stage.gateway.tool("trace", qid)
-    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2000-\u207f]", told), told
-    assert "\\u202e\\u2028@example.org" in told, told  # history keeps no C1 controls
+    for options in [], ["--json"]:
+        told = stage.gateway.tool(*options, "trace", qid)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]", told), told
+        assert "\\u202e\\u2028\\u061c\\ufeff@example.org" in told, told  # history keeps no C1 controls
+    assert "\u202e\u2028\u061c\ufeff@example.org" in json.loads(told.splitlines()[0])["detail"], told
 
 
 def test_names_that_would_break_received(stage):

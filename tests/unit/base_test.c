@@ -317,6 +317,10 @@ static void log_values_cannot_forge_lines(void **state)
 	assert_true(shown[0] == '"');
 	assert_string_equal(LOG_VALUE(SLICE("\xc2\x9bK \xe2\x80\xae\xc3\xa4")),
 	        "\"\\xc2\\x9bK \\xe2\\x80\\xae\xc3\xa4\"");
+	assert_string_equal(LOG_VALUE(SLICE("\xd8\x9c\xef\xbb\xbf\xef\xbf\xb9\xef\xbf\xbd")),
+	        "\"\\xd8\\x9c\\xef\\xbb\\xbf\\xef\\xbf\\xb9\xef\xbf\xbd\"");
+	assert_string_equal(LOG_VALUE(SLICE("\xe2\x80\x99 \xe2\x80\xa6")),
+	        "\"\xe2\x80\x99 \xe2\x80\xa6\""); /* an apostrophe, an ellipsis */
 	assert_string_equal(LOG_VALUE(SLICE("plain@example.org")), "plain@example.org");
 }
 
