@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/random.h"
 
 #define DEADLINE_MS       2000 /* clients are answered within 3 s */
@@ -121,6 +122,17 @@ static void add_option(
 	values[(*count)++] = value;
 }
 
+/* libpq's own way is a bare line on standard error, which would stand among the events. */
+static void on_notice(void *arg, const char *text)
+{
+	struct slice notice = slice_trim(slice_str(text));
+
+	(void)arg;
+	if (slice_ends_with_nocase(notice, SLICE("\n")))
+		notice.len--;
+	LOG(NULL, EV_DATABASE_NOTICE, "text=%s", LOG_VALUE(notice));
+}
+
 static PGconn *start_connect(const struct db *db)
 {
 	const char *keys[OPTIONS_MAX] = {NULL}, *values[OPTIONS_MAX] = {NULL};
@@ -139,7 +151,10 @@ static PGconn *start_connect(const struct db *db)
 	add_option(keys, values, &count, "user", db->user);
 	add_option(keys, values, &count, "password", db->password);
 	add_option(keys, values, &count, "client_encoding", "UTF8");
-	return PQconnectStartParams(keys, values, 0);
+	PGconn *conn = PQconnectStartParams(keys, values, 0);
+	if (conn != NULL)
+		PQsetNoticeProcessor(conn, on_notice, NULL);
+	return conn;
 }
 
 static int finish_connect(struct db *db, uint64_t deadline)

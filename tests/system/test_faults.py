@@ -652,3 +652,12 @@ def test_a_database_that_refuses_is_told_with_its_words(stage):
         stage.cluster.sql("grant execute on function postern.auth_lookup to postern_auth")
     assert bare.ask(plain(password="wrong")).startswith("535")
     stage.gateway.wait_event("database.back")
+
+
+def test_what_the_database_says_by_the_way_is_an_event(stage):
+    """A connection that it ends while nothing was asked: libpq would write its words as they are."""
+    bare = session(stage, login=False)
+    assert bare.ask(plain(password="wrong")).startswith("535")
+    stage.cluster.sql("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'postern'")
+    assert "terminating connection" in stage.gateway.wait_event("database.notice")["text"]
+    assert all(line.startswith("event=") for line in stage.gateway.lines), stage.gateway.lines
