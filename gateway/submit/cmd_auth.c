@@ -95,8 +95,7 @@ static bool was_last_failure(struct session *session)
 	return true;
 }
 
-/* The client's own doing. The session may be gone. */
-static void fail(struct session *session, enum reply reply)
+void auth_fail(struct session *session, enum reply reply)
 {
 	end_login(session);
 	session_move(session, ST_READY);
@@ -130,7 +129,7 @@ enum reply auth_act(struct session *session, struct slice args)
 		enum reply reply = pass_on(session, initial);
 		if (reply != REPLY_BAD_BASE64)
 			return reply;
-		fail(session, reply);
+		auth_fail(session, reply);
 		return REPLY_LATER;
 	}
 	/* All others begin with the client: an empty challenge asks it to. */
@@ -152,14 +151,12 @@ void auth_response(struct session *session, struct slice line)
 	} else if (session->login_lost) {
 		reply = REPLY_LOGIN_UNAVAILABLE;
 	} else {
-		reply = line.len > RESPONSE_MAX ? REPLY_BAD_BASE64 : REPLY_COUNT;
-		if (reply == REPLY_COUNT)
-			reply = pass_on(session, line);
+		reply = pass_on(session, line);
 	}
 	if (reply == REPLY_LATER)
 		return;
 	if (reply == REPLY_AUTH_CANCELLED || reply == REPLY_BAD_BASE64) {
-		fail(session, reply);
+		auth_fail(session, reply);
 		return;
 	}
 	end_login(session);

@@ -55,6 +55,8 @@ enum reply auth_check(struct session *session, struct slice args);
 enum reply auth_act(struct session *session, struct slice args);
 /* The client's next response, in AUTH_MORE. */
 void auth_response(struct session *session, struct slice line);
+/* Ends what the client began with AUTH by this reply, as its own doing; the session may be gone. */
+void auth_fail(struct session *session, enum reply reply);
 /*
  * Asks whose the address is, or of somebody whether he is still who he was; the MAIL stays, and is
  * read again when the answer is there.

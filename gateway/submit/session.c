@@ -128,6 +128,7 @@ static bool is_protocol_error(enum reply reply)
 	switch (reply) {
 	case REPLY_UNKNOWN_COMMAND:
 	case REPLY_LINE_TOO_LONG:
+	case REPLY_RESPONSE_TOO_LONG:
 	case REPLY_BAD_CHARACTERS:
 	case REPLY_SYNTAX:
 	case REPLY_BAD_BASE64:
@@ -360,7 +361,7 @@ static void run_line(struct session *session, const struct line *line)
 {
 	if (!is_fine(session, line)) {
 		if (session->state == ST_AUTH_MORE)
-			auth_response(session, SLICE("*"));
+			auth_fail(session, REPLY_BAD_BASE64);
 		else
 			session_reply(session, REPLY_BAD_CHARACTERS, NULL);
 	} else if (session->state == ST_AUTH_MORE) {
@@ -401,7 +402,7 @@ static bool take_line(struct session *session)
 		explicit_bzero(copy, line.text.len);
 	} else if (found == LINE_TOO_LONG) {
 		if (session->state == ST_AUTH_MORE)
-			auth_response(session, SLICE("*"));
+			auth_fail(session, REPLY_RESPONSE_TOO_LONG);
 		else
 			session_reply(session, REPLY_LINE_TOO_LONG, NULL);
 	}

@@ -163,7 +163,7 @@ def test_base64_is_strict(stage):
                 if not initial:
                     assert bare.ask("AUTH PLAIN") == "334 "
                 answer = bare.ask(("AUTH PLAIN " if initial else "") + bad)
-                assert answer == MALFORMED or answer.startswith(("500 5.5.2", "501 5.7.0")) and "\t" in bad, (bad, answer)
+                assert answer == MALFORMED or answer.startswith("500 5.5.2") and "\t" in bad, (bad, answer)
                 assert bare.ask(plain()).startswith("235")
 
 
@@ -175,9 +175,7 @@ def test_the_longest_response(stage):
         with session(stage) as bare:
             assert bare.ask("AUTH PLAIN") == "334 "
             answer = bare.ask(response)
-            assert answer.startswith(("501 5.", "500 5.")), (len(response), answer)
-            if len(response) <= 12288:
-                assert answer == MALFORMED
+            assert answer == MALFORMED if len(response) <= 12288 else answer.startswith("500 5.5.6"), (len(response), answer)
             assert bare.ask(plain()).startswith("235")
         with session(stage) as bare:
             answer = bare.ask("AUTH PLAIN " + response)
@@ -193,8 +191,9 @@ def test_failures_of_any_kind_end_the_connection(stage):
     kinds = [([plain(password="wrong")], "535"), nothing, (["AUTH PLAIN !"], "501"), ([f"AUTH PLAIN {b64('x')}"], "501"),
              (["AUTH LOGIN", b64("alice"), b64("wrong")], "535"), (["AUTH SCRAM-SHA-256", b64(FIRST), "*"], "501 5.7.0"),
              ([f"AUTH SCRAM-SHA-256 {b64('n,,')}"], "501"), (["AUTH PLAIN", "*"], "501 5.7.0"),
-             (["AUTH PLAIN", "\x01"], "501 5.7.0")]
-    mixtures = [[kind] * 5 for kind in kinds] + [kinds[:5], kinds[4:]]
+             (["AUTH PLAIN", "\x01"], "501 5.5.2"),
+             (["AUTH PLAIN", "A" * 12292], "500 5.5.6")]
+    mixtures = [[kind] * 5 for kind in kinds] + [kinds[:5], kinds[5:]]
     for mixture in mixtures:
         with session(stage) as bare:
             for lines, wanted in mixture:
