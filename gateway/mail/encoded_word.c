@@ -26,11 +26,23 @@ static bool is_ascii_superset(struct slice charset)
 	return false;
 }
 
+/* Whether the octet begins a character of two in such a charset; "@" may be the second one. */
+static bool begins_pair(struct slice charset, unsigned char octet)
+{
+	if (slice_equal_nocase(charset, SLICE("shift_jis")))
+		return (octet >= 0x81 && octet <= 0x9f) || (octet >= 0xe0 && octet <= 0xfc);
+	return octet >= 0x81 && octet <= 0xfe &&
+	       (slice_equal_nocase(charset, SLICE("gbk")) ||
+	               slice_equal_nocase(charset, SLICE("gb18030")) ||
+	               slice_equal_nocase(charset, SLICE("big5")));
+}
+
 /* Octets as they are decoded. */
 struct judge {
+	struct slice charset;
 	bool is_2022;      /* ISO-2022-JP (RFC 1468): ASCII or, behind an escape, pairs of octets */
 	bool in_pairs;     /* it is now */
-	bool is_half;      /* one octet of a pair was there */
+	bool is_half;      /* one octet of a pair was there, of this charset or another */
 	char escape[3];    /* an escape */
 	size_t escape_len; /* what was there of it */
 	bool plain;
@@ -55,8 +67,11 @@ static void judge(struct judge *judge, unsigned char octet)
 	} else if (judge->in_pairs) {
 		judge->is_half = !judge->is_half;
 		judge->plain = judge->plain && octet > ' ' && octet < 0x7f;
-	} else if (octet < ' ' || octet == 0x7f || octet == '<' || octet == '>') {
-		judge->plain = false;
+	} else {
+		bool hides = octet < ' ' || octet == 0x7f || octet == '<' || octet == '>' ||
+		             (octet == '@' && !judge->is_half);
+		judge->plain = judge->plain && !hides;
+		judge->is_half = !judge->is_half && begins_pair(judge->charset, octet);
 	}
 }
 
@@ -124,7 +139,10 @@ static bool word_is_plain(struct slice rest)
 		return true; /* no encoded-word for anybody */
 	struct slice text = slice_until(&rest, '?');
 	charset = slice_until(&charset, '*'); /* RFC 2231 5: a language may follow */
-	struct judge judged = {.is_2022 = slice_equal_nocase(charset, SLICE("iso-2022-jp"))};
+	struct judge judged = {
+	        .charset = charset,
+	        .is_2022 = slice_equal_nocase(charset, SLICE("iso-2022-jp")),
+	};
 	judged.plain = (judged.is_2022 || is_ascii_superset(charset)) && rest.len > 0 &&
 	               rest.ptr[0] == '=';
 	if (is_q)

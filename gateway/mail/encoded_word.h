@@ -7,7 +7,7 @@
 #include "gateway/base/slice.h"
 
 /*
- * Whether no encoded-word in the text hides a control character or an angle bracket: a
+ * Whether no encoded-word in the text hides a control character, an angle bracket or an "@": a
  * reader that decodes a field before it looks for addresses would find another one. One
  * whose charset is not known here, or that readers decode differently, may hide anything.
  */
