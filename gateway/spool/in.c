@@ -46,7 +46,7 @@ struct spool_in {
 	struct watermark watermark;
 	struct journal *journal;
 	struct jobs *spill;
-	_Atomic uint64_t promised; /* octets that open transactions may still bring */
+	_Atomic uint64_t promised; /* octets kept free for open transactions; see promise() */
 	_Atomic int64_t space;     /* free octets: as last read, less what has come since */
 	_Atomic uint64_t space_read_us;
 };
@@ -72,7 +72,7 @@ struct spool_tx {
 	XXH3_state_t *sum;
 	struct job job;
 
-	uint64_t size, promised;
+	uint64_t size, most, promised;
 	struct buf record;
 	struct journal_entry entry;
 	struct post post;
@@ -240,15 +240,11 @@ void spool_in_close(struct spool_in *in)
 	free(in);
 }
 
-int spool_in_has_room(struct spool_in *in, uint64_t message_size)
+/* 0 when there is so much room beside what is promised, -ENOSPC, or -errno. */
+static int check_room(struct spool_in *in, uint64_t octets)
 {
 	uint64_t now = clock_mono_us();
 
-	int failure = journal_failure(in->journal);
-	if (failure < 0) {
-		journal_probe(in->journal);
-		return failure == -ENOSPC || failure == -EDQUOT ? -ENOSPC : -EIO;
-	}
 	if (now - atomic_load(&in->space_read_us) > SPACE_CACHE_US) {
 		uint64_t free_octets;
 		int r = in->ops->space(in->folder, &free_octets);
@@ -257,8 +253,31 @@ int spool_in_has_room(struct spool_in *in, uint64_t message_size)
 		atomic_store(&in->space, (int64_t)free_octets);
 		atomic_store(&in->space_read_us, now);
 	}
-	int64_t needed = (int64_t)(2 * message_size + atomic_load(&in->promised));
+	int64_t needed = (int64_t)(octets + atomic_load(&in->promised));
 	return atomic_load(&in->space) < needed ? -ENOSPC : 0;
+}
+
+int spool_in_has_room(struct spool_in *in, uint64_t message_size)
+{
+	int failure = journal_failure(in->journal);
+
+	if (failure < 0) {
+		journal_probe(in->journal);
+		return failure == -ENOSPC || failure == -EDQUOT ? -ENOSPC : -EIO;
+	}
+	return check_room(in, 2 * message_size);
+}
+
+/*
+ * Keeps room for as much again as has come, within what may come. Not for all that a client says
+ * will come: who says much and sends nothing would have the disk to himself.
+ */
+static void promise(struct spool_tx *tx)
+{
+	uint64_t promised = tx->size < tx->most ? MIN_OF(tx->size, tx->most - tx->size) : 0;
+
+	atomic_fetch_add(&tx->in->promised, promised - tx->promised);
+	tx->promised = promised;
 }
 
 int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
@@ -275,12 +294,11 @@ int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, u
 	        .events = events,
 	        .arg = arg,
 	        .fd = -1,
-	        .promised = size,
+	        .most = size,
 	};
 	buf_init(&tx->body, INLINE_MAX + SPILL_STEP);
 	buf_init(&tx->step, INLINE_MAX + SPILL_STEP);
 	buf_init(&tx->record, RECORD_ENVELOPE_MAX);
-	atomic_fetch_add(&in->promised, size);
 	*ret_tx = tx;
 	return 0;
 }
@@ -386,11 +404,17 @@ static void step_done(struct job *job)
 	}
 }
 
-/* Gives what was gathered to a worker. */
+/*
+ * Gives what was gathered to a worker. Large bodies give way before the disk is full: small
+ * messages and what `relay` has to note still find room then.
+ */
 static int start_step(struct spool_tx *tx)
 {
 	struct buf filled = tx->body;
+	int r = check_room(tx->in, 0);
 
+	if (r < 0)
+		return r;
 	if (tx->sum == NULL) {
 		tx->sum = XXH3_createState();
 		if (tx->sum == NULL)
@@ -400,7 +424,7 @@ static int start_step(struct spool_tx *tx)
 	tx->body = tx->step;
 	tx->step = filled;
 	tx->job = (struct job){.loop = tx->loop, .run = run_step, .done = step_done};
-	int r = jobs_submit(tx->in->spill, &tx->job);
+	r = jobs_submit(tx->in->spill, &tx->job);
 	tx->working = r == 0;
 	return r;
 }
@@ -410,11 +434,9 @@ int spool_tx_write(struct spool_tx *tx, struct slice octets)
 	/* After an error the rest is let through: the commit reports it. */
 	if (tx->error != 0)
 		return 0;
-	uint64_t promised = MIN_OF((uint64_t)octets.len, tx->promised);
-	tx->promised -= promised;
-	atomic_fetch_sub(&tx->in->promised, promised);
 	atomic_fetch_sub(&tx->in->space, (int64_t)octets.len);
 	tx->size += octets.len;
+	promise(tx);
 	tx->error = buf_append_slice(&tx->body, octets);
 	/* NOLINTNEXTLINE(bugprone-branch-clone): the two sizes need not be the same */
 	bool full = buf_len(&tx->body) >= (tx->sum != NULL ? SPILL_STEP : INLINE_MAX);

@@ -51,7 +51,7 @@ void spool_in_close(struct spool_in *in);
 
 /*
  * Whether a message may begin: 0; -ENOSPC when the free space is below twice the
- * largest message plus what open transactions may still bring; -EIO while writing
+ * largest message plus what is kept for open transactions; -EIO while writing
  * fails. Any thread.
  */
 int spool_in_has_room(struct spool_in *in, uint64_t message_size) must_check;
@@ -71,7 +71,10 @@ struct spool_tx_events {
 
 enum { SPOOL_WAIT = 1 };
 
-/* `size`: the octets that may come, for the reserve; 0 or -ENOMEM. */
+/*
+ * `size`: the most octets that may come. Room is kept for as much again as has come, within that.
+ * 0 or -ENOMEM.
+ */
 int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
         const struct spool_tx_events *events, void *arg, struct spool_tx **ret_tx) must_check;
 
