@@ -20,6 +20,16 @@ static struct {
 	struct message messages[TASKS];
 } bench;
 
+/* The machine may have been started just now: time must pass, not have passed. */
+static uint64_t passed_ms;
+uint64_t __real_clock_mono_ms(void);
+uint64_t __wrap_clock_mono_ms(void);
+
+uint64_t __wrap_clock_mono_ms(void)
+{
+	return __real_clock_mono_ms() + passed_ms;
+}
+
 static struct task *task_at(size_t i)
 {
 	return task_of(&bench.messages[i].entry);
@@ -175,19 +185,19 @@ static void what_is_held_does_not_age(void **state)
 	(void)state;
 	set_up(accounts, 1);
 	tell(NULL, 0);
-	task_at(0)->counted_from -= hour;
+	passed_ms += hour;
 	tell(held, 1);
 	/* It waited elsewhere all the time since then. */
 	run();
 	dispatch(NULL);
 	assert_in_range(bench.messages[0].entry.age_ms, hour, hour + 1000);
 	uint64_t age = bench.messages[0].entry.age_ms;
-	task_at(0)->counted_from -= hour;
+	passed_ms += hour;
 	task_wake(task_at(0));
 	run();
 	assert_int_equal(ready(1), 0);
 	assert_int_equal(bench.messages[0].entry.age_ms, age);
-	task_at(0)->counted_from -= hour;
+	passed_ms += hour;
 	tell(NULL, 0);
 	assert_int_equal(ready(1), 1);
 	assert_in_range(task_age(task_at(0)), age, age + 1000);
