@@ -245,7 +245,8 @@ static int check_room(struct spool_in *in, uint64_t octets)
 {
 	uint64_t now = clock_mono_us();
 
-	if (now - atomic_load(&in->space_read_us) > SPACE_CACHE_US) {
+	uint64_t read_us = atomic_load(&in->space_read_us);
+	if (read_us == 0 || now - read_us > SPACE_CACHE_US) {
 		uint64_t free_octets;
 		int r = in->ops->space(in->folder, &free_octets);
 		if (r < 0)
