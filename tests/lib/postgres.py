@@ -35,14 +35,15 @@ class Cluster:
 
     @property
     def environment(self):
-        return {**os.environ, "PGHOST": str(self.folder), "PGPORT": str(self.port), "PGUSER": "postgres",
-                **self.environment_more}
+        # Debian's psql in front of that folder is a script that looks for a server, and takes five times as long.
+        return {**os.environ, "PATH": f"{self.bin}:{os.environ['PATH']}", "PGHOST": str(self.folder), "PGPORT": str(self.port),
+                "PGUSER": "postgres", **self.environment_more}
 
     def create(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         give(self.folder, "postgres")
         run(*unprivileged("postgres"), self.bin / "initdb", "-D", self.folder / "data", "-U", "postgres",
-            "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", cwd="/")
+            "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", cwd="/")
         with open(self.folder / "data/postgresql.conf", "a", encoding="ascii") as conf:
             conf.write(f"listen_addresses = ''\nunix_socket_directories = '{self.folder}'\n"
                        f"port = {self.port}\nshared_buffers = '32MB'\nmax_connections = 200\nfsync = off\n")
