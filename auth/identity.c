@@ -250,7 +250,8 @@ static struct slice cut_reason(struct slice reason)
 	return slice_part(reason, 0, len);
 }
 
-static int read_account(struct identity *identity, const PGresult *result)
+/* `asked_ms`: nothing of it is kept for longer because the answer came late. */
+static int read_account(struct identity *identity, const PGresult *result, uint64_t asked_ms)
 {
 	struct auth_account *account = &identity->account;
 
@@ -266,7 +267,7 @@ static int read_account(struct identity *identity, const PGresult *result)
 	account->connections = (uint32_t)db_int(result, 0, 7);
 	account->sign_required = slice_equal(db_text(result, 0, 8), SLICE("t"));
 	if (!PQgetisnull(result, 0, 9))
-		identity->valid_until_ms = clock_mono_ms() + (uint64_t)db_int(result, 0, 9);
+		identity->valid_until_ms = asked_ms + (uint64_t)db_int(result, 0, 9);
 	account->add_sender = slice_equal(db_text(result, 0, 10), SLICE("t"));
 	account->counts_new_recipients = slice_equal(db_text(result, 0, 11), SLICE("t"));
 	int r = read_senders(identity, db_text(result, 0, 12));
@@ -375,6 +376,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	if (text == NULL)
 		return -ENOMEM;
 	int r = get_disguise(store, db, &disguise, why);
+	uint64_t asked_ms = clock_mono_ms();
 	if (r == 0)
 		r = db_exec_often(db,
 		        "select account, login, state, state_reason, route, message_bytes, "
@@ -387,7 +389,7 @@ static int fill(struct identity_store *store, struct db *db, struct slice login,
 	if (r < 0)
 		return r == -EPROTO ? -ENOTCONN : r;
 	if (PQntuples(result) > 0)
-		r = read_account(identity, result);
+		r = read_account(identity, result, asked_ms);
 	PQclear(result);
 	if (r == 0 && !has_scram(identity))
 		r = make_fake(&disguise, identity, login);
