@@ -16,8 +16,8 @@ def connected(stage, login, password="secret-1"):
 
 def deaf(stage, changes):
     """The changes are made in the moment in which nobody listens."""
-    stage.cluster.sql("begin; select pg_terminate_backend(pid) from pg_stat_activity where usename in ('postern_auth', 'postern_relay');"
-                      f" {changes}; commit")
+    stage.cluster.sql(f"begin; {changes}; select pg_terminate_backend(pid) from pg_stat_activity"
+                      " where usename in ('postern_auth', 'postern_relay') \\; commit")
 
 
 def mail(bare, sender, parameters=""):
