@@ -2,7 +2,7 @@
 """TLS upstream, stripped, refused or not verified: what reached the host, octet for octet."""
 
 from client import connect, message
-from environment import free_port
+from environment import eventually, free_port
 from test_certificates import self_signed
 from test_failover import LOGIN, Deaf, routes
 from upstream import Upstream
@@ -48,8 +48,14 @@ def send_to_all(stage, names):
 
 
 def forget(stage):
-    for line in stage.gateway.tool("queue", "list").splitlines():
-        stage.gateway.tool("queue", "delete", line.split("qid=")[1].split()[0])
+    """One that is just being sent must be asked for again."""
+    def gone():
+        left = stage.gateway.tool("queue", "list").splitlines()
+        for line in left:
+            stage.gateway.tool("queue", "delete", line.split("qid=")[1].split()[0], check=False)
+        return not left
+
+    eventually(gone)
 
 
 def test_nothing_goes_in_the_clear_by_accident(stage):
