@@ -32,7 +32,7 @@ class Gateway:
         self.descriptors = None  # how many each process may have; None: as many as this one
         self.clock = None
         self.user = USER
-        self.process = None
+        self.process, self.database = None, None  # where its database was when it started
         self.lines = []
         self.news = threading.Condition()
         for name in ("", "spool", "run"):
@@ -81,7 +81,7 @@ retry = {self.group(self.retry)}
         self.write_conf()
         for path in (self.certificate, self.key):
             os.chmod(path, 0o644)
-        self.lines = []
+        self.lines, self.database = [], self.cluster.conninfo
         # With the umask of a strict service manager, which must not show.
         self.process = subprocess.Popen(
             [*(["prlimit", f"--nofile={self.descriptors}"] if self.descriptors else []),

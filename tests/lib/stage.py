@@ -67,7 +67,8 @@ class Stage:
                     "hosts": ["127.0.0.1"], "listener": {}, "tls_listener": None,
                     "retry": {"first": "1s", "max": "2s"}, "environment": {}, "descriptors": None}
         alive = gateway.process is not None and gateway.process.poll() is None
-        if not alive or any(getattr(gateway, name) != value for name, value in defaults.items()):
+        if not alive or gateway.database != self.cluster.conninfo or any(
+                getattr(gateway, name) != value for name, value in defaults.items()):
             gateway.stop()
             vars(gateway).update(defaults)
             gateway.start()
