@@ -13,6 +13,12 @@ from upstream import Upstream
 DOMAIN = "example.org"
 
 
+def alone(test):
+    """Marks one that measures time: no other is played beside it."""
+    test.alone = True
+    return test
+
+
 class Stage:
     """Made once for many tests; close() ends everything that it started."""
 
@@ -90,4 +96,4 @@ class Stage:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-__all__ = ["BUILD", "DOMAIN", "Stage", "run"]
+__all__ = ["BUILD", "DOMAIN", "Stage", "alone", "run"]

@@ -13,6 +13,7 @@ import warnings
 
 from client import another_address, bare_session, connect, message, scram
 from environment import eventually
+from stage import alone
 from test_database import fails
 from test_refusals import plain
 
@@ -394,6 +395,7 @@ def test_an_imported_hash_becomes_a_verifier(stage):
     eventually(lambda: by_plain(stage, login, password) == REFUSED)
 
 
+@alone
 def test_wrong_passwords_to_an_expensive_hash_hold_up_nobody_else(stage):
     victim = "expensive@example.org"
     stage.cluster.sql("select postern.account_import(:'login', :'hash')", login=victim,

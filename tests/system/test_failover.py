@@ -7,6 +7,7 @@ import time
 
 from client import connect, message
 from environment import eventually, free_port
+from stage import alone
 from upstream import Upstream
 
 LOGIN = "alice@example.org"
@@ -119,6 +120,7 @@ def words(times):
     return ", ".join(f"{name} {took:.2f} s" for name, took in times.items())
 
 
+@alone
 def test_the_next_host_gets_the_mail_soon(stage):
     """Whatever the first one does; and at once as long as it does so, also when its rests are over."""
     good, bad = good_host(stage), bad_hosts()

@@ -12,6 +12,7 @@ import time
 from client import Bare, message
 from crowd import Crowd
 from environment import run, unprivileged
+from stage import alone
 from test_memory import MIB, memory
 from test_refusals import LOGIN, plain, session
 
@@ -254,9 +255,11 @@ def logins_beside_junk(stage, sources):
     assert p99 < 1, took[-10:]
 
 
+@alone
 def test_logins_beside_junk_from_many_addresses(stage):
     logins_beside_junk(stage, 400)
 
 
+@alone
 def test_logins_beside_junk_from_one_address(stage):
     logins_beside_junk(stage, 1)

@@ -10,6 +10,7 @@ import statistics
 import time
 
 from client import another_address, bare_session, scram_proof
+from stage import alone
 from test_refusals import LOGIN, PASSWORD, plain
 
 REFUSED, MALFORMED = "535 5.7.8 Authentication failed", "501 5.5.2 Cannot decode that"
@@ -382,6 +383,7 @@ def compare(stage, name, measure, side_by_side):
     return min(known + unknown)
 
 
+@alone
 def test_no_time_tells_who_exists(stage):
     """From addresses all over 127/8, so that no penalty hides anything."""
     def ask(lines):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from environment import run
 from gateway import Gateway
 from postgres import Cluster, Session
+from stage import alone
 from test_limits_live import Client
 
 FEW, MANY = 1000, 200000
@@ -239,6 +240,7 @@ def check_costs(cluster):
             session.close()
 
 
+@alone
 def test_200000_accounts(stage):
     with crowded_cluster(stage) as (cluster, gateway):
         check_plans(cluster, gateway)
