@@ -37,12 +37,21 @@ def temporary_folder():
     return folder
 
 
+ports_given = set()
+
+
 def free_port():
-    """Below those that the kernel gives to clients: one of them could take it before it is listened on."""
+    """
+    Below those that the kernel gives to clients: one of them could take it before it is listened on. And none twice:
+    most are listened on later, or again and again.
+    """
     while True:
         port = random.randrange(16384, 32768)
+        if port in ports_given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            ports_given.add(port)
             return port
 
 
