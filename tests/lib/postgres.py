@@ -68,7 +68,8 @@ class Cluster:
         postmaster = int((self.folder / "data/postmaster.pid").read_text().split()[0])
         children = run("ps", "-o", "pid=", "--ppid", postmaster).stdout.split()
         for pid in [postmaster, *map(int, children)]:
-            os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # that of a client that has just gone
+                os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def sql(self, text, database=None, stderr=False, **variables):
         """Runs a script; its rows as text, without headers, or what it said beside them."""
