@@ -3,8 +3,9 @@
  * A connection; see conn.h.
  *
  * Three things move it: the socket is ready (on_ready), the turn ends after the
- * owner wrote, resumed or consumed (on_turn_end), and TLS. All of them end in
- * advance(), which does whatever is possible now: handshake, send, read, tell.
+ * owner wrote, resumed or consumed (on_turn_end), and the answer to a client's
+ * first message of TLS has had its turn (on_answer_due). All of them end in
+ * advance(), which does whatever is possible now: send, read, tell.
  * A callback may free the connection, so `inside` counts the calls on the stack
  * and the last one out takes the memory down.
  */
@@ -12,6 +13,7 @@
 
 #include <errno.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -42,6 +44,7 @@ struct conn {
 	enum conn_state state;
 	struct watch *watch;
 	struct defer turn_end;
+	struct defer answer_due; /* of a server, in the handshake: a crowd stands in line for it */
 	const struct conn_events *events;
 	void *arg;
 
@@ -55,6 +58,7 @@ struct conn {
 
 	bool readable; /* the socket announced something, and has not been read empty since */
 	bool paused, kicked, told_drained, told_closed, freed;
+	bool step_due;    /* of the handshake */
 	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
 	bool bye_sent;    /* close_notify and FIN have left */
@@ -73,6 +77,7 @@ static void advance(struct conn *conn);
 static void release(struct conn *conn)
 {
 	loop_defer_cancel(&conn->turn_end);
+	loop_defer_cancel(&conn->answer_due);
 	timer_stop(&conn->linger);
 	watch_free(conn->watch);
 	if (conn->session != NULL)
@@ -250,10 +255,36 @@ static void begin_handshake(struct conn *conn)
 		r = tls_server_session(conn->server, conn->ask, conn->fd, &conn->session);
 	else
 		r = tls_client_session(conn->client, conn->fd, conn->host, &conn->session);
-	if (r < 0)
+	if (r < 0) {
 		die(conn, CONN_END_ERROR, "out of memory");
-	else
-		conn->state = STATE_HANDSHAKE;
+		return;
+	}
+	conn->state = STATE_HANDSHAKE;
+}
+
+/*
+ * Whether it is a server that has not answered yet: what that costs, a key exchange and a
+ * signature, is most of all. Who has heard the answer is not kept waiting again.
+ */
+static bool must_answer(const struct conn *conn)
+{
+	if (conn->client != NULL)
+		return false;
+	switch (gnutls_handshake_get_last_out(conn->session)) {
+	case GNUTLS_HANDSHAKE_SERVER_HELLO_DONE: /* the last of the answer in TLS 1.2 */
+	case GNUTLS_HANDSHAKE_FINISHED:          /* in TLS 1.3, or when a session is resumed */
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* When the line is long, those who have gone are not worth a signature. */
+static bool has_left(const struct conn *conn)
+{
+	struct pollfd fd = {.fd = conn->fd, .events = POLLRDHUP};
+
+	return poll(&fd, 1, 0) > 0;
 }
 
 static void handshake(struct conn *conn)
@@ -322,6 +353,9 @@ static void tell_input(struct conn *conn)
 	/* It held what was consumed: passwords too. */
 	if (buf_len(&conn->input) == 0 && !conn->keeps_room)
 		buf_wipe(&conn->input);
+	/* An owner that wants to be called again for what there is hears of the end behind it. */
+	if (conn->kicked && buf_len(&conn->input) > 0)
+		return;
 	if (conn->peer_closed && conn->state != STATE_DEAD) {
 		/* It may have closed only its own direction, and still read. */
 		send_output(conn);
@@ -378,6 +412,8 @@ static void set_watch(struct conn *conn)
 			events |= WATCH_READ;
 		break;
 	case STATE_HANDSHAKE:
+		if (list_contains_link(&conn->answer_due.link))
+			break;
 		events = gnutls_record_get_direction(conn->session) == 1 ? WATCH_WRITE : WATCH_READ;
 		break;
 	case STATE_DEAD:
@@ -398,8 +434,9 @@ static void tell_end(struct conn *conn)
 static void advance(struct conn *conn)
 {
 	enter(conn);
-	if (conn->state == STATE_HANDSHAKE)
+	if (conn->step_due && conn->state == STATE_HANDSHAKE)
 		handshake(conn);
+	conn->step_due = false;
 	/* First what is ready: the end of the input must not take it along. */
 	if (!conn->freed)
 		send_output(conn);
@@ -409,7 +446,8 @@ static void advance(struct conn *conn)
 		send_output(conn);
 	if (!conn->freed && conn->state == STATE_TLS_WAITS && buf_len(&conn->output) == 0) {
 		begin_handshake(conn);
-		if (conn->state == STATE_HANDSHAKE)
+		/* The client speaks first. */
+		if (conn->state == STATE_HANDSHAKE && conn->client != NULL)
 			handshake(conn);
 	}
 	if (!conn->freed && !conn->told_drained && may_send(conn) && !conn->closing &&
@@ -438,6 +476,10 @@ static void on_ready(void *arg, unsigned events)
 	enter(conn);
 	if (conn->state == STATE_CONNECTING)
 		finish_connect(conn);
+	else if (conn->state == STATE_HANDSHAKE && must_answer(conn))
+		loop_defer_dear(conn->loop, &conn->answer_due);
+	else if (conn->state == STATE_HANDSHAKE)
+		conn->step_due = true;
 	if (!conn->freed)
 		advance(conn);
 	/* NOLINTNEXTLINE(clang-analyzer-unix.Malloc): the last leave() frees, and this is it */
@@ -447,6 +489,16 @@ static void on_ready(void *arg, unsigned events)
 static void on_turn_end(struct defer *defer)
 {
 	advance(container_of(defer, struct conn, turn_end));
+}
+
+static void on_answer_due(struct defer *defer)
+{
+	struct conn *conn = container_of(defer, struct conn, answer_due);
+
+	if (conn->state == STATE_HANDSHAKE && has_left(conn))
+		die(conn, CONN_END_EOF, "the peer closed the connection");
+	conn->step_due = true;
+	advance(conn);
 }
 
 static void on_linger_end(void *arg)
@@ -472,6 +524,7 @@ int conn_new(struct loop *loop, int fd, size_t output_max, const struct conn_eve
 	        .fd = fd,
 	        .state = STATE_PLAIN,
 	        .turn_end.run = on_turn_end,
+	        .answer_due.run = on_answer_due,
 	        .events = events,
 	        .arg = arg,
 	        .told_drained = true,

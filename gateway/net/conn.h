@@ -79,7 +79,10 @@ int conn_keep_room(struct conn *conn) must_check;
 void conn_pause(struct conn *conn);
 void conn_resume(struct conn *conn);
 
-/* Calls on_data at the end of this turn if there is input, read or not. */
+/*
+ * Calls on_data at the end of this turn if there is input, read or not, or of
+ * the next if this one ends already. The end of the connection comes behind that.
+ */
 void conn_kick(struct conn *conn);
 
 /*

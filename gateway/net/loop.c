@@ -6,9 +6,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <time.h>
 #include <uv.h>
 
 #include "gateway/net/timer.h"
+
+#define DEAR_NS 4000000 /* of processor in one turn, for dear work; what was begun is finished */
 
 struct loop {
 	uv_loop_t uv;
@@ -17,6 +20,8 @@ struct loop {
 	uv_idle_t no_wait; /* runs while work is left for the end of the next turn */
 	uv_timer_t clock;
 	struct list deferred;
+	struct list dear; /* the line for it */
+	uint64_t turn;
 	struct heap timers;
 
 	_Atomic bool stopping;
@@ -61,6 +66,31 @@ static void on_no_wait(uv_idle_t *no_wait)
 	(void)no_wait;
 }
 
+static void run_defer(struct list *link)
+{
+	struct defer *defer = list_entry(link, struct defer, link);
+
+	defer->run(defer);
+}
+
+/* What this thread has used of processors: a machine that is busy elsewhere is not the work's. */
+static uint64_t used_ns(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+	return (uint64_t)used.tv_sec * 1000000000U + (uint64_t)used.tv_nsec;
+}
+
+static void run_dear(struct loop *loop)
+{
+	uint64_t begun = used_ns();
+	struct list *link;
+
+	while (used_ns() - begun < DEAR_NS && (link = list_pop(&loop->dear)) != NULL)
+		run_defer(link);
+}
+
 static void on_turn_end(uv_prepare_t *turn_end)
 {
 	struct loop *loop = turn_end->data;
@@ -71,11 +101,12 @@ static void on_turn_end(uv_prepare_t *turn_end)
 	list_init(&now);
 	while ((link = list_pop(&loop->deferred)) != NULL)
 		list_append(&now, link);
-	while ((link = list_pop(&now)) != NULL) {
-		struct defer *defer = list_entry(link, struct defer, link);
-		defer->run(defer);
-	}
-	if (list_is_empty(&loop->deferred))
+	while ((link = list_pop(&now)) != NULL)
+		run_defer(link);
+	if (!list_is_empty(&loop->dear))
+		run_dear(loop);
+	loop->turn++;
+	if (list_is_empty(&loop->deferred) && list_is_empty(&loop->dear))
 		uv_idle_stop(&loop->no_wait);
 	else
 		assert_bug(uv_idle_start(&loop->no_wait, on_no_wait) == 0);
@@ -99,6 +130,7 @@ int loop_new(struct loop **ret_loop)
 	pthread_mutex_init(&loop->lock, NULL);
 	loop->last_post = &loop->first_post;
 	list_init(&loop->deferred);
+	list_init(&loop->dear);
 	assert_bug(uv_async_init(&loop->uv, &loop->wakeup, on_wakeup) == 0);
 	assert_bug(uv_prepare_init(&loop->uv, &loop->turn_end) == 0);
 	assert_bug(uv_prepare_start(&loop->turn_end, on_turn_end) == 0);
@@ -165,9 +197,20 @@ void loop_defer(struct loop *loop, struct defer *defer)
 		list_append(&loop->deferred, &defer->link);
 }
 
+void loop_defer_dear(struct loop *loop, struct defer *defer)
+{
+	if (!list_contains_link(&defer->link))
+		list_append(&loop->dear, &defer->link);
+}
+
 void loop_defer_cancel(struct defer *defer)
 {
 	list_remove(&defer->link);
+}
+
+uint64_t loop_turn(const struct loop *loop)
+{
+	return loop->turn;
 }
 
 struct heap *loop_timers(struct loop *loop)

@@ -49,7 +49,18 @@ struct defer {
 };
 
 void loop_defer(struct loop *loop, struct defer *defer);
+
+/*
+ * The same for what takes a millisecond or so of processor: it stands in line behind what was
+ * set earlier, and of the line only so much is done in one turn that the others hardly notice.
+ */
+void loop_defer_dear(struct loop *loop, struct defer *defer);
+
+/* Either kind. */
 void loop_defer_cancel(struct defer *defer);
+
+/* Which turn this is, the work at its end included: for whom one turn allows only so much. */
+uint64_t loop_turn(const struct loop *loop);
 
 /* Watches a descriptor that stays the caller's. */
 struct watch;

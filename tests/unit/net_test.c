@@ -201,6 +201,84 @@ static void a_full_queue_takes_no_job(void **state)
 	jobs_free(jobs);
 }
 
+/* ---- dear work ---- */
+
+#define DEAR_COUNT 20
+#define DEAR_MS    3
+#define DEAR_LEFT  7 /* this one is cancelled */
+
+struct dear {
+	struct defer defer;
+	unsigned number;
+};
+
+static struct dear dear[DEAR_COUNT];
+static unsigned dear_done, dear_in_turn, dear_turns, dear_between;
+static uint64_t dear_turn;
+
+static uint64_t used_ms(void)
+{
+	struct timespec used;
+
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used);
+	return (uint64_t)used.tv_sec * 1000 + (uint64_t)used.tv_nsec / 1000000;
+}
+
+static void run_dear(struct defer *defer)
+{
+	const struct dear *one = container_of(defer, struct dear, defer);
+	uint64_t begun = used_ms();
+
+	if (dear_done == DEAR_LEFT)
+		dear_done++;
+	assert_int_equal(one->number, dear_done++);
+	if (dear_turn != loop_turn(loop)) {
+		dear_turn = loop_turn(loop);
+		dear_turns++;
+		dear_in_turn = 0;
+	}
+	dear_in_turn++;
+	assert_in_range(dear_in_turn, 1, 2); /* the second begins within 4 ms, no third does */
+	while (used_ms() - begun <= DEAR_MS)
+		continue;
+	if (dear_done == DEAR_COUNT)
+		loop_stop(loop);
+}
+
+static void between_dear(void *arg, unsigned ready)
+{
+	(void)arg;
+	(void)ready;
+	dear_between++;
+}
+
+/* In its order, a few in a turn, and what is ready meanwhile has each of these turns. */
+static void dear_work_stands_in_line(void **state)
+{
+	struct watch *watch;
+	int fds[2];
+
+	(void)state;
+	dear_done = dear_in_turn = dear_turns = dear_between = 0;
+	dear_turn = UINT64_MAX;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds), 0);
+	assert_int_equal(watch_new(loop, fds[0], between_dear, NULL, &watch), 0);
+	watch_set(watch, WATCH_WRITE);
+	for (unsigned i = 0; i < DEAR_COUNT; i++) {
+		dear[i] = (struct dear){.defer.run = run_dear, .number = i};
+		loop_defer_dear(loop, &dear[i].defer);
+	}
+	loop_defer_dear(loop, &dear[0].defer); /* it keeps its place */
+	loop_defer_cancel(&dear[DEAR_LEFT].defer);
+	loop_run(loop);
+	assert_int_equal(dear_done, DEAR_COUNT);
+	assert_in_range(dear_turns, (DEAR_COUNT - 1) / 2, DEAR_COUNT);
+	assert_in_range(dear_between, dear_turns - 1, dear_turns + 1);
+	watch_free(watch);
+	close(fds[0]);
+	close(fds[1]);
+}
+
 /* ---- connections ---- */
 
 static struct tls_server *server;
@@ -519,6 +597,25 @@ static void what_lingers_ends_with_the_loop(void **state)
 	peer_done(&a);
 }
 
+/* Who says much and closes is heard to the end, also by an owner that takes it bit by bit. */
+static void the_end_comes_behind_what_was_said(void **state)
+{
+	struct peer a;
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+	peer_init(&a);
+	a.lazy = true;
+	assert_int_equal(conn_new(loop, ends[0], MUCH, &events, &a, &a.conn), 0);
+	assert_int_equal(write(ends[1], "all that there is to say", 24), 24);
+	close(ends[1]);
+	loop_run(loop);
+	assert_int_equal(a.closed, 1);
+	assert_slice_equal(buf_slice(&a.got), "all that there is to say");
+	peer_done(&a);
+}
+
 /* A peer that has said its last word still hears the answer. */
 static void half_a_close_leaves_the_other_half(void **state)
 {
@@ -706,6 +803,50 @@ static void noise_is_no_handshake(void **state)
 	assert_int_equal(a.end, CONN_END_TLS);
 	assert_int_equal(a.secure, 0);
 	peer_done(&a);
+	peer_done(&b);
+}
+
+/* What the server sends to a client of which only this has come; then that has left, or not. */
+static size_t answer_to(struct slice hello, bool leaves)
+{
+	static char answer[16384];
+	struct peer a;
+	int fds[2];
+
+	peer_init(&a);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, &a, &a.conn), 0);
+	conn_start_tls_server(a.conn, server, TLS_ASK_NOTHING);
+	assert_int_equal(send(fds[1], hello.ptr, hello.len, 0), hello.len);
+	if (leaves)
+		shutdown(fds[1], SHUT_WR);
+	run_some_turns();
+	assert_int_equal(a.closed, leaves);
+	assert_true(!leaves || a.end == CONN_END_EOF);
+	ssize_t got = recv(fds[1], answer, sizeof(answer), 0);
+	close(fds[1]);
+	peer_done(&a);
+	return got > 0 ? (size_t)got : 0;
+}
+
+/* In a crowd the line may be longer than their patience. */
+static void who_has_left_is_not_answered(void **state)
+{
+	char hello[4096];
+	struct peer b;
+	int fds[2];
+
+	(void)state;
+	peer_init(&b);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, &b, &b.conn), 0);
+	conn_start_tls_client(b.conn, client, "host.example");
+	run_some_turns();
+	ssize_t len = recv(fds[1], hello, sizeof(hello), 0);
+	assert_true(len > 0);
+	assert_true(answer_to(slice_of(hello, (size_t)len), false) > 0);
+	assert_int_equal(answer_to(slice_of(hello, (size_t)len), true), 0);
+	close(fds[1]);
 	peer_done(&b);
 }
 
@@ -969,11 +1110,13 @@ int main(void)
 	        TEST(posts_arrive_in_order),
 	        TEST(jobs_run_once_and_come_back),
 	        TEST(a_full_queue_takes_no_job),
+	        TEST(dear_work_stands_in_line),
 	        TEST(everything_comes_back_in_the_clear),
 	        TEST(everything_comes_back_over_tls),
 	        TEST(every_callback_may_free),
 	        TEST(what_was_sent_before_the_end_is_read),
 	        TEST(what_lingers_ends_with_the_loop),
+	        TEST(the_end_comes_behind_what_was_said),
 	        TEST(half_a_close_leaves_the_other_half),
 	        TEST(a_pause_holds_input_and_end_back),
 	        TEST(a_pause_costs_nothing),
@@ -982,6 +1125,7 @@ int main(void)
 	        cmocka_unit_test(a_proxy_says_whom_it_speaks_for),
 	        cmocka_unit_test(what_is_no_header_of_a_proxy),
 	        TEST(noise_is_no_handshake),
+	        TEST(who_has_left_is_not_answered),
 	        TEST(a_certificate_has_a_fingerprint),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
