@@ -21,7 +21,10 @@
 #define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
 #define ANSWER_MS     20000 /* for `auth`, whose own deadlines are shorter */
 #define LAST_WORDS_MS 300   /* for the rest of a message that will not be taken */
-#define ARENA_MAX     1024
+/* Lines run in one turn of the loop, before the others get theirs. */
+#define TURN_LINES_STRANGER 8
+#define TURN_LINES_ACCOUNT  64
+#define ARENA_MAX           1024
 /* Nobody who speaks SMTP comes near them; who keeps an idle connection alive with NOOP has hours.
  */
 #define ERRORS_MAX        20
@@ -434,6 +437,22 @@ static bool mail_comes(const struct session *session)
 	       is_fine(session, &line);
 }
 
+/* Whether it has had its share of this turn; what is left of its input comes in the next. */
+static bool turn_is_over(struct session *session)
+{
+	uint64_t turn = loop_turn(session->serving->loop);
+
+	if (session->turn != turn) {
+		session->turn = turn;
+		session->turn_left =
+		        session->account != NULL ? TURN_LINES_ACCOUNT : TURN_LINES_STRANGER;
+	}
+	if (session->turn_left > 0)
+		return false;
+	conn_kick(session->conn);
+	return true;
+}
+
 static void on_data(void *arg)
 {
 	struct session *session = arg;
@@ -464,12 +483,13 @@ static void on_data(void *arg)
 			session_message_pause(session);
 			return;
 		}
-		if (must_end(session))
+		if (must_end(session) || turn_is_over(session))
 			return;
 		if (mail_comes(session) && is_doubtful(session)) {
 			auth_ask_who(session);
 			return;
 		}
+		session->turn_left--;
 		if (!take_line(session))
 			return;
 	}

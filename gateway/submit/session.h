@@ -110,6 +110,8 @@ struct session {
 	struct slice helo;
 	bool esmtp; /* EHLO, not HELO */
 	struct line_reader lines;
+	uint64_t turn;           /* of the loop, in which */
+	unsigned turn_left;      /* so many lines may still be run */
 	uint64_t chunk_left;     /* octets of this BDAT that have not come */
 	uint64_t chunk_size;     /* octets of it in all */
 	bool chunk_last;         /* it ends the message */

@@ -351,6 +351,8 @@ static bool is_waiting(void *arg)
 		return false;
 	if (session == NULL)
 		return client->ended;
+	if (session->turn_left == 0 && session_has_input(session))
+		return false; /* for the next turn */
 	return ((S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE) | S(DATA) | S(CHUNK) |
 	                S(BDAT) | S(DISCARD)) &
 	               1U << session->state) != 0 &&

@@ -3,6 +3,9 @@
 #include "tests/unit/unit.h"
 
 #include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "gateway/submit/pace.h"
 #include "gateway/submit/session.h"
@@ -96,6 +99,125 @@ static void a_pause_of_ours_is_not_the_clients(void **state)
 	assert_int_equal(pace_left_ms(&pace, 1000000), PATIENCE - 100000);
 	pace_resume(&pace, 1010000);
 	assert_int_equal(pace_left_ms(&pace, 1010000), PATIENCE - 110000);
+}
+
+/* ---- what one client may have of a turn ---- */
+
+/* No TLS here: the only session is one in the clear. */
+struct tls_server *__wrap_tls_server_ref(struct tls_server *server);
+
+struct tls_server *__wrap_tls_server_ref(struct tls_server *server)
+{
+	return server;
+}
+
+static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
+{
+	(void)serving;
+	(void)account;
+	(void)most;
+	return true;
+}
+
+static void give_login_back(struct serving *serving, uint64_t account)
+{
+	(void)serving;
+	(void)account;
+}
+
+static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
+{
+	(void)serving;
+	(void)peer;
+	(void)logged_in;
+}
+
+static const struct conf *make_conf(void)
+{
+	static const char text[] =
+	        "hostname = \"host.example\" spool = \"/tmp\" database = \"host=/tmp\""
+	        " tls = { certificate = \"/c\" key = \"/k\" } listener = { submission = { address "
+	        "= [\"127.0.0.1:5587\"] } }"
+	        " upstream = { u = { hosts = [\"127.0.0.1:2525\"] tls = \"none\" } } route = \"u\"";
+	const struct conf *conf = NULL;
+	struct buf errors;
+
+	buf_init(&errors, 4096);
+	if (conf_parse(text, "test.conf", &errors, &conf) < 0)
+		fail_msg("%s", buf_str(&errors));
+	buf_done(&errors);
+	return conf;
+}
+
+/* How many replies have come meanwhile. */
+static unsigned replies(int fd)
+{
+	char text[65536];
+	unsigned count = 0;
+
+	for (ssize_t got; (got = recv(fd, text, sizeof(text), MSG_DONTWAIT)) > 0;)
+		for (ssize_t i = 0; i < got; i++)
+			count += text[i] == '\n';
+	return count;
+}
+
+#define SAID_AT_ONCE 300
+
+/* A client says as many NOOP at once: how many of them are answered in one turn, at most. */
+static unsigned lines_of_a_turn(bool logged_in)
+{
+	struct serving serving = {.take_login = take_login,
+	        .give_login_back = give_login_back,
+	        .on_session_gone = on_session_gone,
+	        .has_login = has_login};
+	struct addr peer = {0};
+	char said[6 * SAID_AT_ONCE];
+	unsigned most = 0, all = 0;
+	int fds[2];
+
+	assert_int_equal(loop_new(&serving.loop), 0);
+	serving.conf = make_conf();
+	list_init(&serving.sessions);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	assert_int_equal(session_new(&serving, fds[0], &peer, 0), 0);
+	struct session *session = list_entry(serving.sessions.next, struct session, link);
+	if (logged_in) {
+		session->account = calloc(1, sizeof(*session->account));
+		assert_non_null(session->account);
+		arena_init(&session->account->arena, 1024);
+	}
+	while (replies(fds[1]) == 0) {
+		loop_stop(serving.loop);
+		loop_run(serving.loop);
+	}
+	for (unsigned i = 0; i < SAID_AT_ONCE; i++)
+		memcpy(said + 6 * (size_t)i, "NOOP\r\n", 6);
+	assert_int_equal(send(fds[1], said, sizeof(said), 0), sizeof(said));
+	/* What it has said behind the last word is heard, too. */
+	shutdown(fds[1], SHUT_WR);
+	while (!list_is_empty(&serving.sessions)) {
+		uint64_t turn = loop_turn(serving.loop);
+		loop_stop(serving.loop);
+		loop_run(serving.loop);
+		unsigned turns = (unsigned)(loop_turn(serving.loop) - turn),
+		         answered = replies(fds[1]);
+		assert_int_equal(turns, 1);
+		most = MAX_OF(most, answered);
+		all += answered;
+	}
+	assert_int_equal(all, SAID_AT_ONCE);
+	loop_free(serving.loop);
+	conf_unref(serving.conf);
+	close(fds[1]);
+	return most;
+}
+
+static void a_stranger_has_less_of_a_turn(void **state)
+{
+	(void)state;
+	/* What is seen here is the end of one turn and the beginning of the next. */
+	assert_in_range(lines_of_a_turn(false), 8, 16);
+	assert_in_range(lines_of_a_turn(true), 64, 128);
 }
 
 /* ---- who may connect ---- */
@@ -263,6 +385,7 @@ int main(void)
 	        cmocka_unit_test(who_dribbles_is_let_go),
 	        cmocka_unit_test(a_slow_line_goes_on),
 	        cmocka_unit_test(a_pause_of_ours_is_not_the_clients),
+	        cmocka_unit_test(a_stranger_has_less_of_a_turn),
 	        cmocka_unit_test(an_address_has_its_share),
 	        cmocka_unit_test(silent_strangers_take_half),
 	        cmocka_unit_test(the_last_quarter_is_for_who_was_here),
