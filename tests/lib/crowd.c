@@ -4,16 +4,15 @@
  *
  *     crowd KIND PORT COUNT SOURCES [RESPONSE]
  *
- * It connects COUNT times to 127.0.0.1:PORT, from SOURCES addresses of 127.77/16 in turn, says
- * "ready", and holds the connections until its input ends; one that was closed is made anew. KIND
- * is
+ * It connects COUNT times to 127.0.0.1:PORT, from SOURCES addresses all over 127/8 in turn, says
+ * "ready", and holds the connections until its input ends; one that was closed is made anew. For
+ * each line of input it says what it has met so far, and at the end once more. KIND is
  *
- *     idle     TLS, EHLO, AUTH PLAIN with that RESPONSE, then nothing: no one of these may be lost
+ *     idle     TLS, EHLO, AUTH PLAIN with that RESPONSE, then nothing: these are not made anew
  *     silent   nothing at all
  *     slow     an octet of a command every tenth of a second
  *     flood    commands as fast as they are taken, replies unread
- *     half     of TLS the first message, which makes the server work, and no more; anew every
- * second
+ *     half     of TLS the first message, which makes the server work, no more; anew every second
  */
 #include <errno.h>
 #include <gnutls/gnutls.h>
@@ -33,10 +32,25 @@
 #define THREADS 4 /* that log in side by side */
 #define TURN_MS 100
 
+struct connection {
+	int fd;     /* -1: none */
+	bool spoke; /* of TLS the first message has left */
+	bool heard; /* the server has said something */
+	bool sent_away;
+};
+
 static const char *kind, *response;
 static unsigned port, count, sources;
-static int *connections;
+static struct connection *connections;
 static atomic_uint next;
+
+/*
+ * What it has met: connections that are served now; and of all that were made, those on which the
+ * server was heard, that it has ended, or that it has sent away unserved.
+ */
+static struct {
+	atomic_uint here, made, heard, ended, sent_away;
+} met;
 static char hello[4096];
 static size_t hello_len;
 
@@ -51,15 +65,17 @@ static bool is_kind(const char *name)
 	return strcmp(kind, name) == 0;
 }
 
-static int make_connection(unsigned number)
+/* `flags` for socket(); it may still be on its way. */
+static int make_connection(unsigned number, int flags)
 {
 	unsigned source = number % sources;
 	const struct sockaddr_in from = {.sin_family = AF_INET,
-	        .sin_addr.s_addr = htonl(0x7f4d0000 + source / 250 * 256 + source % 250 + 1)};
+	        .sin_addr.s_addr =
+	                htonl(0x7f000001 + (16 + source % 200) * 65536 + source / 200 % 250 * 256)};
 	const struct sockaddr_in to = {.sin_family = AF_INET,
 	        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
 	        .sin_port = htons((uint16_t)port)};
-	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
 
 	if (fd < 0)
 		die("socket");
@@ -67,8 +83,9 @@ static int make_connection(unsigned number)
 	(void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &(int){1}, sizeof(int));
 	if (bind(fd, (const struct sockaddr *)&from, sizeof(from)) < 0)
 		die("bind");
-	if (connect(fd, (const struct sockaddr *)&to, sizeof(to)) < 0)
+	if (connect(fd, (const struct sockaddr *)&to, sizeof(to)) < 0 && errno != EINPROGRESS)
 		die("connect");
+	atomic_fetch_add(&met.made, 1);
 	return fd;
 }
 
@@ -113,7 +130,7 @@ static void *log_in(void *arg)
 	gnutls_certificate_allocate_credentials(&credentials);
 	while ((number = atomic_fetch_add(&next, 1)) < count) {
 		gnutls_session_t session;
-		int fd = make_connection(number), r;
+		int fd = make_connection(number, 0), r;
 		gnutls_init(&session, GNUTLS_CLIENT);
 		gnutls_set_default_priority(session);
 		gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials);
@@ -129,7 +146,7 @@ static void *log_in(void *arg)
 		ask(session, line, "235 ");
 		/* The server does not notice: its session is as idle as any. */
 		gnutls_deinit(session);
-		connections[number] = fd;
+		connections[number].fd = fd;
 	}
 	gnutls_certificate_free_credentials(credentials);
 	return NULL;
@@ -180,44 +197,94 @@ static bool is_closed(int fd)
 	return poll(&poll_fd, 1, 0) > 0 && (poll_fd.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0;
 }
 
-/* One turn of one connection. */
-static void act(unsigned number, unsigned turn)
+static void leave(struct connection *one)
+{
+	close(one->fd);
+	*one = (struct connection){.fd = -1};
+}
+
+/* Takes notice of what the server has said or done. */
+static void listen_to(struct connection *one)
+{
+	char text[4096] = "";
+	/* A flooder leaves the replies where they are, until the end. */
+	bool reads = !is_kind("flood") || is_closed(one->fd);
+	ssize_t got = recv(one->fd, text, sizeof(text), MSG_DONTWAIT | (reads ? 0 : MSG_PEEK));
+
+	if (got > 0) {
+		if (!one->heard)
+			atomic_fetch_add(&met.heard, 1);
+		one->sent_away |= !one->heard && memcmp(text, "421", 3) == 0;
+		one->heard = true;
+		if (!is_kind("flood") || !reads)
+			return;
+	} else if (got < 0 && errno == EAGAIN) {
+		return;
+	}
+	atomic_fetch_add(one->heard && !one->sent_away ? &met.ended : &met.sent_away, 1);
+	leave(one);
+}
+
+static void speak(struct connection *one)
 {
 	static const char noops[] =
 	        "NOOP\r\nNOOP\r\nNOOP\r\nNOOP\r\nNOOP\r\nNOOP\r\nNOOP\r\nNOOP\r\n";
-	int *fd = &connections[number];
-	bool renew = is_kind("half") && turn % 10 == number % 10;
 
-	if (*fd >= 0 && (renew || is_closed(*fd))) {
-		close(*fd);
-		*fd = -1;
-	}
-	if (*fd < 0) {
-		*fd = make_connection(number);
-		if (is_kind("half"))
-			(void)!send(*fd, hello, hello_len, MSG_DONTWAIT | MSG_NOSIGNAL);
-	}
+	if (is_kind("half") && !one->spoke)
+		one->spoke = send(one->fd, hello, hello_len, MSG_DONTWAIT | MSG_NOSIGNAL) > 0;
 	if (is_kind("slow"))
-		(void)!send(*fd, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
+		(void)!send(one->fd, "x", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
 	for (unsigned i = 0; i < 50 && is_kind("flood"); i++) {
-		if (send(*fd, noops, sizeof(noops) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+		if (send(one->fd, noops, sizeof(noops) - 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
 			break;
 	}
+}
+
+/* One turn of one connection: whether it is being served, and is not sent away. */
+static bool act(unsigned number, unsigned turn)
+{
+	struct connection *one = &connections[number];
+
+	if (one->fd >= 0)
+		listen_to(one);
+	if (one->fd >= 0 && is_kind("half") && turn % 10 == number % 10)
+		leave(one);
+	if (one->fd < 0)
+		one->fd = make_connection(number, SOCK_NONBLOCK);
+	speak(one);
+	return is_kind("half") ? one->spoke : one->heard && !one->sent_away;
 }
 
 static void *make_junk(void *arg)
 {
 	(void)arg;
 	for (unsigned turn = 0;; turn++) {
+		unsigned here = 0;
 		for (unsigned number = 0; number < count; number++)
-			act(number, turn);
-		if (turn == 1) {
+			here += act(number, turn);
+		atomic_store(&met.here, here);
+		if (turn == 10) {
 			puts("ready");
 			fflush(stdout);
 		}
 		nanosleep(&(struct timespec){.tv_nsec = TURN_MS * 1000000L}, NULL);
 	}
 	return NULL;
+}
+
+/* Of the idle ones, what it has met is looked at now. */
+static void tell(void)
+{
+	for (unsigned i = 0; i < count && is_kind("idle"); i++) {
+		if (connections[i].fd >= 0 && is_closed(connections[i].fd)) {
+			leave(&connections[i]);
+			met.here--;
+			met.ended++;
+		}
+	}
+	printf("here=%u made=%u heard=%u ended=%u sent_away=%u\n", met.here, met.made, met.heard,
+	        met.ended, met.sent_away);
+	fflush(stdout);
 }
 
 int main(int argc, char **argv)
@@ -232,11 +299,11 @@ int main(int argc, char **argv)
 	count = (unsigned)strtoul(argv[3], NULL, 10);
 	sources = (unsigned)strtoul(argv[4], NULL, 10);
 	response = argc > 5 ? argv[5] : "";
-	connections = malloc((count + 1) * sizeof(*connections));
+	connections = calloc(count + 1, sizeof(*connections));
 	if (connections == NULL || sources == 0 || getrlimit(RLIMIT_NOFILE, &files) < 0)
 		die("memory");
 	for (unsigned i = 0; i < count; i++)
-		connections[i] = -1;
+		connections[i].fd = -1;
 	files.rlim_cur = files.rlim_max;
 	(void)setrlimit(RLIMIT_NOFILE, &files);
 	make_hello();
@@ -246,15 +313,12 @@ int main(int argc, char **argv)
 	if (is_kind("idle")) {
 		for (unsigned i = 0; i < thread_count; i++)
 			pthread_join(threads[i], NULL);
+		met.here = met.heard = count;
 		puts("ready");
 		fflush(stdout);
 	}
-	while (read(STDIN_FILENO, hello, 1) > 0)
-		continue;
-	unsigned lost = 0;
-	for (unsigned i = 0; i < count && is_kind("idle"); i++)
-		lost += is_closed(connections[i]);
-	printf("lost %u\n", lost);
-	fflush(stdout);
+	for (char line; read(STDIN_FILENO, &line, 1) > 0;)
+		tell();
+	tell();
 	_exit(EXIT_SUCCESS);
 }
