@@ -8,8 +8,10 @@
 
 #include "gateway/base/log.h"
 #include "gateway/base/map.h"
+#include "gateway/net/timer.h"
 
-#define QUEUE_MAX 4096 /* requests that wait for the socket */
+#define QUEUE_MAX 4096  /* requests that wait for the socket */
+#define ANSWER_MS 20000 /* the deadlines of `auth` itself are shorter */
 
 struct auth_call {
 	uint32_t number; /* key of the map */
@@ -17,6 +19,7 @@ struct auth_call {
 	enum auth_type type;
 	auth_answer_fn on_answer; /* NULL: cancelled */
 	void *arg;
+	struct timer timer; /* while an answer is due */
 	struct list failed; /* to be answered "unavailable" at the end of the turn */
 };
 
@@ -37,6 +40,7 @@ struct auth_link {
 	struct list failed;
 	struct defer tell_failed;
 	struct buf request; /* being sent */
+	bool late;          /* it was told that nothing comes, and nothing has come since */
 	/* Of its own: to hear an answer must not take memory that may be lacking. */
 	char answer[PROTOCOL_DATAGRAM_MAX];
 	auth_changed_fn on_changed;
@@ -48,16 +52,22 @@ static struct slice call_key(const struct auth_call *call)
 	return slice_of(&call->number, sizeof(call->number));
 }
 
-/* Takes the call out of the books and answers it. */
+/* Takes the call out of the books. */
+static void drop(struct auth_call *call)
+{
+	timer_stop(&call->timer);
+	list_remove(&call->failed);
+	(void)map_remove(&call->link->calls, call_key(call));
+	free(call);
+}
+
 static void finish(struct auth_call *call, const struct auth_message *answer,
         const struct auth_account *account)
 {
 	auth_answer_fn on_answer = call->on_answer;
 	void *arg = call->arg;
 
-	list_remove(&call->failed);
-	(void)map_remove(&call->link->calls, call_key(call));
-	free(call);
+	drop(call);
 	if (on_answer != NULL)
 		on_answer(arg, answer, account);
 }
@@ -161,6 +171,7 @@ static void send_queued(struct auth_link *link)
 static void take_answer(struct auth_link *link, const struct auth_message *answer,
         const struct auth_account *account)
 {
+	link->late = false;
 	if (answer->type == AUTH_HELLO)
 		return;
 	if (answer->type == AUTH_CHANGED) {
@@ -174,10 +185,12 @@ static void take_answer(struct auth_link *link, const struct auth_message *answe
 	if (call->on_answer == NULL && answer->type == AUTH_ADMITTED)
 		auth_settle(link, &answer->charge);
 	/* A login goes on; the call stays. */
-	if (answer->type == AUTH_MORE && call->on_answer != NULL)
+	if (answer->type == AUTH_MORE && call->on_answer != NULL) {
+		timer_stop(&call->timer);
 		call->on_answer(call->arg, answer, NULL);
-	else
+	} else {
 		finish(call, answer, account);
+	}
 }
 
 static void on_ready(void *arg, unsigned events)
@@ -253,6 +266,21 @@ void auth_link_connect(struct auth_link *link, int fd)
 	(void)!send_message(link, &hello);
 }
 
+/* It is there but says nothing: who waits is told now, and what it says later is for nobody. */
+static void on_late(void *arg)
+{
+	struct auth_call *call = arg;
+	const struct auth_message unavailable = {.type = AUTH_UNAVAILABLE};
+	auth_answer_fn on_answer = call->on_answer;
+	void *answer_arg = call->arg;
+
+	if (!call->link->late)
+		LOG(NULL, EV_AUTH_LATE, "");
+	call->link->late = true;
+	auth_call_cancel(call);
+	on_answer(answer_arg, &unavailable, NULL);
+}
+
 struct auth_call *auth_call_new(struct auth_link *link, const struct auth_message *request,
         auth_answer_fn on_answer, void *arg)
 {
@@ -273,6 +301,8 @@ struct auth_call *auth_call_new(struct auth_link *link, const struct auth_messag
 		return NULL;
 	}
 	numbered.number = call->number;
+	timer_init(&call->timer, link->loop, on_late, call);
+	timer_start(&call->timer, ANSWER_MS);
 	if (send_message(link, &numbered) < 0)
 		fail(call);
 	return call;
@@ -283,6 +313,7 @@ void auth_call_step(struct auth_call *call, struct slice response)
 	const struct auth_message step = {
 	        .type = AUTH_LOGIN_STEP, .number = call->number, .data = response};
 
+	timer_start(&call->timer, ANSWER_MS);
 	if (send_message(call->link, &step) < 0)
 		fail(call);
 }
@@ -293,13 +324,12 @@ void auth_call_cancel(struct auth_call *call)
 		return;
 	call->on_answer = NULL;
 	call->arg = NULL;
+	timer_stop(&call->timer);
 	if (call->type == AUTH_LOGIN_START) {
 		const struct auth_message cancel = {
 		        .type = AUTH_LOGIN_CANCEL, .number = call->number};
 		(void)!send_message(call->link, &cancel);
-		list_remove(&call->failed);
-		(void)map_remove(&call->link->calls, call_key(call));
-		free(call);
+		drop(call);
 	}
 }
 

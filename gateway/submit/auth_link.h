@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * The client side of auth/protocol.h for one loop. While `auth` is away every call
- * is answered "unavailable", and what was outstanding when it went too. The loop's
- * thread only; answers never come from inside a call.
+ * is answered "unavailable", what was outstanding when it went too, and what it leaves
+ * without an answer for 20 s. The loop's thread only; answers never come from inside a call.
  */
 #pragma once
 

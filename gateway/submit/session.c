@@ -19,7 +19,7 @@
 #define OUTPUT_MAX    65536
 #define LINE_MAX_SMTP 4096  /* RFC 5321 4.5.3.1.4 asks for 512 */
 #define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
-#define ANSWER_MS     20000 /* for `auth`, whose own deadlines are shorter */
+#define ANSWER_MS     30000 /* for `auth`; longer than auth_link waits */
 #define LAST_WORDS_MS 300   /* for the rest of a message that will not be taken */
 /* Lines run in one turn of the loop, before the others get theirs. */
 #define TURN_LINES_STRANGER 8

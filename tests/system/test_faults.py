@@ -3,6 +3,7 @@
 import email
 import json
 import os
+import select
 import signal
 import smtplib
 import socket
@@ -633,6 +634,32 @@ def test_many_logins_in_one_turn(stage):
         client.socket.settimeout(5)
         assert client.reply().startswith("235")
         client.close()
+
+
+def test_an_auth_that_hangs_is_as_one_that_is_away(stage):
+    """It gets 20 s; then the client is told to come again, not that it had been slow, and stays."""
+    stage.gateway.make_clock()
+    stage.gateway.stop()
+    stage.gateway.start()
+    stranger, sender = session(stage, login=False), session(stage)
+    assert sender.ask("MAIL FROM:<alice@example.org>").startswith("250")
+    assert sender.ask("RCPT TO:<bob@example.net>").startswith("250")
+    auth = stage.gateway.children()["auth"]
+    os.kill(auth, signal.SIGSTOP)
+    try:
+        stranger.send(plain(password="other") + "\r\n")
+        sender.send("DATA\r\n")
+        assert select.select([stranger.socket, sender.socket], [], [], 0.5)[0] == [], "a reply although auth has said nothing"
+        stage.gateway.set_clock(21)
+        assert stranger.reply().startswith("454 4.7.0")
+        assert sender.reply().startswith("451 4.3.0")
+    finally:
+        os.kill(auth, signal.SIGCONT)
+    assert len(stage.gateway.events("auth.late")) <= 2  # a thread each
+    assert stranger.ask(plain()).startswith("235")
+    assert sender.ask("NOOP").startswith("250")
+    for one in stranger, sender:
+        one.close()
 
 
 def test_a_database_that_refuses_is_told_with_its_words(stage):
