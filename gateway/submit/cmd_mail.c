@@ -198,20 +198,25 @@ static enum reply parse_rcpt(
 	return r == 0 ? REPLY_COUNT : unknown_parameter(session, param.key);
 }
 
+static enum reply too_many(struct session *session, uint64_t limit)
+{
+	char text[24];
+
+	snprintf(text, sizeof(text), "%" PRIu64, limit);
+	return say(session, REPLY_TOO_MANY_RECIPIENTS, text);
+}
+
 enum reply rcpt_check(struct session *session, struct slice text)
 {
 	struct mailbox recipient;
-	char limit[24];
 	enum reply reply = parse_rcpt(session, text, &recipient);
 
 	if (reply != REPLY_COUNT)
 		return reply;
 	if (recipient.is_utf8 && !session->transaction->envelope.smtputf8)
 		return REPLY_UTF8_ADDRESS;
-	if (session->transaction->envelope.recipient_count >= recipient_limit(session)) {
-		snprintf(limit, sizeof(limit), "%" PRIu64, recipient_limit(session));
-		return say(session, REPLY_TOO_MANY_RECIPIENTS, limit);
-	}
+	if (session->transaction->envelope.recipient_count >= recipient_limit(session))
+		return too_many(session, recipient_limit(session));
 	return REPLY_COUNT;
 }
 
@@ -221,7 +226,10 @@ enum reply rcpt_act(struct session *session, struct slice text)
 	enum reply reply = parse_rcpt(session, text, &recipient);
 
 	assert_bug(reply == REPLY_COUNT);
-	if (transaction_add_recipient(session->transaction, recipient.text) < 0)
+	int r = transaction_add_recipient(session->transaction, recipient.text);
+	if (r == -E2BIG)
+		return too_many(session, session->transaction->envelope.recipient_count);
+	if (r < 0)
 		return REPLY_TRY_LATER;
 	session->idle_commands = 0;
 	session_move(session, ST_RCPT);

@@ -16,8 +16,11 @@
 #include "gateway/mail/sender_right.h"
 
 #define ENVELOPE_TEXTS_MAX (32U << 20)
-#define HEADER_ROOM        (HEADER_MAX + CONN_INPUT_ROOM)
-#define CONN_INPUT_ROOM    16384
+/* Octets of an envelope, and those of them for recipients, each with its length in front. */
+#define ENVELOPE_MAX    (RECORD_ENVELOPE_MAX / 2)
+#define RECIPIENTS_MAX  (ENVELOPE_MAX - (64U << 10))
+#define HEADER_ROOM     (HEADER_MAX + CONN_INPUT_ROOM)
+#define CONN_INPUT_ROOM 16384
 
 int transaction_new(struct transaction **ret_transaction)
 {
@@ -54,7 +57,10 @@ void transaction_free(struct transaction *transaction)
 int transaction_add_recipient(struct transaction *transaction, struct slice path)
 {
 	struct envelope *envelope = &transaction->envelope;
+	uint32_t octets = 4 + (uint32_t)path.len;
 
+	if (octets > RECIPIENTS_MAX - transaction->recipient_octets)
+		return -E2BIG;
 	if (envelope->recipient_count == transaction->recipient_room) {
 		uint32_t room =
 		        transaction->recipient_room == 0 ? 4 : transaction->recipient_room * 2;
@@ -69,6 +75,7 @@ int transaction_add_recipient(struct transaction *transaction, struct slice path
 	if (kept.ptr == NULL)
 		return -ENOMEM;
 	envelope->recipients[envelope->recipient_count++] = kept;
+	transaction->recipient_octets += octets;
 	return 0;
 }
 
@@ -379,7 +386,7 @@ int transaction_commit(struct transaction *transaction, const struct transaction
 	envelope->size = transaction->size;
 	dkim_body_done(&transaction->body_hash, envelope->body_hash);
 	transaction->hashing = false;
-	buf_init(&octets, RECORD_ENVELOPE_MAX / 2);
+	buf_init(&octets, ENVELOPE_MAX);
 	int r = envelope_encode(envelope, &octets);
 	if (r == 0) {
 		const struct spool_commit commit = {

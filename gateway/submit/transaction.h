@@ -40,7 +40,7 @@ struct transaction {
 	struct message_id id;
 	char id_text[ID_TEXT + 1];
 	struct envelope envelope;
-	uint32_t recipient_room;
+	uint32_t recipient_room, recipient_octets;
 	uint64_t declared_size;     /* SIZE=, 0 without */
 	struct auth_charge charged; /* by ADMIT, and not given back */
 
@@ -69,7 +69,7 @@ int transaction_new(struct transaction **ret_transaction) must_check;
 /* Takes it down in any state; a committed message stays. NULL is fine. */
 void transaction_free(struct transaction *transaction);
 
-/* 0 or -ENOMEM. */
+/* 0, -E2BIG when there is no room for its text in what the spool keeps of a message, or -ENOMEM. */
 int transaction_add_recipient(struct transaction *transaction, struct slice path) must_check;
 
 /*

@@ -289,3 +289,27 @@ def test_recipients_beyond_the_limit_wait(stage):
     assert bare.ask(MESSAGE + b".").startswith("250 2.0.0 queued as ")
     bare.close()
     assert len(stage.upstream.take().recipients) == 100
+
+
+def test_recipients_that_the_spool_has_no_room_for_wait(stage):
+    """Whatever the limit: what is taken can be stored, and arrives."""
+    stage.gateway.submission = {"recipients": 100000}
+    stage.gateway.stop()
+    stage.gateway.start()
+    domain = ".".join(["d" * 60] * 3)
+    accepted, answer, bare = 0, "250", session(stage)
+    assert bare.ask("MAIL FROM:<alice@example.org>").startswith("250")
+    while answer.startswith("250"):
+        bare.send("".join(f"RCPT TO:<r{accepted + n:06}@{domain}>\r\n" for n in range(100)))
+        for _ in range(100):
+            answer = bare.reply()
+            accepted += answer.startswith("250")
+    assert answer.startswith(f"452 4.5.3 Too many recipients; at most {accepted} "), answer
+    assert accepted > 10000, accepted
+    assert bare.ask("DATA").startswith("354")
+    assert bare.ask(MESSAGE + b".").startswith("250 2.0.0 queued as ")
+    bare.close()
+    arrived = set()
+    while len(arrived) < accepted:
+        arrived.update(stage.upstream.take().recipients)
+    stage.gateway.wait_queue(0)
