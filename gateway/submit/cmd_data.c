@@ -37,9 +37,11 @@ static struct transaction_context context_of(struct session *session)
 /* The octets of the chunk that have not come are thrown away before anything is said. */
 static void discard(struct session *session, enum reply reply, const struct reply_args *args)
 {
+	session_count(session, reply);
 	session_reset(session);
-	session->refused = true;
-	/* Then too: what is in the window must not be run. */
+	/* A chunk out of order excuses no other. */
+	session->refused |= reply != REPLY_BAD_SEQUENCE;
+	/* Without memory for the reply the octets pass all the same: they must not be run. */
 	if (reply_write(&session->chunk_answer, reply, args) < 0)
 		conn_fail(session->conn, "out of memory");
 	session_move(session, ST_DISCARD);

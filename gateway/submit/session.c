@@ -146,13 +146,18 @@ static bool is_protocol_error(enum reply reply)
 	}
 }
 
+void session_count(struct session *session, enum reply reply)
+{
+	session->errors += is_protocol_error(reply);
+}
+
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args)
 {
 	struct buf line;
 
 	if (session->state == ST_CLOSED)
 		return;
-	session->errors += is_protocol_error(reply);
+	session_count(session, reply);
 	buf_init(&line, OUTPUT_MAX / 2);
 	if (reply_write(&line, reply, args) == 0)
 		conn_write(session->conn, buf_slice(&line));

@@ -156,6 +156,9 @@ void session_move(struct session *session, enum session_state to);
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
 
+/* What the reply says of the client: once for each that is not written by session_reply(). */
+void session_count(struct session *session, enum reply reply);
+
 /*
  * While a message comes. Octets of it have come: its deadline moves on (pace.h). While the spool
  * takes no more nothing is read, and that is no fault of the client.
