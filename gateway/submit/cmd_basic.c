@@ -89,6 +89,7 @@ enum reply ehlo_act(struct session *session, struct slice args)
 	lines[count++] = "CHUNKING";
 	lines[count++] = "SMTPUTF8";
 
+	session_count(session, REPLY_HELLO);
 	buf_init(&out, EHLO_MAX);
 	for (size_t i = 0; r == 0 && i < count; i++)
 		r = reply_write_line(

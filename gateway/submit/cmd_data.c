@@ -432,7 +432,6 @@ static void on_stored(void *arg, int result)
 	counter_add(CT_MESSAGES_ACCEPTED, 1);
 	counter_add(CT_BYTES_ACCEPTED, envelope->size);
 	session->messages++;
-	session->errors = 0;
 	session_reset(session);
 	session_continue(session);
 }

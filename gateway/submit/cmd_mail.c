@@ -231,7 +231,6 @@ enum reply rcpt_act(struct session *session, struct slice text)
 		return too_many(session, session->transaction->envelope.recipient_count);
 	if (r < 0)
 		return REPLY_TRY_LATER;
-	session->idle_commands = 0;
 	session_move(session, ST_RCPT);
 	return REPLY_RECIPIENT_OK;
 }

@@ -6,18 +6,18 @@
 
 const struct command command_table[] = {
         /* verb       check           act           states                        flags */
-        {"EHLO", helo_check, ehlo_act, ANY_COMMAND, NOTHING_BEHIND | LEADS_NOWHERE},
-        {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND | LEADS_NOWHERE},
+        {"EHLO", helo_check, ehlo_act, ANY_COMMAND, NOTHING_BEHIND},
+        {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND},
         {"STARTTLS", starttls_check, starttls_act, S(START) | S(READY), NOTHING_BEHIND},
         {"AUTH", auth_check, auth_act, S(READY), NOTHING_BEHIND},
         {"MAIL", mail_check, mail_act, S(READY), NEED_AUTH},
         {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_AUTH | NEEDS_ENVELOPE},
         {"DATA", data_check, data_act, S(RCPT), NEED_AUTH | NOTHING_BEHIND | NEEDS_ENVELOPE},
         {"BDAT", bdat_check, bdat_act, S(RCPT) | S(BDAT), NEED_AUTH | DATA_BEHIND | NEEDS_ENVELOPE},
-        {"RSET", no_args, rset_act, ANY_COMMAND, LEADS_NOWHERE},
-        {"NOOP", no_check, noop_act, ANY_COMMAND, LEADS_NOWHERE},
-        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_AUTH | LEADS_NOWHERE},
-        {"HELP", no_check, help_act, ANY_COMMAND, LEADS_NOWHERE},
+        {"RSET", no_args, rset_act, ANY_COMMAND, 0},
+        {"NOOP", no_check, noop_act, ANY_COMMAND, 0},
+        {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_AUTH},
+        {"HELP", no_check, help_act, ANY_COMMAND, 0},
         {"QUIT", no_args, quit_act, ANY_COMMAND, 0},
 };
 const size_t command_count = ARRAY_LEN(command_table);
@@ -107,7 +107,6 @@ void command_run(struct session *session, struct slice line)
 		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
 		return;
 	}
-	session->idle_commands += (command->flags & LEADS_NOWHERE) != 0;
 	/* A client that has not logged in learns that first, whatever else is wrong. */
 	reply = session->state == ST_START && command->act != mail_act
 	                ? REPLY_COUNT

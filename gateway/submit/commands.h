@@ -14,10 +14,9 @@ typedef enum reply (*command_fn)(struct session *session, struct slice args);
 enum command_flags {
 	NEED_AUTH = 1, /* by a login, which needs TLS, or by its network */
 	NOTHING_BEHIND =
-	        2,         /* the client must wait for the reply: what is behind ends the session */
-	DATA_BEHIND = 4,   /* so many octets as it says: its refusal waits for their end */
-	LEADS_NOWHERE = 8, /* may be said only so often without a message */
-	NEEDS_ENVELOPE = 16, /* may have been pipelined behind what was refused */
+	        2,       /* the client must wait for the reply: what is behind ends the session */
+	DATA_BEHIND = 4, /* so many octets as it says: its refusal waits for their end */
+	NEEDS_ENVELOPE = 8, /* may have been pipelined behind what was refused */
 };
 
 struct command {

@@ -25,10 +25,12 @@
 #define TURN_LINES_STRANGER 8
 #define TURN_LINES_ACCOUNT  64
 #define ARENA_MAX           1024
-/* Nobody who speaks SMTP comes near them; who keeps an idle connection alive with NOOP has hours.
+/*
+ * Nobody who speaks SMTP comes near them: who keeps an idle connection alive with NOOP has days,
+ * and a relay may have as many recipients refused in one message.
  */
-#define ERRORS_MAX        20
-#define IDLE_COMMANDS_MAX 1000
+#define ERRORS_MAX    20
+#define FRUITLESS_MAX 10000
 
 #define LOGIN_OK   (S(READY) | S(CLOSED))
 #define COMMAND_OK (S(TLS) | S(START) | S(READY) | S(DISCARD) | S(CLOSED))
@@ -125,7 +127,11 @@ void session_message_resume(struct session *session)
 	restart_timer(session, pace_left_ms(&session->pace, now));
 }
 
-/* A client that speaks SMTP does not get these often; what policy or we refuse is not its fault. */
+/*
+ * A client that speaks SMTP does not get these often. What policy or we refuse is not its fault,
+ * nor are malformed addresses: a relay has them from its users, many in one message maybe, and
+ * would come back with them for days if they ended the session.
+ */
 static bool is_protocol_error(enum reply reply)
 {
 	switch (reply) {
@@ -146,9 +152,27 @@ static bool is_protocol_error(enum reply reply)
 	}
 }
 
+static bool leads_on(enum reply reply)
+{
+	switch (reply) {
+	case REPLY_LOGGED_IN:
+	case REPLY_RECIPIENT_OK:
+	case REPLY_CHUNK_OK: /* without octets it ends by its pace */
+	case REPLY_QUEUED:
+		return true;
+	default:
+		return false;
+	}
+}
+
 void session_count(struct session *session, enum reply reply)
 {
 	session->errors += is_protocol_error(reply);
+	if (reply == REPLY_QUEUED)
+		session->errors = 0;
+	session->fruitless++;
+	if (leads_on(reply))
+		session->fruitless = 0;
 }
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args)
@@ -211,7 +235,7 @@ static bool must_end(struct session *session)
 		session_close_with(session, CLOSING_STOP, REPLY_SHUTTING_DOWN);
 	else if (takes_lines(session) && session->errors > ERRORS_MAX)
 		session_close_with(session, CLOSING_ERRORS, REPLY_TOO_MANY_ERRORS);
-	else if (takes_lines(session) && session->idle_commands > IDLE_COMMANDS_MAX)
+	else if (takes_lines(session) && session->fruitless > FRUITLESS_MAX)
 		session_close_with(session, CLOSING_NO_PROGRESS, REPLY_NO_PROGRESS);
 	else
 		return false;

@@ -117,7 +117,7 @@ struct session {
 	bool chunk_last;         /* it ends the message */
 	struct buf chunk_answer; /* of a chunk that is thrown away */
 	unsigned errors;         /* of protocol, since the last message */
-	unsigned idle_commands;  /* that lead nowhere, since the last login or recipient */
+	unsigned fruitless;      /* replies since the last that led on: session_count() */
 	bool refused;            /* a transaction: what was pipelined behind is no error */
 	bool replies_wait;       /* so many that no command is run until they have left */
 	bool account_changed;    /* the account was changed: it ends after this command */
@@ -156,7 +156,7 @@ void session_move(struct session *session, enum session_state to);
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
 
-/* What the reply says of the client: once for each that is not written by session_reply(). */
+/* What a reply says of the client: to be called for each that session_reply() does not write. */
 void session_count(struct session *session, enum reply reply);
 
 /*

@@ -32,7 +32,7 @@
 #define ACCOUNT        42
 #define MESSAGE_MAX    10240
 #define ERRORS_MAX     20
-#define IDLE_MAX       1000
+#define FRUITLESS_MAX  10000
 #define LOGIN_FAILURES 5
 #define SPOOL_ROUND    2000 /* messages, then a new spool */
 
@@ -393,16 +393,47 @@ struct model {
 		uint64_t size;
 		bool last;
 		unsigned refused;        /* the code, or 0: it belongs to the message */
+		bool excused;            /* its refusal is no error */
 		enum model_state behind; /* where a refusal leads */
 	} chunk;
-	struct buf chunks;    /* of the message so far */
-	unsigned errors;      /* since the last message: at most so many count */
-	unsigned sure_errors; /* and at least so many */
-	unsigned commands;
-	unsigned failures; /* logins that came to nothing, on this connection */
+	struct buf chunks;  /* of the message so far */
+	unsigned errors;    /* since the last message */
+	unsigned fruitless; /* replies since the last that led on */
+	bool excused;       /* what is behind a refusal */
+	unsigned failures;  /* logins that came to nothing, on this connection */
 	unsigned accepted;
 	char ids[PIECES_MAX * 64][ID_TEXT + 1];
 };
+
+static bool is_not_possible_now(struct slice line)
+{
+	return slice_starts_with(line, SLICE("503 5.5.1 Not possible now"));
+}
+
+/* Addresses are no errors, nor is a login cancelled. */
+static bool is_error(unsigned code, struct slice line)
+{
+	if (code == 501 || code == 503)
+		return slice_starts_with(slice_part(line, 4, line.len), SLICE("5.5.")) &&
+		       !is_not_possible_now(line);
+	return code == 500 || code == 504 || code == 555;
+}
+
+static bool is_queued(struct slice line)
+{
+	return slice_starts_with(line, SLICE("250 2.0.0 queued as "));
+}
+
+/* How near to its end the session is. */
+static void model_count(struct model *model, unsigned code, struct slice line)
+{
+	bool led_on = code == 235 || is_queued(line) ||
+	              slice_starts_with(line, SLICE("250 2.1.5 ")) ||
+	              slice_ends_with_nocase(line, SLICE(" octets received\r"));
+
+	model->errors = is_queued(line) ? 0 : model->errors + is_error(code, line);
+	model->fruitless = led_on ? 0 : model->fruitless + 1;
+}
 
 /* The code of the next reply, all of its lines; 0 when there is none. */
 static unsigned next_reply(struct model *model, struct slice *ret_last)
@@ -424,8 +455,8 @@ static unsigned next_reply(struct model *model, struct slice *ret_last)
 			break;
 	}
 	codes_seen[code] |= !bench_memory_fails;
-	model->errors += code >= 500 && (code <= 504 || code == 555);
-	model->sure_errors += code == 500;
+	if (code != 0)
+		model_count(model, code, line);
 	*ret_last = line;
 	return code;
 }
@@ -494,16 +525,39 @@ static void model_auth(struct model *model)
 	}
 }
 
+/* What to say to RCPT, DATA and BDAT where they do not belong: whether it is an error. */
+static bool is_excused(const struct model *model)
+{
+	return model->excused || model->state == MAIL;
+}
+
+static void expect_out_of_order(struct model *model, bool excused)
+{
+	struct slice line;
+
+	assert_bug(next_reply(model, &line) == 503);
+	assert_bug(is_not_possible_now(line) == excused);
+}
+
+static void model_out_of_order(struct model *model)
+{
+	if (model->state == READY && !model->logged_in)
+		expect_only(model, 530);
+	else
+		expect_out_of_order(model, is_excused(model));
+}
+
 static void model_mail(struct model *model)
 {
-	if (!model->logged_in)
+	if (!model->logged_in) {
 		expect_only(model, 530);
-	else if (model->state != READY)
+	} else if (model->state != READY) {
 		expect_only(model, 503);
-	else {
+	} else {
 		unsigned code = expect(model, CODES(250, 451, 452, 501, 550, 552, 553, 555));
 		assert_bug(code != 451 || model->disk_failed);
 		model->state = code == 250 ? MAIL : READY;
+		model->excused = code != 250;
 	}
 }
 
@@ -513,7 +567,7 @@ static void model_rcpt(struct model *model)
 		if (expect(model, CODES(250, 452, 501, 553, 555)) == 250)
 			model->state = RCPT;
 	} else {
-		expect_only(model, model->state == READY && !model->logged_in ? 530 : 503);
+		model_out_of_order(model);
 	}
 }
 
@@ -523,7 +577,7 @@ static void model_data(struct model *model)
 		if (expect(model, CODES(354, 501)) == 354)
 			model->state = DATA;
 	} else {
-		expect_only(model, model->state == READY && !model->logged_in ? 530 : 503);
+		model_out_of_order(model);
 	}
 }
 
@@ -543,6 +597,7 @@ static void model_bdat(struct model *model, struct slice args)
 	}
 	model->chunk.last = rest.len > 0;
 	model->chunk.refused = taken ? 0 : model->state == READY && !model->logged_in ? 530 : 503;
+	model->chunk.excused = is_excused(model);
 	model->chunk.behind = model->state == START ? START : READY;
 	if (r == -ERANGE || model->chunk.size > 2 * MESSAGE_MAX + 1) {
 		expect_only(model, taken ? 552 : model->chunk.refused);
@@ -560,11 +615,15 @@ static void model_simple(struct model *model, struct slice verb)
 	bool open = model->state != START;
 
 	if (is_verb(verb, "EHLO") || is_verb(verb, "HELO")) {
-		if (expect(model, CODES(250, 501)) == 250)
+		if (expect(model, CODES(250, 501)) == 250) {
 			model->state = READY;
+			model->excused = false;
+		}
 	} else if (is_verb(verb, "RSET")) {
-		if (expect(model, CODES(250, 501)) == 250 && open)
-			model->state = READY;
+		if (expect(model, CODES(250, 501)) == 250) {
+			model->state = open ? READY : START;
+			model->excused = false;
+		}
 	} else if (is_verb(verb, "QUIT")) {
 		if (expect(model, CODES(221, 501)) == 221)
 			model->state = GONE;
@@ -648,7 +707,6 @@ static void model_line(struct model *model, struct slice line)
 	struct slice text = slice_of(line.ptr, line.len - cr);
 	size_t limit = response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : 4096;
 
-	model->commands++;
 	if (response) {
 		model_response(model);
 	} else if (line.len >= limit || (!cr && !model->normalize) || fuzz_has_controls(text) ||
@@ -692,15 +750,19 @@ static void model_message(struct model *model, struct slice message)
 		assert_bug(code == 550);
 	if (code == 250) {
 		note_accepted(model, line);
-		model->errors = model->sure_errors = model->commands = 0;
 	}
+	model->excused = code != 250;
 	model->state = READY;
 }
 
 static void model_chunk(struct model *model, struct slice octets)
 {
 	if (model->chunk.refused != 0) {
-		expect_only(model, model->chunk.refused);
+		if (model->chunk.refused == 503)
+			expect_out_of_order(model, model->chunk.excused);
+		else
+			expect_only(model, model->chunk.refused);
+		model->excused |= model->chunk.refused != 503 || model->chunk.excused;
 		model->state = model->chunk.behind;
 		return;
 	}
@@ -709,11 +771,13 @@ static void model_chunk(struct model *model, struct slice octets)
 	if (buf_len(&model->chunks) > MESSAGE_MAX && !model->normalize) {
 		unsigned code = expect(model, CODES(550, 552));
 		assert_bug(code == 552 || octets.len <= MESSAGE_MAX);
+		model->excused = true;
 		model->state = READY;
 	} else if (!model->chunk.last) {
 		unsigned code = expect(model, CODES(250, 451, 550, 552, 553, 554));
 		assert_bug(code != 451 || model->disk_failed);
 		model->state = code == 250 ? CHUNKS : READY;
+		model->excused = code != 250;
 	} else {
 		struct slice all = buf_slice(&model->chunks);
 		if (!slice_ends_with_nocase(all, SLICE("\r\n")))
@@ -722,19 +786,14 @@ static void model_chunk(struct model *model, struct slice octets)
 	}
 }
 
-/* Whether so much went wrong, or so little happened, that it must have ended, or may have. */
+/* When so much went wrong, or so little happened, it ends; not in a message. */
 static void model_patience(struct model *model)
 {
-	struct slice line;
-
-	if (model->state == GONE)
+	if (model->state == GONE || model->state == DATA || model->state == CHUNK)
 		return;
-	if (!slice_starts_with(model->replies, SLICE("421 "))) {
-		assert_bug(model->sure_errors <= ERRORS_MAX);
+	if (model->errors <= ERRORS_MAX && model->fruitless <= FRUITLESS_MAX)
 		return;
-	}
-	assert_bug(next_reply(model, &line) == 421);
-	assert_bug(model->errors > ERRORS_MAX || model->commands > IDLE_MAX);
+	expect_only(model, 421);
 	model->state = GONE;
 }
 
@@ -750,7 +809,7 @@ static void take_any(struct model *model)
 	while (model->replies.len > 0) {
 		unsigned code = next_reply(model, &line);
 		assert_bug(code < 500 || codes_seen[code] || is_one_of(code, out_of_order));
-		if (slice_starts_with(line, SLICE("250 2.0.0 queued as ")))
+		if (is_queued(line))
 			note_accepted(model, line);
 	}
 }
