@@ -313,3 +313,58 @@ def test_recipients_that_the_spool_has_no_room_for_wait(stage):
     while len(arrived) < accepted:
         arrived.update(stage.upstream.take().recipients)
     stage.gateway.wait_queue(0)
+
+
+# ---- how often ----
+
+# What is said, the answer, whether it counts as an error of protocol, what is said before; None: no login.
+ERRORS = (
+    ("FOO", "500 5.5.1 Unknown command", True, ()),
+    ("NOOP " + "x" * 5000, "500 5.5.2 Line too long", True, ()),
+    ("AUTH PLAIN " + "A" * 20000, "500 5.5.2 Line too long", True, ()),
+    ("NOOP \x01", "500 5.5.2 Control", True, ()),
+    (b"NOOP \xff", "500 5.5.2 Control", True, ()),
+    ("EHLO", "501 5.5.4 Syntax", True, ()),
+    ("MAIL TO:<bob@example.net>", "501 5.5.4 Syntax", True, ()),
+    ("RCPT FROM:<bob@example.net>", "501 5.5.4 Syntax", True, ("MAIL FROM:<alice@example.org>",)),
+    ("RCPT TO:<bob@example.net>", "503 5.5.1 Bad sequence", True, ()),
+    ("DATA", "503 5.5.1 Bad sequence", True, ()),
+    ("BDAT 0", "503 5.5.1 Bad sequence", True, ()),
+    ("BDAT 4\r\nab", "503 5.5.1 Bad sequence", True, ()),
+    ("MAIL FROM:<alice@example.org>", "503 5.5.1 Bad sequence", True, ("MAIL FROM:<alice@example.org>",)),
+    (plain(), "503 5.5.1 Already logged in", True, ()),
+    ("STARTTLS", "503 5.5.1 TLS is already active", True, ()),
+    ("MAIL FROM:<alice@example.org> RET=HDRS", "555 5.5.4", True, ()),
+    ("RCPT TO:<bob@example.net> NOTIFY=NEVER", "555 5.5.4", True, ("MAIL FROM:<alice@example.org>",)),
+    ("AUTH CRAM-MD5", "504 5.5.4", True, None),
+    ("AUTH PLAIN *", "501 5.5.2", True, None),
+    (("AUTH PLAIN", "A" * 20000), "500 5.5.6", True, None),
+    (("AUTH PLAIN", "*"), "501 5.7.0", False, None),
+    ("MAIL FROM:<alice@example.org>", "530 5.7.0", False, None),
+    ("MAIL FROM:<@@>", "501 5.1.7", False, ()),
+    ("MAIL FROM:<eve@example.org>", "550 5.7.1", False, ()),
+    ("MAIL FROM:<alice@example.org> SIZE=99999999999", "552 5.3.4", False, ()),
+    ("MAIL FROM:<\u00e4@example.org>", "553 5.6.7", False, ()),
+    ("RCPT TO:<bad", "501 5.1.3", False, ("MAIL FROM:<alice@example.org>",)),
+    ("DATA", "503 5.5.1 Not possible now", False, ("MAIL FROM:<alice@example.org>",)),
+    ("BDAT 4\r\nab", "503 5.5.1 Not possible now", False, ("MAIL FROM:<eve@example.org>",)),
+    ("NOOP", "250", False, ()),
+)
+
+
+def test_what_counts_as_an_error(stage):
+    """Said four times (a fifth failed login ends a connection), it leaves room for so many others."""
+    for line, answer, counts, before in ERRORS:
+        bare = session(stage, login=before is not None)
+        for prepared in before or ():
+            bare.ask(prepared)
+        for _ in range(4):
+            said = [bare.ask(step) for step in (line if isinstance(line, tuple) else (line,))][-1]
+            assert said.startswith(answer), (line, said)
+        for _ in range(16 if counts else 20):
+            assert bare.ask("FOO").startswith("500 5.5.1"), line
+        bare.send("FOO\r\nNOOP\r\n")
+        assert bare.reply().startswith("500 5.5.1"), line
+        assert bare.reply().startswith("421 4.7.0 Too many commands that are not SMTP"), line
+        assert bare.reply() == "", line
+        bare.close()
