@@ -268,6 +268,7 @@ static int enter(struct session *session, const struct auth_account *facts)
 		serving->give_login_back(serving, facts->id);
 		return -ENOMEM;
 	}
+	session->refused = false; /* nothing was pipelined behind a login */
 	log_ctx_add(&session->log, "account", session->account->facts.login);
 	if (!session->has_logged_in)
 		serving->on_login(serving, &session->peer);

@@ -34,9 +34,20 @@ static struct transaction_context context_of(struct session *session)
 	};
 }
 
+/* A message of twice the ceiling is still answered in order; who sends more is not heard out. */
+static bool is_endless(const struct session *session, uint64_t size)
+{
+	return size / 2 > session->conf->submission.message_size;
+}
+
 /* The octets of the chunk that have not come are thrown away before anything is said. */
 static void discard(struct session *session, enum reply reply, const struct reply_args *args)
 {
+	if (is_endless(session, session->chunk_left)) {
+		session_reply(session, reply, args);
+		session_close_with(session, CLOSING_BAD_CHUNK, REPLY_COUNT);
+		return;
+	}
 	session_count(session, reply);
 	session_reset(session);
 	/* A chunk out of order excuses no other. */
@@ -263,12 +274,6 @@ void data_take(struct session *session)
 
 /* ---- BDAT: RFC 3030 ---- */
 
-/* A message of twice the ceiling is still answered in order; who sends more is not heard out. */
-static bool is_endless(const struct session *session, uint64_t size)
-{
-	return size / 2 > session->conf->submission.message_size;
-}
-
 /* "size [LAST]": 0 or -EINVAL. */
 static int parse_chunk(struct slice args, uint64_t *ret_size, bool *ret_last)
 {
@@ -284,51 +289,37 @@ static int parse_chunk(struct slice args, uint64_t *ret_size, bool *ret_last)
 	return args.len == 0 || slice_equal_nocase(args, SLICE("LAST")) ? 0 : -EINVAL;
 }
 
-/* Whether there is no use in waiting for the chunk's end: the session is gone then. */
-static bool cuts_off(struct session *session, struct slice args, enum reply reply,
-        const struct reply_args *reply_args)
+/* What the line announces; false: its end cannot be known, and the session is gone. */
+static bool announce(struct session *session, struct slice args)
 {
-	bool last;
-
-	if (parse_chunk(args, &session->chunk_left, &last) < 0) {
+	if (parse_chunk(args, &session->chunk_size, &session->chunk_last) < 0) {
 		session_close_with(session, CLOSING_BAD_CHUNK, REPLY_BAD_CHUNK);
-		return true;
-	}
-	if (!is_endless(session, session->chunk_left))
 		return false;
-	session_reply(session, reply, reply_args);
-	session_close_with(session, CLOSING_BAD_CHUNK, REPLY_COUNT);
+	}
+	session->chunk_left = session->chunk_size;
 	return true;
 }
 
 void bdat_refuse(struct session *session, struct slice args, enum reply reply,
         const struct reply_args *reply_args)
 {
-	if (!cuts_off(session, args, reply, reply_args))
+	if (announce(session, args))
 		discard(session, reply, reply_args);
-}
-
-enum reply bdat_check(struct session *session, struct slice args)
-{
-	uint64_t limit = session_size_limit(session);
-	char text[24];
-
-	snprintf(text, sizeof(text), "%" PRIu64, limit);
-	if (cuts_off(session, args, REPLY_TOO_BIG, REPLY_ARGS(text)))
-		return REPLY_LATER;
-	if (session->chunk_left <= limit &&
-	        session->transaction->size <= limit - session->chunk_left)
-		return REPLY_COUNT;
-	refuse(session, REPLY_TOO_BIG, REPLY_ARGS(text));
-	return REPLY_LATER;
 }
 
 enum reply bdat_act(struct session *session, struct slice args)
 {
-	int r = parse_chunk(args, &session->chunk_left, &session->chunk_last);
+	uint64_t limit = session_size_limit(session);
+	char text[24];
 
-	assert_bug(r == 0);
-	session->chunk_size = session->chunk_left;
+	if (!announce(session, args))
+		return REPLY_LATER;
+	if (session->chunk_size > limit ||
+	        session->transaction->size > limit - session->chunk_size) {
+		snprintf(text, sizeof(text), "%" PRIu64, limit);
+		refuse(session, REPLY_TOO_BIG, REPLY_ARGS(text));
+		return REPLY_LATER;
+	}
 	if (session->state == ST_RCPT) {
 		session->transaction->chunked = true;
 		dot_init(&session->transaction->dot, true);

@@ -140,7 +140,6 @@ enum reply mail_check(struct session *session, struct slice text)
 	struct mail_args args;
 	char limit[24];
 
-	session->refused = true; /* until it is taken */
 	enum reply reply = parse_mail(session, text, &args);
 
 	if (reply != REPLY_COUNT)
@@ -177,7 +176,6 @@ enum reply mail_act(struct session *session, struct slice text)
 		return REPLY_TRY_LATER;
 	}
 	session->transaction = transaction;
-	session->refused = false;
 	session_move(session, ST_MAIL);
 	return REPLY_SENDER_OK;
 }

@@ -10,10 +10,10 @@ const struct command command_table[] = {
         {"HELO", helo_check, helo_act, ANY_COMMAND, NOTHING_BEHIND},
         {"STARTTLS", starttls_check, starttls_act, S(START) | S(READY), NOTHING_BEHIND},
         {"AUTH", auth_check, auth_act, S(READY), NOTHING_BEHIND},
-        {"MAIL", mail_check, mail_act, S(READY), NEED_AUTH},
+        {"MAIL", mail_check, mail_act, S(READY), NEED_AUTH | BEGINS},
         {"RCPT", rcpt_check, rcpt_act, S(MAIL) | S(RCPT), NEED_AUTH | NEEDS_ENVELOPE},
         {"DATA", data_check, data_act, S(RCPT), NEED_AUTH | NOTHING_BEHIND | NEEDS_ENVELOPE},
-        {"BDAT", bdat_check, bdat_act, S(RCPT) | S(BDAT), NEED_AUTH | DATA_BEHIND | NEEDS_ENVELOPE},
+        {"BDAT", no_check, bdat_act, S(RCPT) | S(BDAT), NEED_AUTH | NEEDS_ENVELOPE},
         {"RSET", no_args, rset_act, ANY_COMMAND, 0},
         {"NOOP", no_check, noop_act, ANY_COMMAND, 0},
         {"VRFY", no_check, vrfy_act, ANY_COMMAND, NEED_AUTH},
@@ -82,10 +82,24 @@ static enum reply out_of_order(const struct session *session, const struct comma
 static void say(struct session *session, const struct command *command, struct slice args,
         enum reply reply, const struct reply_args *reply_args)
 {
-	if ((command->flags & DATA_BEHIND) != 0)
+	if (command->act == bdat_act)
 		bdat_refuse(session, args, reply, reply_args);
 	else
 		session_reply(session, reply, reply_args);
+}
+
+/* Where it belongs. */
+static void run(
+        struct session *session, const struct command *command, struct slice args, enum reply reply)
+{
+	if (reply == REPLY_COUNT)
+		reply = command->check(session, args);
+	if (reply == REPLY_COUNT)
+		reply = command->act(session, args);
+	if ((command->flags & BEGINS) != 0)
+		session->refused = session->state != ST_MAIL;
+	if (reply != REPLY_LATER)
+		say(session, command, args, reply, NULL);
 }
 
 void command_run(struct session *session, struct slice line)
@@ -93,7 +107,6 @@ void command_run(struct session *session, struct slice line)
 	struct slice args = line;
 	struct slice verb = slice_until(&args, ' ');
 	const struct command *command = find(verb);
-	enum reply reply;
 
 	args = slice_trim(args);
 	if (command == NULL) {
@@ -107,21 +120,15 @@ void command_run(struct session *session, struct slice line)
 		session_close_with(session, CLOSING_PIPELINING, REPLY_PIPELINING);
 		return;
 	}
+	enum reply reply = not_permitted(session, command);
 	/* A client that has not logged in learns that first, whatever else is wrong. */
-	reply = session->state == ST_START && command->act != mail_act
-	                ? REPLY_COUNT
-	                : not_permitted(session, command);
-	if (reply == REPLY_COUNT && (command->states & 1U << session->state) == 0) {
+	bool order_first = reply == REPLY_COUNT ||
+	                   (session->state == ST_START && (command->flags & BEGINS) == 0);
+	if ((command->states & 1U << session->state) != 0)
+		run(session, command, args, reply);
+	else if (order_first)
 		say(session, command, args, out_of_order(session, command),
 		        REPLY_ARGS(hint(session, command)));
-		return;
-	}
-	if (reply == REPLY_COUNT)
-		reply = not_permitted(session, command);
-	if (reply == REPLY_COUNT)
-		reply = command->check(session, args);
-	if (reply == REPLY_COUNT)
-		reply = command->act(session, args);
-	if (reply != REPLY_LATER)
+	else
 		say(session, command, args, reply, NULL);
 }

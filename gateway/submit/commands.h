@@ -5,18 +5,17 @@
 #include "gateway/submit/session.h"
 
 /*
- * `check` only looks; `act` does. Each returns the reply of the command,
- * REPLY_COUNT from `check` for "go on", REPLY_LATER from `act` when the reply has
- * been written or comes later. `args` is what follows the verb.
+ * `check` only looks; `act` does. Each returns the reply of the command, REPLY_LATER when
+ * it has been written or comes later, REPLY_COUNT from `check` for "go on". `args` is what
+ * follows the verb.
  */
 typedef enum reply (*command_fn)(struct session *session, struct slice args);
 
 enum command_flags {
-	NEED_AUTH = 1, /* by a login, which needs TLS, or by its network */
-	NOTHING_BEHIND =
-	        2,       /* the client must wait for the reply: what is behind ends the session */
-	DATA_BEHIND = 4, /* so many octets as it says: its refusal waits for their end */
-	NEEDS_ENVELOPE = 8, /* may have been pipelined behind what was refused */
+	NEED_AUTH = 1,      /* by a login, which needs TLS, or by its network */
+	NOTHING_BEHIND = 2, /* the reply must be awaited: what is behind ends the session */
+	BEGINS = 4,         /* a transaction; who is nobody learns that even before EHLO */
+	NEEDS_ENVELOPE = 8, /* may have been pipelined behind a transaction that was refused */
 };
 
 struct command {
@@ -71,7 +70,6 @@ enum reply rcpt_act(struct session *session, struct slice text);
 /* cmd_data.c */
 enum reply data_check(struct session *session, struct slice args);
 enum reply data_act(struct session *session, struct slice args);
-enum reply bdat_check(struct session *session, struct slice args);
 enum reply bdat_act(struct session *session, struct slice args);
 /* The chunk behind a BDAT is thrown away, then this is said; the transaction is gone. */
 void bdat_refuse(struct session *session, struct slice args, enum reply reply,

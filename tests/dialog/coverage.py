@@ -33,7 +33,7 @@ def read_commands():
     source = read("gateway/submit/commands.c")
     for name, meaning in re.findall(r"^#define (\w+) +(\(.*\))$", source, flags=re.M):
         source = re.sub(rf"\b{name}\b", lambda _, meaning=meaning: meaning, source)
-    return [{"verb": verb, "checks": check != "no_check", "states": re.findall(r"S\((\w+)\)", states), "flags": flags}
+    return [{"verb": verb, "checks": check != "no_check" or verb == "BDAT", "states": re.findall(r"S\((\w+)\)", states), "flags": flags}
             for verb, check, states, flags in
             re.findall(r'\{"(\w+)", (\w+), \w+, (.*?), ([\w| ]+)\},', source)]
 

@@ -511,6 +511,7 @@ static void model_auth(struct model *model)
 	case 235:
 		assert_bug(!model->logged_in);
 		model->logged_in = true;
+		model->excused = false;
 		break;
 	case 334:
 		assert_bug(!model->logged_in);
@@ -696,6 +697,7 @@ static void model_response(struct model *model)
 	assert_bug(code != 235 || model->behind.len == 0);
 	model->state = code == 503 ? GONE : READY;
 	model->logged_in = model->logged_in || code == 235;
+	model->excused = model->excused && code != 235;
 	if (code == 501)
 		model_failure(model);
 }
