@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * DATA and BDAT: the charge before 354 or the first chunk, the message, the charge for what it has
- * above its declared size, the commit. 250 leaves only from on_stored(): the message is on stable
- * storage then. Everything else gives the charge back.
+ * DATA, and what BDAT (cmd_bdat.c) shares with it: the charge before 354 or the first chunk, the
+ * message, the charge for what it has above its declared size, the commit. 250 leaves only from
+ * on_stored(): the message is on stable storage then. Everything else gives the charge back.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -14,7 +14,7 @@
 #include "gateway/mail/address.h"
 #include "gateway/submit/commands.h"
 
-static struct transaction_context context_of(struct session *session)
+struct transaction_context message_context(struct session *session)
 {
 	return (struct transaction_context){
 	        .loop = session->serving->loop,
@@ -34,41 +34,15 @@ static struct transaction_context context_of(struct session *session)
 	};
 }
 
-/* A message of twice the ceiling is still answered in order; who sends more is not heard out. */
-static bool is_endless(const struct session *session, uint64_t size)
-{
-	return size / 2 > session->conf->submission.message_size;
-}
-
-/* The octets of the chunk that have not come are thrown away before anything is said. */
-static void discard(struct session *session, enum reply reply, const struct reply_args *args)
-{
-	if (is_endless(session, session->chunk_left)) {
-		session_reply(session, reply, args);
-		session_close_with(session, CLOSING_BAD_CHUNK, REPLY_COUNT);
-		return;
-	}
-	session_count(session, reply);
-	session_reset(session);
-	/* A chunk out of order excuses no other. */
-	session->refused |= reply != REPLY_BAD_SEQUENCE;
-	/* Without memory for the reply the octets pass all the same: they must not be run. */
-	if (reply_write(&session->chunk_answer, reply, args) < 0)
-		conn_fail(session->conn, "out of memory");
-	session_move(session, ST_DISCARD);
-	session_continue(session);
-}
-
-/* Refuses the message: one reply, the charge given back, back to READY. */
-static void refuse(struct session *session, enum reply reply, const struct reply_args *args)
+void message_refuse(struct session *session, enum reply reply, const struct reply_args *args)
 {
 	const struct transaction *transaction = session->transaction;
 
 	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s from=%s rcpts=%u size=%" PRIu64,
 	        transaction->id_text, reply_name(reply), LOG_VALUE(transaction->envelope.sender),
 	        transaction->envelope.recipient_count, transaction->size);
-	if (session->chunk_left > 0) {
-		discard(session, reply, args);
+	if (session->chunk.left > 0) {
+		chunk_discard(session, reply, args);
 		return;
 	}
 	session_reply(session, reply, args);
@@ -88,7 +62,7 @@ static void refuse_by_limit(struct session *session, const struct auth_message *
 		return;
 	}
 	if (answer->type != AUTH_LIMITED) {
-		refuse(session, REPLY_TRY_LATER, NULL);
+		message_refuse(session, REPLY_TRY_LATER, NULL);
 		return;
 	}
 	snprintf(measure, sizeof(measure), "%.*s", SLICE_ARGS(limited->measure));
@@ -96,14 +70,15 @@ static void refuse_by_limit(struct session *session, const struct auth_message *
 	snprintf(used, sizeof(used), "%" PRId64, limited->used);
 	snprintf(amount, sizeof(amount), "%" PRId64, limited->amount);
 	if (!limited->never || slice_equal(limited->measure, SLICE("messages")))
-		refuse(session, REPLY_LIMIT_REACHED,
+		message_refuse(session, REPLY_LIMIT_REACHED,
 		        REPLY_ARGS(measure, per, used, amount,
 		                limited->never ? "no time: nothing is allowed"
 		                               : clock_iso(limited->next_s, next)));
 	else if (slice_equal(limited->measure, SLICE("bytes")))
-		refuse(session, REPLY_BYTES_OVER_LIMIT, REPLY_ARGS(per, amount));
+		message_refuse(session, REPLY_BYTES_OVER_LIMIT, REPLY_ARGS(per, amount));
 	else
-		refuse(session, REPLY_RECIPIENTS_OVER_LIMIT, REPLY_ARGS(measure, per, amount));
+		message_refuse(
+		        session, REPLY_RECIPIENTS_OVER_LIMIT, REPLY_ARGS(measure, per, amount));
 }
 
 static int admit(struct session *session, const struct auth_charge *charge, struct slice recipients,
@@ -126,8 +101,6 @@ static bool is_admitted(struct session *session, const struct auth_message *answ
 	return false;
 }
 
-static void begin_chunk(struct session *session);
-
 static void on_admitted(
         void *arg, const struct auth_message *answer, const struct auth_account *account)
 {
@@ -142,7 +115,7 @@ static void on_admitted(
 		return;
 	}
 	if (session->transaction->chunked) {
-		begin_chunk(session);
+		chunk_begin(session);
 		return;
 	}
 	if (session_has_input(session)) {
@@ -171,8 +144,7 @@ static void hash_recipients(const struct envelope *envelope, struct buf *out)
 		pack_u64(&pack, address_hash(envelope->recipients[i]));
 }
 
-/* Asks for the charge, before any of the message is taken. */
-static enum reply begin(struct session *session)
+enum reply message_begin(struct session *session)
 {
 	const struct transaction *transaction = session->transaction;
 	const struct auth_charge charge = {
@@ -198,15 +170,15 @@ static enum reply begin(struct session *session)
 enum reply data_act(struct session *session, struct slice args)
 {
 	(void)args;
-	return begin(session);
+	return message_begin(session);
 }
 
 static void commit(struct session *session)
 {
-	const struct transaction_context context = context_of(session);
+	const struct transaction_context context = message_context(session);
 
 	if (transaction_commit(session->transaction, &context) < 0)
-		refuse(session, REPLY_TRY_LATER, NULL);
+		message_refuse(session, REPLY_TRY_LATER, NULL);
 }
 
 static void on_excess_admitted(
@@ -222,11 +194,10 @@ static void on_excess_admitted(
 	commit(session);
 }
 
-/* The final dot has come, or the last chunk. */
-static void finish(struct session *session)
+void message_finish(struct session *session)
 {
 	struct transaction *transaction = session->transaction;
-	const struct transaction_context context = context_of(session);
+	const struct transaction_context context = message_context(session);
 	char room[32];
 
 	if (session->account_blocked) {
@@ -238,7 +209,7 @@ static void finish(struct session *session)
 	conn_pause(session->conn);
 	enum reply refusal = transaction_finish(transaction, &context);
 	if (refusal != REPLY_COUNT) {
-		refuse(session, refusal,
+		message_refuse(session, refusal,
 		        REPLY_ARGS(transaction_refusal_text(transaction, &context, room)));
 		return;
 	}
@@ -252,12 +223,12 @@ static void finish(struct session *session)
 	        .bytes = transaction->size - transaction->declared_size,
 	};
 	if (admit(session, &excess, SLICE(""), on_excess_admitted) < 0)
-		refuse(session, REPLY_TRY_LATER, NULL);
+		message_refuse(session, REPLY_TRY_LATER, NULL);
 }
 
 void data_take(struct session *session)
 {
-	const struct transaction_context context = context_of(session);
+	const struct transaction_context context = message_context(session);
 	struct slice input = conn_input(session->conn);
 	bool end;
 
@@ -267,130 +238,9 @@ void data_take(struct session *session)
 	conn_consume(session->conn, used);
 	session_message_took(session, used);
 	if (end)
-		finish(session);
+		message_finish(session);
 	else if (session->transaction->must_wait)
 		session_message_pause(session);
-}
-
-/* ---- BDAT: RFC 3030 ---- */
-
-/* "size [LAST]": 0 or -EINVAL. */
-static int parse_chunk(struct slice args, uint64_t *ret_size, bool *ret_last)
-{
-	struct slice size = slice_until(&args, ' ');
-	int r = size.len <= 20 ? slice_to_u64(size, ret_size) : -EINVAL;
-
-	args = slice_trim(args);
-	*ret_last = args.len > 0;
-	if (r == -ERANGE)
-		*ret_size = UINT64_MAX;
-	else if (r < 0)
-		return -EINVAL;
-	return args.len == 0 || slice_equal_nocase(args, SLICE("LAST")) ? 0 : -EINVAL;
-}
-
-/* What the line announces; false: its end cannot be known, and the session is gone. */
-static bool announce(struct session *session, struct slice args)
-{
-	if (parse_chunk(args, &session->chunk_size, &session->chunk_last) < 0) {
-		session_close_with(session, CLOSING_BAD_CHUNK, REPLY_BAD_CHUNK);
-		return false;
-	}
-	session->chunk_left = session->chunk_size;
-	return true;
-}
-
-void bdat_refuse(struct session *session, struct slice args, enum reply reply,
-        const struct reply_args *reply_args)
-{
-	if (announce(session, args))
-		discard(session, reply, reply_args);
-}
-
-enum reply bdat_act(struct session *session, struct slice args)
-{
-	uint64_t limit = session_size_limit(session);
-	char text[24];
-
-	if (!announce(session, args))
-		return REPLY_LATER;
-	if (session->chunk_size > limit ||
-	        session->transaction->size > limit - session->chunk_size) {
-		snprintf(text, sizeof(text), "%" PRIu64, limit);
-		refuse(session, REPLY_TOO_BIG, REPLY_ARGS(text));
-		return REPLY_LATER;
-	}
-	if (session->state == ST_RCPT) {
-		session->transaction->chunked = true;
-		dot_init(&session->transaction->dot, true);
-		return begin(session);
-	}
-	begin_chunk(session);
-	return REPLY_LATER;
-}
-
-static void end_chunk(struct session *session)
-{
-	const struct transaction_context context = context_of(session);
-	char text[32];
-
-	if (session->chunk_last) {
-		finish(session);
-		return;
-	}
-	enum reply refusal = transaction_judge(session->transaction, &context);
-	if (refusal != REPLY_COUNT) {
-		refuse(session, refusal,
-		        REPLY_ARGS(transaction_refusal_text(session->transaction, &context, text)));
-		return;
-	}
-	snprintf(text, sizeof(text), "%" PRIu64, session->chunk_size);
-	session_reply(session, REPLY_CHUNK_OK, REPLY_ARGS(text));
-	session_move(session, ST_BDAT);
-	session_continue(session);
-}
-
-static void begin_chunk(struct session *session)
-{
-	session_move(session, ST_CHUNK);
-	if (session->chunk_left == 0)
-		end_chunk(session);
-	else
-		session_continue(session);
-}
-
-/* Its octets have come: the refusal of it. */
-static void end_discard(struct session *session)
-{
-	conn_write(session->conn, buf_slice(&session->chunk_answer));
-	buf_done(&session->chunk_answer);
-	session_move(session, session->helo.len > 0 ? ST_READY : ST_START);
-	session_continue(session);
-}
-
-bool chunk_take(struct session *session)
-{
-	struct slice input = conn_input(session->conn);
-
-	input.len = MIN_OF(input.len, session->chunk_left);
-	if (session->state == ST_CHUNK) {
-		const struct transaction_context context = context_of(session);
-		transaction_take_chunk(session->transaction, &context, input);
-	}
-	session->chunk_left -= input.len;
-	conn_consume(session->conn, input.len);
-	if (input.len > 0)
-		session_message_took(session, input.len);
-	if (session->chunk_left == 0) {
-		if (session->state == ST_CHUNK)
-			end_chunk(session);
-		else
-			end_discard(session);
-		return true;
-	}
-	if (session->state == ST_CHUNK && session->transaction->must_wait)
-		session_message_pause(session);
-	return false;
 }
 
 static void on_spool_ready(void *arg)
@@ -413,7 +263,7 @@ static void on_stored(void *arg, int result)
 		transaction->committing = false;
 		LOG(&session->log, EV_STORE_FAILED, "qid=%s error=\"%s\"", transaction->id_text,
 		        strerrordesc_np(-result));
-		refuse(session, result == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED, NULL);
+		message_refuse(session, result == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED, NULL);
 		return;
 	}
 	session_reply(session, REPLY_QUEUED, REPLY_ARGS(transaction->id_text));

@@ -70,12 +70,27 @@ enum reply rcpt_act(struct session *session, struct slice text);
 /* cmd_data.c */
 enum reply data_check(struct session *session, struct slice args);
 enum reply data_act(struct session *session, struct slice args);
-enum reply bdat_act(struct session *session, struct slice args);
-/* The chunk behind a BDAT is thrown away, then this is said; the transaction is gone. */
-void bdat_refuse(struct session *session, struct slice args, enum reply reply,
-        const struct reply_args *reply_args);
 /* Input in DATA. */
 void data_take(struct session *session);
+extern const struct spool_tx_events data_spool_events;
+
+/* cmd_data.c, of a message that comes by DATA or by BDAT */
+struct transaction_context message_context(struct session *session);
+/* Asks for the charge, before any of the message is taken. */
+enum reply message_begin(struct session *session);
+/* Refuses it: one reply, the charge given back, back to READY. The session may be gone. */
+void message_refuse(struct session *session, enum reply reply, const struct reply_args *args);
+/* The final dot has come, or the last chunk. The session may be gone. */
+void message_finish(struct session *session);
+
+/* cmd_bdat.c */
+enum reply bdat_act(struct session *session, struct slice args);
+/* Refuses a BDAT that does not belong here, and what it announces. The session may be gone. */
+void bdat_refuse(struct session *session, struct slice args, enum reply reply,
+        const struct reply_args *reply_args);
+/* The message has been charged: its first chunk may come. */
+void chunk_begin(struct session *session);
+/* The rest of the chunk is thrown away, then this is said; the transaction is gone. */
+void chunk_discard(struct session *session, enum reply reply, const struct reply_args *args);
 /* Input in CHUNK and DISCARD: whether the chunk has ended. The session may be gone. */
 bool chunk_take(struct session *session);
-extern const struct spool_tx_events data_spool_events;

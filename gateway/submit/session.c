@@ -340,7 +340,7 @@ static void take_down(struct session *session, enum closing why)
 	session_move(session, ST_CLOSED);
 	drop_account(session);
 	free(session->suspended_reason);
-	buf_done(&session->chunk_answer);
+	chunk_reset(&session->chunk);
 	free(session->challenge);
 	arena_reset(&session->arena);
 	tls_server_unref(session->tls);
@@ -589,7 +589,7 @@ int session_new(struct serving *serving, int fd, const struct addr *peer, size_t
 	random_bytes(&number, sizeof(number));
 	hex_encode(&number, sizeof(number), session->sid);
 	arena_init(&session->arena, ARENA_MAX);
-	buf_init(&session->chunk_answer, OUTPUT_MAX);
+	buf_init(&session->chunk.answer, OUTPUT_MAX);
 	begin_log(session);
 	timer_init(&session->timer, serving->loop, on_timeout, session);
 	timer_start(&session->timer, session->conf->submission.login_timeout);

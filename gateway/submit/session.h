@@ -92,6 +92,20 @@ struct account {
 
 void account_free(struct account *account);
 
+/*
+ * What a BDAT has announced. It is not the transaction's: when that is refused, and gone, `left`
+ * still says how much of the input is no command.
+ */
+struct chunk {
+	uint64_t left;     /* octets that have not come */
+	uint64_t size;     /* in all */
+	bool last;         /* it ends the message */
+	struct buf answer; /* while it is thrown away: what is said then */
+};
+
+/* There is none. */
+void chunk_reset(struct chunk *chunk);
+
 struct session {
 	struct list link; /* in serving->sessions */
 	struct serving *serving;
@@ -110,18 +124,15 @@ struct session {
 	struct slice helo;
 	bool esmtp; /* EHLO, not HELO */
 	struct line_reader lines;
-	uint64_t turn;           /* of the loop, in which */
-	unsigned turn_left;      /* so many lines may still be run */
-	uint64_t chunk_left;     /* octets of this BDAT that have not come */
-	uint64_t chunk_size;     /* octets of it in all */
-	bool chunk_last;         /* it ends the message */
-	struct buf chunk_answer; /* of a chunk that is thrown away */
-	unsigned errors;         /* of protocol, since the last message */
-	unsigned fruitless;      /* replies since the last that led on: session_count() */
-	bool refused;            /* a transaction: what was pipelined behind is no error */
-	bool replies_wait;       /* so many that no command is run until they have left */
-	bool account_changed;    /* the account was changed: it ends after this command */
-	bool account_blocked;    /* may send no more, in mid-message: its last deadline runs */
+	uint64_t turn;      /* of the loop, in which */
+	unsigned turn_left; /* so many lines may still be run */
+	struct chunk chunk;
+	unsigned errors;    /* of protocol, since the last message */
+	unsigned fruitless; /* replies since the last that led on: session_count() */
+	bool refused; /* the last transaction, or its MAIL: what was pipelined behind is no error */
+	bool replies_wait;    /* so many that no command is run until they have left */
+	bool account_changed; /* the account was changed: it ends after this command */
+	bool account_blocked; /* may send no more, in mid-message: its last deadline runs */
 
 	struct account *account; /* NULL: nobody yet */
 	bool has_logged_in;      /* once: serving->on_login() has been called */
