@@ -173,16 +173,14 @@ static bool talked_too_early(struct session *session)
 	return true;
 }
 
-/* Calls `fn` so long after the client's last word, or after it was its turn; at once if that is
- * over. */
-static void answer_later(
-        struct session *session, uint64_t delay_ms, uint32_t waited_ms, void (*fn)(void *arg))
+/* auth_answer_due() so long after the client's last word, or after it was its turn; at once if that
+ * is over. */
+static void answer_later(struct session *session, uint64_t delay_ms, uint32_t waited_ms)
 {
 	uint64_t due = session->auth_asked_ms + waited_ms + delay_ms;
 	uint64_t now = clock_mono_ms();
 
-	timer_init(&session->refusal, session->serving->loop, fn, session);
-	timer_start(&session->refusal, due > now ? due - now : 0);
+	timer_start(&session->answer_timer, due > now ? due - now : 0);
 }
 
 static void say_challenge(struct session *session)
@@ -192,16 +190,6 @@ static void say_challenge(struct session *session)
 	session_reply(session, REPLY_CHALLENGE, REPLY_ARGS(text));
 	session_move(session, ST_AUTH_MORE);
 	free(text);
-}
-
-static void challenge_due(void *arg)
-{
-	struct session *session = arg;
-
-	if (talked_too_early(session))
-		return;
-	say_challenge(session);
-	session_continue(session);
 }
 
 static void challenge(struct session *session, const struct auth_message *more)
@@ -218,7 +206,7 @@ static void challenge(struct session *session, const struct auth_message *more)
 		session_reply(session, REPLY_LOGIN_UNAVAILABLE, NULL);
 	} else if (slice_starts_with(more->data, SLICE("r="))) {
 		/* The first one of SCRAM: somebody was looked up for it. */
-		answer_later(session, CHALLENGE_MS, more->waited_ms, challenge_due);
+		answer_later(session, CHALLENGE_MS, more->waited_ms);
 	} else {
 		say_challenge(session);
 	}
@@ -288,12 +276,17 @@ static void say_refused(struct session *session)
 	free(reason);
 }
 
-static void refusal_due(void *arg)
+void auth_answer_due(void *arg)
 {
 	struct session *session = arg;
 
 	if (talked_too_early(session))
 		return;
+	if (session->challenge != NULL) {
+		say_challenge(session);
+		session_continue(session);
+		return;
+	}
 	session_move(session, ST_READY);
 	say_refused(session);
 	if (!was_last_failure(session))
@@ -307,7 +300,7 @@ static void on_answer(
 	enum reply reply = REPLY_LOGIN_UNAVAILABLE;
 
 	/* A challenge that still waits is for nothing. */
-	timer_stop(&session->refusal);
+	timer_stop(&session->answer_timer);
 	free(TAKE(session->challenge));
 	if (answer->type != AUTH_MORE)
 		session->call = NULL;
@@ -326,8 +319,7 @@ static void on_answer(
 	if (answer->type == AUTH_BLOCKED)
 		session->suspended_reason = slice_dup(answer->reason);
 	if (answer->type == AUTH_REFUSED || session->suspended_reason != NULL) {
-		answer_later(session, session->conf->submission.refusal_delay, answer->waited_ms,
-		        refusal_due);
+		answer_later(session, session->conf->submission.refusal_delay, answer->waited_ms);
 		return;
 	}
 	if (answer->type == AUTH_MALFORMED || answer->type == AUTH_SLOWED) {

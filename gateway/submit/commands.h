@@ -53,6 +53,8 @@ enum reply auth_check(struct session *session, struct slice args);
 enum reply auth_act(struct session *session, struct slice args);
 /* The client's next response, in AUTH_MORE. */
 void auth_response(struct session *session, struct slice line);
+/* The time of an answer that waited has come: the session's answer_timer. */
+void auth_answer_due(void *arg);
 /* Ends what the client began with AUTH by this reply, as its own doing; the session may be gone. */
 void auth_fail(struct session *session, enum reply reply);
 /*

@@ -333,7 +333,7 @@ static void take_down(struct session *session, enum closing why)
 
 	log_end(session, why);
 	timer_stop(&session->timer);
-	timer_stop(&session->refusal);
+	timer_stop(&session->answer_timer);
 	auth_call_cancel(session->call);
 	auth_call_cancel(session->check);
 	drop_transaction(session);
@@ -592,6 +592,7 @@ int session_new(struct serving *serving, int fd, const struct addr *peer, size_t
 	buf_init(&session->chunk.answer, OUTPUT_MAX);
 	begin_log(session);
 	timer_init(&session->timer, serving->loop, on_timeout, session);
+	timer_init(&session->answer_timer, serving->loop, auth_answer_due, session);
 	timer_start(&session->timer, session->conf->submission.login_timeout);
 	list_append(&serving->sessions, &session->link);
 	counter_add(CT_CONNECTIONS, 1);

@@ -138,11 +138,11 @@ struct session {
 	bool has_logged_in;      /* once: serving->on_login() has been called */
 	uint64_t nobody_at; /* its address was nobody's before this change, from 1; 0: unknown */
 	unsigned failures;
-	struct auth_call *call;  /* a login or an admission */
-	struct auth_call *check; /* whether the account may send, in mid-message */
-	struct timer refusal;    /* a 535 or 525 that waits for its time, or a challenge */
-	char *challenge;         /* of SCRAM, in base64 */
-	char *suspended_reason;  /* of the 525; NULL: 535 */
+	struct auth_call *call;    /* a login or an admission */
+	struct auth_call *check;   /* whether the account may send, in mid-message */
+	struct timer answer_timer; /* of a 535, a 525 or a challenge that waits for its time */
+	char *challenge;           /* of SCRAM, in base64 */
+	char *suspended_reason;    /* of the 525; NULL: 535 */
 	uint64_t auth_asked_ms;
 	bool login_lost; /* `auth` has gone while the client was to answer: told at its answer */
 	char mechanism[32];
