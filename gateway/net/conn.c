@@ -76,6 +76,9 @@ static void advance(struct conn *conn);
 
 static void release(struct conn *conn)
 {
+	void (*on_gone)(void *arg) = conn->closing ? conn->events->on_gone : NULL;
+	void *arg = conn->arg;
+
 	loop_defer_cancel(&conn->turn_end);
 	loop_defer_cancel(&conn->answer_due);
 	timer_stop(&conn->linger);
@@ -90,6 +93,8 @@ static void release(struct conn *conn)
 	buf_wipe(&conn->input);
 	buf_wipe(&conn->output);
 	free(conn);
+	if (on_gone != NULL)
+		on_gone(arg);
 }
 
 static void enter(struct conn *conn)
@@ -572,6 +577,7 @@ void conn_free(struct conn *conn)
 		return;
 	enter(conn);
 	conn->freed = true;
+	conn->closing = false; /* the owner need not be told */
 	leave(conn);
 }
 

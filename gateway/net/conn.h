@@ -43,6 +43,8 @@ struct conn_events {
 	void (*on_secure)(void *arg);
 	/* At most once; the owner then frees the connection. Unconsumed input is still there. */
 	void (*on_closed)(void *arg, enum conn_end end, const char *text);
+	/* One that was given up (conn_close_when_sent()) is gone, its descriptor is closed. */
+	void (*on_gone)(void *arg);
 };
 
 /* Takes the connected descriptor over, also on failure. `output_max` octets may wait unsent. */
@@ -53,12 +55,13 @@ int conn_new(struct loop *loop, int fd, size_t output_max, const struct conn_eve
 int conn_connect(struct loop *loop, const struct addr *addr, size_t output_max,
         const struct conn_events *events, void *arg, struct conn **ret_conn) must_check;
 
-/* Closes at once. NULL is fine. */
+/* Closes at once, also one that was given up; no callback follows. NULL is fine. */
 void conn_free(struct conn *conn);
 
 /*
  * Gives the connection up: what was written is still sent, then it closes in
- * order, within a few seconds whatever the peer does. No callback follows.
+ * order, within a few seconds whatever the peer does. Until on_gone, the only
+ * callback that follows, it has its descriptor and may only be freed.
  */
 void conn_close_when_sent(struct conn *conn);
 

@@ -326,7 +326,19 @@ void session_forget_login(struct session *session)
 	timer_start(&session->timer, session->conf->submission.login_timeout);
 }
 
-/* Everything but the connection. */
+/* The connection is gone too: the last of all. */
+static void give_place_back(struct session *session)
+{
+	struct serving *serving = session->serving;
+	struct addr peer = session->peer;
+	bool logged_in = session->has_logged_in;
+
+	list_remove(&session->link);
+	free(session);
+	serving->on_session_gone(serving, &peer, logged_in);
+}
+
+/* Everything but the connection and its place. */
 static void take_down(struct session *session, enum closing why)
 {
 	struct serving *serving = session->serving;
@@ -348,28 +360,37 @@ static void take_down(struct session *session, enum closing why)
 	list_remove(&session->link);
 	if (serving->running == session)
 		serving->running = NULL;
-	struct addr peer = session->peer;
-	bool logged_in = session->has_logged_in;
-	free(session);
-	serving->on_session_gone(serving, &peer, logged_in);
+	serving->on_session_ended(serving);
 }
 
 void session_close(struct session *session, enum closing why)
 {
-	struct conn *conn = session->conn;
-
 	take_down(session, why);
-	conn_free(conn);
+	conn_free(session->conn);
+	give_place_back(session);
 }
 
 void session_close_with(struct session *session, enum closing why, enum reply reply)
 {
-	struct conn *conn = session->conn;
-
 	if (reply != REPLY_COUNT)
 		session_reply(session, reply, NULL);
 	take_down(session, why);
-	conn_close_when_sent(conn);
+	list_append(&session->serving->lingering, &session->link);
+	conn_close_when_sent(session->conn);
+}
+
+static void on_gone(void *arg)
+{
+	give_place_back(arg);
+}
+
+void sessions_cut_off(struct serving *serving)
+{
+	list_for_each_safe (at, &serving->lingering) {
+		struct session *session = list_entry(at, struct session, link);
+		conn_free(session->conn);
+		give_place_back(session);
+	}
 }
 
 static void on_timeout(void *arg)
@@ -562,6 +583,7 @@ static const struct conn_events conn_events = {
         .on_drained = on_drained,
         .on_secure = on_secure,
         .on_closed = on_closed,
+        .on_gone = on_gone,
 };
 
 int session_new(struct serving *serving, int fd, const struct addr *peer, size_t listener)

@@ -69,6 +69,7 @@ struct serving {
 	const struct conf *conf; /* of new sessions */
 	struct tls_server *tls;  /* likewise */
 	struct list sessions;
+	struct list lingering;   /* those that have ended, until their connections are gone */
 	struct recent changed;   /* accounts, by era; 0: maybe all */
 	struct session *running; /* whose input is being read */
 	bool stopping;
@@ -77,8 +78,12 @@ struct serving {
 	void (*give_login_back)(struct serving *serving, uint64_t account);
 	/* Whether there is any connection of it, of this loop or another. */
 	bool (*has_login)(struct serving *serving, uint64_t account);
-	/* A session has logged in for the first time, then: a session has ended. */
+	/*
+	 * A session has logged in for the first time; has ended; has given its descriptor back,
+	 * which is up to some seconds later: until then its client has a place.
+	 */
 	void (*on_login)(struct serving *serving, const struct addr *peer);
+	void (*on_session_ended)(struct serving *serving);
 	void (*on_session_gone)(struct serving *serving, const struct addr *peer, bool logged_in);
 };
 
@@ -107,7 +112,7 @@ struct chunk {
 void chunk_reset(struct chunk *chunk);
 
 struct session {
-	struct list link; /* in serving->sessions */
+	struct list link; /* in serving->sessions, once it has ended in serving->lingering */
 	struct serving *serving;
 	const struct conf *conf;
 	struct tls_server *tls;
@@ -208,6 +213,9 @@ void session_stop(struct session *session);
  * account may send no more.
  */
 void sessions_account_changed(struct serving *serving, uint64_t account, uint64_t era);
+
+/* At the end of the process, when the loop has stopped: cuts off what lingers. */
+void sessions_cut_off(struct serving *serving);
 
 /* Whether a change is missing in what a login has brought. */
 bool serving_login_is_stale(const struct serving *serving, const struct auth_account *account);

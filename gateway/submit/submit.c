@@ -285,12 +285,16 @@ static void on_login(struct serving *serving, const struct addr *peer)
 	slots_log_in(container_of(serving, struct server, serving)->submit->slots, peer);
 }
 
+static void on_session_ended(struct serving *serving)
+{
+	check_drained(container_of(serving, struct server, serving));
+}
+
 static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
 {
 	struct server *server = container_of(serving, struct server, serving);
 
 	slots_give_back(server->submit->slots, peer, logged_in);
-	check_drained(server);
 }
 
 static void on_changed(void *arg, uint64_t account, uint64_t era)
@@ -325,9 +329,11 @@ static int server_init(
 	        .give_login_back = give_login_back,
 	        .has_login = has_login,
 	        .on_login = on_login,
+	        .on_session_ended = on_session_ended,
 	        .on_session_gone = on_session_gone,
 	};
 	list_init(&server->serving.sessions);
+	list_init(&server->serving.lingering);
 	timer_init(&server->drain, loop, on_drain_end, server);
 	return auth_link_new(loop, on_changed, server, &server->serving.auth);
 }
@@ -542,6 +548,7 @@ void submit_free(struct submit *submit)
 			loop_stop(server->serving.loop);
 			pthread_join(server->thread, NULL);
 		}
+		sessions_cut_off(&server->serving);
 		auth_link_free(server->serving.auth);
 		conf_unref(server->serving.conf);
 		tls_server_unref(server->serving.tls);

@@ -192,6 +192,11 @@ static void on_login(struct serving *serving, const struct addr *peer)
 	(void)peer;
 }
 
+static void on_session_ended(struct serving *serving)
+{
+	(void)serving;
+}
+
 static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
 {
 	(void)logged_in;
@@ -309,11 +314,13 @@ static void set_up(void)
 	open_spool();
 	bench.serving.loop = bench.loop;
 	bench.serving.on_login = on_login;
+	bench.serving.on_session_ended = on_session_ended;
 	bench.serving.on_session_gone = on_session_gone;
 	bench.serving.take_login = take_login;
 	bench.serving.give_login_back = give_login_back;
 	bench.serving.has_login = has_login;
 	list_init(&bench.serving.sessions);
+	list_init(&bench.serving.lingering);
 	assert_bug(auth_link_new(bench.loop, on_changed, NULL, &bench.serving.auth) == 0);
 	assert_bug(
 	        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, pair) == 0);

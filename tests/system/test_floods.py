@@ -53,7 +53,7 @@ class Proxy(Bare):
 def test_a_proxy_speaks_for_its_clients(stage):
     """Limits, log, networks and Received know the client; so does what follows the header at once, or TLS."""
     restart(stage, listener={"proxies": ["127.0.0.1", "127.0.2.0/24"], "networks": True},
-            submission={"connections_per_address": 1})
+            submission={"connections_per_address": 1, "threads": 1})
     stage.account("proxied@example.org", "secret-2")
     stage.cluster.sql("select postern.network_grant('proxied@example.org', '203.0.113.0/24')")
     for header, client in ((b"PROXY TCP4 203.0.113.7 127.0.0.1 40000 587\r\n", "203.0.113.7"),
@@ -168,6 +168,34 @@ def test_fewer_descriptors_than_connections(stage):
             assert other.ask("NOOP").startswith("250")
             other.close()
     here.close()
+
+
+def test_who_was_cut_off_has_a_descriptor_until_he_goes(stage):
+    """Those who are told to go and do not close their end take no more descriptors than connections have."""
+    restart(stage, descriptors=200)
+    few = stage.gateway.wait_event("descriptors.few")
+    here, submit = session(stage), stage.gateway.children()["submit"]
+    before, most = open_descriptors(submit), 0
+    with contextlib.ExitStack() as crowd:
+        for n in range(400):
+            stranger = crowd.enter_context(socket.socket())
+            stranger.bind((f"127.1.{n // 200}.{n % 200 + 1}", 0))
+            stranger.connect(("127.0.0.1", stage.gateway.port))
+            with contextlib.suppress(ConnectionError):  # it was sent away
+                stranger.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            most = max(most, open_descriptors(submit))
+        stage.gateway.wait_event("session.closed", reason="not_smtp")
+        stage.gateway.wait_event("connections.refused", limit="strangers")
+        assert deliver(stage, here, "big", BIG).startswith("250")
+        most = max(most, open_descriptors(submit))
+    # Beside those: one that is being sent away, and what the message needs.
+    assert most <= before + int(few["connections"]) // 2 + 4, f"{before} before, then {most}: {few}"
+    assert stage.upstream.take().subject == "big"
+    here.close()
+
+
+def open_descriptors(pid):
+    return len(os.listdir(f"/proc/{pid}/fd"))
 
 
 def allow_descriptors(stage, pid, most):

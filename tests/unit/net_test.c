@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <gnutls/x509.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -343,7 +344,7 @@ struct peer {
 	struct conn *conn;
 	struct buf got;
 	size_t wanted; /* the loop stops when so much has come */
-	unsigned connected, data, drained, secure, closed;
+	unsigned connected, data, drained, secure, closed, gone;
 	enum conn_end end;
 	/* Frees the connection when this has happened. */
 	const unsigned *fatal;
@@ -416,12 +417,21 @@ static void on_closed(void *arg, enum conn_end end, const char *text)
 	loop_stop(loop);
 }
 
+static void on_gone(void *arg)
+{
+	struct peer *peer = arg;
+
+	peer->gone++;
+	loop_stop(loop);
+}
+
 static const struct conn_events events = {
         .on_connected = on_connected,
         .on_data = on_data,
         .on_drained = on_drained,
         .on_secure = on_secure,
         .on_closed = on_closed,
+        .on_gone = on_gone,
 };
 
 #define MUCH (4U << 20)
@@ -574,6 +584,37 @@ static void what_was_sent_before_the_end_is_read(void **state)
 	peer_done(&b);
 }
 
+/* Whoever counts descriptors hears when that of a connection given up is free, and not before. */
+static void one_given_up_is_gone_with_its_descriptor(void **state)
+{
+	struct peer a;
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+	peer_init(&a);
+	assert_int_equal(conn_new(loop, ends[0], MUCH, &events, &a, &a.conn), 0);
+	conn_close_when_sent(TAKE(a.conn));
+	run_some_turns();
+	assert_int_equal(a.gone, 0);
+	assert_true(fcntl(ends[0], F_GETFD) >= 0);
+	close(ends[1]);
+	loop_run(loop);
+	assert_int_equal(a.gone, 1);
+	assert_int_equal(fcntl(ends[0], F_GETFD), -1);
+	/* The other does not hear what it does itself. */
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, ends), 0);
+	assert_int_equal(conn_new(loop, ends[0], MUCH, &events, &a, &a.conn), 0);
+	conn_close_when_sent(a.conn);
+	run_some_turns();
+	conn_free(TAKE(a.conn));
+	assert_int_equal(fcntl(ends[0], F_GETFD), -1);
+	assert_int_equal(a.gone, 1);
+	assert_int_equal(a.closed, 0);
+	close(ends[1]);
+	peer_done(&a);
+}
+
 /* Its peer never closes: the loop's end is its end, descriptor and memory included. */
 static void what_lingers_ends_with_the_loop(void **state)
 {
@@ -593,6 +634,7 @@ static void what_lingers_ends_with_the_loop(void **state)
 	loop_free(own);
 	assert_int_equal(send(ends[1], "x", 1, MSG_NOSIGNAL), -1);
 	assert_int_equal(errno, EPIPE);
+	assert_int_equal(a.gone, 1);
 	close(ends[1]);
 	peer_done(&a);
 }
@@ -1115,6 +1157,7 @@ int main(void)
 	        TEST(everything_comes_back_over_tls),
 	        TEST(every_callback_may_free),
 	        TEST(what_was_sent_before_the_end_is_read),
+	        TEST(one_given_up_is_gone_with_its_descriptor),
 	        TEST(what_lingers_ends_with_the_loop),
 	        TEST(the_end_comes_behind_what_was_said),
 	        TEST(half_a_close_leaves_the_other_half),
