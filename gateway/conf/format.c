@@ -52,6 +52,8 @@ static void put_value(struct writer *writer, const struct option *option, const 
 		}
 		put(writer, "]");
 		break;
+	case OPTION_TYPE_COUNT:
+		break;
 	}
 	case OPTION_COUNT:
 	case OPTION_SIZE:

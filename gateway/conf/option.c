@@ -134,7 +134,7 @@ static const struct {
 	const char *const *words;
 	size_t count;
 	const char *all; /* for a message */
-} enumerations[OPTION_NEWLINE + 1] = {
+} enumerations[OPTION_TYPE_COUNT] = {
 #define WORDS(list, text)                                                                          \
 	{                                                                                          \
 		list, ARRAY_LEN(list), text                                                        \

@@ -20,6 +20,7 @@ enum option_type {
 	OPTION_TLS_MODE,
 	OPTION_TLS_POLICY,
 	OPTION_NEWLINE,
+	OPTION_TYPE_COUNT
 };
 
 /* In the order in which errors about missing groups should read. */
