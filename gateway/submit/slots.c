@@ -36,7 +36,8 @@ struct slots {
 	struct map networks;
 	struct list remembered; /* the one that logged in last is the last */
 	uint64_t remembered_count;
-	uint64_t count, waiting;
+	uint64_t count;
+	uint64_t strangers; /* connections without a login, of networks that are not remembered */
 };
 
 static struct slice make_key(const struct addr *addr, uint8_t key[KEY_MAX])
@@ -105,6 +106,7 @@ static void forget(struct slots *slots, struct network *network)
 {
 	list_remove(&network->link);
 	slots->remembered_count--;
+	slots->strangers += network->waiting;
 	drop_if_idle(slots, network);
 }
 
@@ -134,9 +136,9 @@ static enum slot_answer judge(
 	if (is_remembered(network))
 		return SLOT_TAKEN;
 	/* Rounded so that of one or two connections in all a stranger gets some. */
-	if (slots->count >= most - most / 4 || slots->waiting >= most - most / 2)
+	if (slots->count >= most - most / 4 || slots->strangers >= most - most / 2)
 		return SLOT_STRANGERS_FULL;
-	if (slots->waiting >= most / 4 && network != NULL && network->waiting >= MANY)
+	if (slots->strangers >= most / 4 && network != NULL && network->waiting >= MANY)
 		return SLOT_STRANGERS_FULL;
 	return SLOT_TAKEN;
 }
@@ -161,12 +163,12 @@ enum slot_answer slots_take(
 	struct network *network = find(slots, peer);
 	enum slot_answer answer = judge(slots, limits, network);
 	if (answer == SLOT_TAKEN && network == NULL && (network = add(slots, peer)) == NULL)
-		answer = SLOT_ALL_FULL;
+		answer = SLOT_NO_MEMORY;
 	if (answer == SLOT_TAKEN) {
 		network->count++;
 		network->waiting++;
 		slots->count++;
-		slots->waiting++;
+		slots->strangers += !is_remembered(network);
 	}
 	pthread_mutex_unlock(&slots->lock);
 	return answer;
@@ -177,13 +179,14 @@ void slots_log_in(struct slots *slots, const struct addr *peer)
 	pthread_mutex_lock(&slots->lock);
 	struct network *network = find(slots, peer);
 	assert_bug(network != NULL && network->waiting > 0);
-	network->waiting--;
-	slots->waiting--;
-	network->logged_in_ms = clock_mono_ms();
-	if (is_remembered(network))
+	if (is_remembered(network)) {
 		list_remove(&network->link);
-	else
+	} else {
 		slots->remembered_count++;
+		slots->strangers -= network->waiting;
+	}
+	network->waiting--;
+	network->logged_in_ms = clock_mono_ms();
 	list_append(&slots->remembered, &network->link);
 	forget_old(slots);
 	pthread_mutex_unlock(&slots->lock);
@@ -198,7 +201,7 @@ void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_i
 	slots->count--;
 	if (!logged_in) {
 		network->waiting--;
-		slots->waiting--;
+		slots->strangers -= !is_remembered(network);
 	}
 	drop_if_idle(slots, network);
 	pthread_mutex_unlock(&slots->lock);

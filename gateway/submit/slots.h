@@ -3,8 +3,9 @@
  * Who may connect: counts of connections in all and of each network (an address of IPv4, a /64 of
  * IPv6, which is what one customer has), and which networks have logged in lately.
  *
- * Half of all connections at most wait for a login, and the last quarter is for networks that have
- * logged in lately: silent strangers cannot take what those need. When strangers hold half of their
+ * A stranger is a connection without a login from a network that has not logged in lately.
+ * Strangers have half of all connections at most, and none of the last quarter: silent ones cannot
+ * take what the others need, nor do others take of that half. When strangers hold half of their
  * half, a network of them that has many already gets no more, so that a newcomer still gets in.
  *
  * Any thread.
@@ -28,12 +29,13 @@ enum slot_answer {
 	SLOT_ADDRESS_FULL,   /* its network has as many as it may */
 	SLOT_STRANGERS_FULL, /* a network that has not logged in lately; others still get in */
 	SLOT_ALL_FULL,
+	SLOT_NO_MEMORY,
 };
 
 int slots_new(struct slots **ret_slots) must_check;
 void slots_free(struct slots *slots); /* NULL is fine */
 
-/* Counts a connection, which is a stranger's until slots_log_in(). Without memory: full. */
+/* Counts a connection, which is a stranger's until slots_log_in(). */
 enum slot_answer slots_take(
         struct slots *slots, const struct slot_limits *limits, const struct addr *peer) must_check;
 

@@ -130,10 +130,10 @@ static void set_limits(struct submit *submit)
 static void tell_refused(struct submit *submit, const struct addr *peer, enum slot_answer answer)
 {
 	static const char *const limits[] = {
-	        [SLOT_TAKEN] = "memory",
 	        [SLOT_ADDRESS_FULL] = "address",
 	        [SLOT_STRANGERS_FULL] = "strangers",
 	        [SLOT_ALL_FULL] = "all",
+	        [SLOT_NO_MEMORY] = "memory",
 	};
 	uint64_t now = clock_mono_ms();
 	char ip[ADDR_TEXT];
@@ -188,8 +188,10 @@ static void admit(void *arg, int fd, const struct addr *peer)
 		order_send(order);
 		return;
 	}
-	if (answer == SLOT_TAKEN)
+	if (answer == SLOT_TAKEN) {
 		slots_give_back(submit->slots, peer, false);
+		answer = SLOT_NO_MEMORY;
+	}
 	tell_refused(submit, peer, answer);
 	turn_away(fd, submit->conf->listeners[listening->in_conf].tls);
 }

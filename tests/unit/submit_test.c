@@ -2,11 +2,14 @@
 /* Parts of `submit` that can be tried without a network. */
 #include "tests/unit/unit.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/base/clock.h"
 #include "gateway/submit/pace.h"
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
@@ -239,6 +242,33 @@ static struct addr stranger(unsigned n)
 	return address(text);
 }
 
+static _Atomic int64_t *clock_shift; /* microseconds */
+
+/* A file that moves the clock. */
+static void open_clock(void)
+{
+	char path[] = "/tmp/postern-clock-XXXXXX";
+	int fd = mkstemp(path);
+
+	assert_true(fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0);
+	clock_shift = mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	assert_ptr_not_equal(clock_shift, MAP_FAILED);
+	setenv("POSTERN_TEST_CLOCK", path, 1);
+	clock_init();
+	unlink(path);
+	close(fd);
+}
+
+static bool memory_fails;
+
+/* The linker puts it in front of calloc(). */
+void *__real_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size);
+void *__wrap_calloc(size_t count, size_t size)
+{
+	return memory_fails ? NULL : __real_calloc(count, size);
+}
+
 static struct slots *make_slots(void)
 {
 	struct slots *slots;
@@ -299,6 +329,36 @@ static void silent_strangers_take_half(void **state)
 	for (unsigned i = 0; i < 49; i++)
 		slots_give_back(slots, &friend, false);
 	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_TAKEN);
+	slots_free(slots);
+}
+
+/* Who was here before may wait for a login as long as it likes: that is none of their half. */
+static void strangers_keep_their_half(void **state)
+{
+	const struct slot_limits limits = {.connections = 100, .connections_per_address = 100};
+	struct slots *slots = make_slots();
+	struct addr friend = address("192.0.2.1:1"), first = stranger(0), one_more = stranger(50);
+
+	(void)state;
+	/* Two that wait when the network begins to be remembered, and others afterwards. */
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_log_in(slots, &friend);
+	for (unsigned i = 0; i < 20; i++)
+		assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	for (unsigned i = 0; i < 50; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+	}
+	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_STRANGERS_FULL);
+	/* Those that go make no room for strangers but in the count of all. */
+	for (unsigned i = 0; i < 21; i++)
+		slots_give_back(slots, &friend, false);
+	slots_give_back(slots, &friend, true);
+	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_STRANGERS_FULL);
+	slots_give_back(slots, &first, false);
+	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &first), SLOT_STRANGERS_FULL);
 	slots_free(slots);
 }
 
@@ -378,6 +438,56 @@ static void only_so_many_networks_are_remembered(void **state)
 	slots_free(slots);
 }
 
+/* Half of ten are taken by strangers; so it tells who is one. */
+static void a_network_is_remembered_for_a_week(void **state)
+{
+	const struct slot_limits limits = {.connections = 10, .connections_per_address = 10};
+	const int64_t week_us = 7LL * 24 * 3600 * 1000 * 1000, minute_us = 60LL * 1000 * 1000;
+	struct slots *slots = make_slots();
+	struct addr friend = address("192.0.2.1:1");
+
+	(void)state;
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_log_in(slots, &friend);
+	for (unsigned i = 0; i < 5; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+	}
+	*clock_shift += week_us - minute_us;
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	*clock_shift += 2 * minute_us;
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_STRANGERS_FULL);
+	/* The one of it that waits has become a stranger's: two must go before one can come. */
+	slots_give_back(slots, &friend, true);
+	struct addr first = stranger(0);
+	slots_give_back(slots, &first, false);
+	assert_int_equal(slots_take(slots, &limits, &first), SLOT_STRANGERS_FULL);
+	slots_log_in(slots, &friend);
+	/* A login begins the week anew. */
+	*clock_shift += week_us - minute_us;
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_log_in(slots, &friend);
+	*clock_shift += 2 * minute_us;
+	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_free(slots);
+}
+
+static void without_memory_nobody_new_is_taken(void **state)
+{
+	const struct slot_limits limits = {.connections = 10, .connections_per_address = 10};
+	struct slots *slots = make_slots();
+	struct addr known = stranger(0), unknown = stranger(1);
+
+	(void)state;
+	assert_int_equal(slots_take(slots, &limits, &known), SLOT_TAKEN);
+	memory_fails = true;
+	assert_int_equal(slots_take(slots, &limits, &unknown), SLOT_NO_MEMORY);
+	assert_int_equal(slots_take(slots, &limits, &known), SLOT_TAKEN);
+	memory_fails = false;
+	assert_int_equal(slots_take(slots, &limits, &unknown), SLOT_TAKEN);
+	slots_free(slots);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -388,11 +498,15 @@ int main(void)
 	        cmocka_unit_test(a_stranger_has_less_of_a_turn),
 	        cmocka_unit_test(an_address_has_its_share),
 	        cmocka_unit_test(silent_strangers_take_half),
+	        cmocka_unit_test(strangers_keep_their_half),
 	        cmocka_unit_test(the_last_quarter_is_for_who_was_here),
 	        cmocka_unit_test(one_network_does_not_take_all_that_strangers_have),
 	        cmocka_unit_test(a_single_slot_is_given),
+	        cmocka_unit_test(a_network_is_remembered_for_a_week),
+	        cmocka_unit_test(without_memory_nobody_new_is_taken),
 	        cmocka_unit_test(only_so_many_networks_are_remembered),
 	};
 
+	open_clock();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
