@@ -387,6 +387,28 @@ static void *load_repeated(struct load *load, enum option_group group, size_t si
 	return entries;
 }
 
+/* What a listener's or an upstream's entry of a list is not. */
+static void entry_error(struct load *load, const config_setting_t *at, const char *group,
+        const char *name, const char *entry, const char *wanted)
+{
+	load_error(load, at, "%s.%s: \"%.60s\" is no %s", group, name, entry, wanted);
+}
+
+static void parse_proxies(
+        struct load *load, const config_setting_t *at, struct conf_listener *listener)
+{
+	struct addr_net *nets = take_memory(load, listener->proxies_count * sizeof(*nets));
+
+	for (size_t i = 0; nets != NULL && i < listener->proxies_count; i++) {
+		if (addr_net_parse(slice_str(listener->proxies[i]), &nets[i]) < 0)
+			entry_error(load, at, "listener", listener->name, listener->proxies[i],
+			        "network; write \"192.0.2.0/24\" or \"2001:db8::/32\", without "
+			        "bits "
+			        "behind the mask");
+	}
+	listener->proxy_nets = nets;
+}
+
 static void check_addresses(struct load *load, const config_setting_t *root)
 {
 	const struct conf *conf = &load->loaded->conf;
@@ -394,39 +416,26 @@ static void check_addresses(struct load *load, const config_setting_t *root)
 	const config_setting_t *upstreams = config_setting_get_member(root, "upstream");
 	struct slice host;
 	struct addr addr;
-	struct addr_net net;
 	uint16_t port;
 
 	for (size_t i = 0; i < conf->listener_count; i++) {
-		const struct conf_listener *listener = &conf->listeners[i];
-		for (size_t k = 0; k < listener->proxies_count; k++) {
-			if (addr_net_parse(slice_str(listener->proxies[k]), &net) < 0)
-				load_error(load,
-				        config_setting_get_member(listeners, listener->name),
-				        "listener.%s: \"%.60s\" is no network; write "
-				        "\"192.0.2.0/24\" "
-				        "or \"2001:db8::/32\", without bits behind the mask",
-				        listener->name, listener->proxies[k]);
-		}
+		struct conf_listener *listener = &conf->listeners[i];
+		const config_setting_t *at = config_setting_get_member(listeners, listener->name);
+		parse_proxies(load, at, listener);
 		for (size_t k = 0; k < listener->address_count; k++) {
 			if (addr_parse(slice_str(listener->address[k]), &addr) < 0)
-				load_error(load,
-				        config_setting_get_member(listeners, listener->name),
-				        "listener.%s: \"%.60s\" is no address; write "
-				        "\"192.0.2.1:587\" "
-				        "or \"[::]:587\"",
-				        listener->name, listener->address[k]);
+				entry_error(load, at, "listener", listener->name,
+				        listener->address[k],
+				        "address; write \"192.0.2.1:587\" or \"[::]:587\"");
 		}
 	}
 	for (size_t i = 0; i < conf->upstream_count; i++) {
 		const struct conf_upstream *upstream = &conf->upstreams[i];
+		const config_setting_t *at = config_setting_get_member(upstreams, upstream->name);
 		for (size_t k = 0; k < upstream->hosts_count; k++) {
 			if (addr_split(slice_str(upstream->hosts[k]), &host, &port) < 0)
-				load_error(load,
-				        config_setting_get_member(upstreams, upstream->name),
-				        "upstream.%s: \"%.60s\" is no host; write "
-				        "\"smtp.isp.example:587\"",
-				        upstream->name, upstream->hosts[k]);
+				entry_error(load, at, "upstream", upstream->name,
+				        upstream->hosts[k], "host; write \"smtp.isp.example:587\"");
 		}
 	}
 }

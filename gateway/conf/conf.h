@@ -45,6 +45,7 @@ struct conf_listener {
 	const char *const
 	        *proxies; /* as written; each parses with addr_net_parse(). None: no proxy */
 	size_t proxies_count;
+	const struct addr_net *proxy_nets; /* the same, parsed */
 	enum conf_tls_mode tls;
 	bool networks;            /* who stands in an account's network needs no login */
 	bool client_certificates; /* TLS asks for one */

@@ -124,11 +124,8 @@ void proxied_done(struct proxied_waiting *waiting)
 
 static bool is_proxy(const struct conf_listener *listener, const struct addr *peer)
 {
-	struct addr_net net;
-
 	for (size_t i = 0; i < listener->proxies_count; i++) {
-		if (addr_net_parse(slice_str(listener->proxies[i]), &net) == 0 &&
-		        addr_net_holds(&net, peer))
+		if (addr_net_holds(&listener->proxy_nets[i], peer))
 			return true;
 	}
 	return false;

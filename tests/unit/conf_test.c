@@ -282,6 +282,8 @@ static void what_is_written_reads_back(void **state)
 	assert_int_equal(back->listeners[0].proxies_count, 0);
 	assert_int_equal(back->listeners[1].proxies_count, 2);
 	assert_string_equal(back->listeners[1].proxies[1], "2001:db8::/32");
+	assert_int_equal(back->listeners[1].proxy_nets[0].bits, 24);
+	assert_int_equal(back->listeners[1].proxy_nets[1].bits, 32);
 	conf_unref(conf);
 	conf_unref(back);
 	buf_done(&errors);
