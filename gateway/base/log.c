@@ -24,6 +24,8 @@ static const struct {
 #undef EVENT
 };
 
+#define TOLD_EVERY_MS 60000
+
 static const char *log_process = "posternd";
 static enum log_level log_lowest = LOG_INFO;
 
@@ -125,4 +127,14 @@ void log_event(const struct log_ctx *ctx, enum event event, const char *format, 
 	/* A log that cannot be written must not stop the mail. */
 	while (write(STDERR_FILENO, line, used) < 0 && errno == EINTR)
 		continue;
+}
+
+bool log_is_due(uint64_t *told_ms)
+{
+	uint64_t now = clock_mono_ms();
+
+	if (*told_ms != 0 && now - *told_ms < TOLD_EVERY_MS)
+		return false;
+	*told_ms = now;
+	return true;
 }

@@ -11,6 +11,7 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "gateway/base/compiler.h"
@@ -46,6 +47,12 @@ struct log_value {
 };
 #define LOG_VALUE(slice) log_value_format(&(struct log_value){{0}}, (slice))
 const char *log_value_format(struct log_value *value, struct slice slice);
+
+/*
+ * Whether a minute has gone since it was true last, which `told_ms` (0 at first) remembers: a flood
+ * is told of once a minute, not once a newcomer, for that would be another flood.
+ */
+bool log_is_due(uint64_t *told_ms);
 
 /*
  * Before threads start: the process name in each line, and the lowest level that

@@ -12,12 +12,12 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/base/board.h"
 #include "gateway/base/log.h"
 #include "gateway/net/proxy.h"
 #include "gateway/net/timer.h"
 
-#define WAITING_MAX 1024
-#define HEADER_MS   5000
+#define HEADER_MS 5000
 
 struct proxied {
 	struct list link; /* in waiting->list */
@@ -32,11 +32,23 @@ struct proxied {
 	char header[PROXY_HEADER_MAX];
 };
 
-static void tell(const struct addr *peer, const char *why)
+static void tell(struct proxied_waiting *waiting, const struct addr *peer, enum proxied_refusal why)
 {
+	static const char *const texts[] = {
+	        [PROXIED_NO_PROXY] = "it is none of the listener's proxies",
+	        [PROXIED_TOO_MANY] = "too many have not sent their header yet",
+	        [PROXIED_MEMORY] = "out of memory",
+	        [PROXIED_NO_HEADER] = "it sent no header of the PROXY protocol",
+	        [PROXIED_CLOSED] = "it closed before its header",
+	        [PROXIED_LATE] = "no header came in time",
+	        [PROXIED_UNREADABLE] = "it cannot be read",
+	};
 	char ip[ADDR_TEXT];
 
-	LOG(NULL, EV_PROXY_REFUSED, "ip=%s why=\"%s\"", addr_format_ip(peer, ip), why);
+	counter_add(CT_PROXIES_REFUSED, 1);
+	if (log_is_due(&waiting->told_ms[why]))
+		LOG(NULL, EV_PROXY_REFUSED, "ip=%s why=\"%s\"", addr_format_ip(peer, ip),
+		        texts[why]);
 }
 
 /* Everything but the descriptor. */
@@ -49,18 +61,18 @@ static void release(struct proxied *proxied)
 	free(proxied);
 }
 
-static void refuse(struct proxied *proxied, const char *why)
+static void refuse(struct proxied *proxied, enum proxied_refusal why)
 {
 	int fd = proxied->fd;
 
-	tell(&proxied->peer, why);
+	tell(proxied->waiting, &proxied->peer, why);
 	release(proxied);
 	close(fd);
 }
 
 static void on_timeout(void *arg)
 {
-	refuse(arg, "no header came in time");
+	refuse(arg, PROXIED_LATE);
 }
 
 /* The header is complete: it has been read, and nothing else. */
@@ -86,19 +98,19 @@ static void on_ready(void *arg, unsigned events)
 	if (seen < 0 && (errno == EAGAIN || errno == EINTR))
 		return;
 	if (seen <= 0) {
-		refuse(proxied, "it closed before its header");
+		refuse(proxied, PROXIED_CLOSED);
 		return;
 	}
 	ssize_t len =
 	        proxy_header_parse(slice_of(proxied->header, proxied->len + (size_t)seen), &header);
 	if (len < 0) {
-		refuse(proxied, "it sent no header of the PROXY protocol");
+		refuse(proxied, PROXIED_NO_HEADER);
 		return;
 	}
 	/* As long as it is not complete all of it is the header's. */
 	size_t own = len > 0 ? (size_t)len - proxied->len : (size_t)seen;
 	if (recv(proxied->fd, room, own, 0) != (ssize_t)own) {
-		refuse(proxied, "it cannot be read");
+		refuse(proxied, PROXIED_UNREADABLE);
 		return;
 	}
 	proxied->len += own;
@@ -131,15 +143,15 @@ static bool is_proxy(const struct conf_listener *listener, const struct addr *pe
 	return false;
 }
 
-/* NULL, or why it is not taken. */
-static const char *take(
+/* PROXIED_REFUSALS, or why it is not taken. */
+static enum proxied_refusal take(
         struct proxied_waiting *waiting, int fd, const struct addr *peer, proxied_fn fn, void *arg)
 {
-	if (waiting->count >= WAITING_MAX)
-		return "too many have not sent their header yet";
+	if (waiting->count >= waiting->most)
+		return PROXIED_TOO_MANY;
 	struct proxied *proxied = calloc(1, sizeof(*proxied));
 	if (proxied == NULL)
-		return "out of memory";
+		return PROXIED_MEMORY;
 	*proxied = (struct proxied){
 	        .waiting = waiting,
 	        .fd = fd,
@@ -149,24 +161,24 @@ static const char *take(
 	};
 	if (watch_new(waiting->loop, fd, on_ready, proxied, &proxied->watch) < 0) {
 		free(proxied);
-		return "out of memory";
+		return PROXIED_MEMORY;
 	}
 	timer_init(&proxied->timer, waiting->loop, on_timeout, proxied);
 	timer_start(&proxied->timer, HEADER_MS);
 	list_append(&waiting->list, &proxied->link);
 	waiting->count++;
 	watch_set(proxied->watch, WATCH_READ);
-	return NULL;
+	return PROXIED_REFUSALS;
 }
 
 void proxied_take(struct proxied_waiting *waiting, const struct conf_listener *listener, int fd,
         const struct addr *peer, proxied_fn fn, void *arg)
 {
-	const char *why = is_proxy(listener, peer) ? take(waiting, fd, peer, fn, arg)
-	                                           : "it is none of the listener's proxies";
+	enum proxied_refusal why =
+	        is_proxy(listener, peer) ? take(waiting, fd, peer, fn, arg) : PROXIED_NO_PROXY;
 
-	if (why == NULL)
+	if (why == PROXIED_REFUSALS)
 		return;
-	tell(peer, why);
+	tell(waiting, peer, why);
 	close(fd);
 }

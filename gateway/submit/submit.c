@@ -24,9 +24,10 @@
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
 
-#define LISTENERS_MAX         64
-#define DRAIN_MS              5000
-#define REFUSED_TOLD_EVERY_MS 60000
+#define LISTENERS_MAX 64
+#define DRAIN_MS      5000
+#define WAITING_LEAST 16UL /* behind proxies, for a header */
+#define WAITING_MOST  1024UL
 
 /* One loop and its sessions. */
 struct server {
@@ -104,29 +105,45 @@ static void order_send(struct order *order)
 
 /* ---- who may connect ---- */
 
+static bool has_proxies(const struct conf *conf)
+{
+	bool any = false;
+
+	for (size_t i = 0; i < conf->listener_count; i++)
+		any |= conf->listeners[i].proxies_count > 0;
+	return any;
+}
+
 /*
  * As many connections as the configuration allows, or the descriptors of this process: one each, a
- * quarter as many for messages that go to files of their own, and what the process itself needs.
+ * quarter as many for messages that go to files of their own, behind proxies another quarter, up to
+ * a maximum, for those that wait for a header, and what the process itself needs.
  */
 static void set_limits(struct submit *submit)
 {
 	const struct conf_submission *wanted = &submit->conf->submission;
 	uint64_t own = 32 + submit->listener_count + 8UL * submit->server_count;
-	uint64_t need = own + wanted->connections + wanted->connections / 4;
+	uint64_t waiting = has_proxies(submit->conf) ? WAITING_LEAST : 0;
+	if (waiting > 0)
+		waiting = MIN_OF(MAX_OF(wanted->connections / 4, waiting), WAITING_MOST);
+	uint64_t need = own + wanted->connections + wanted->connections / 4 + waiting;
 	struct rlimit files;
 
 	submit->limits = (struct slot_limits){
 	        .connections = wanted->connections,
 	        .connections_per_address = wanted->connections_per_address,
 	};
+	submit->proxied.most = waiting;
 	if (getrlimit(RLIMIT_NOFILE, &files) < 0 || files.rlim_cur >= need)
 		return;
-	submit->limits.connections = files.rlim_cur > own + 1 ? (files.rlim_cur - own) * 4 / 5 : 1;
+	uint64_t left = files.rlim_cur > own + 1 ? files.rlim_cur - own : 2;
+	waiting = MIN_OF(waiting, left / 6);
+	submit->proxied.most = MAX_OF(waiting, 1UL);
+	submit->limits.connections = MIN_OF((left - waiting) * 4 / 5, wanted->connections);
 	LOG(NULL, EV_DESCRIPTORS_FEW, "have=%" PRIu64 " need=%" PRIu64 " connections=%" PRIu64,
 	        (uint64_t)files.rlim_cur, need, submit->limits.connections);
 }
 
-/* A flood is told once a minute, not once a newcomer: that would be another flood. */
 static void tell_refused(struct submit *submit, const struct addr *peer, enum slot_answer answer)
 {
 	static const char *const limits[] = {
@@ -135,15 +152,12 @@ static void tell_refused(struct submit *submit, const struct addr *peer, enum sl
 	        [SLOT_ALL_FULL] = "all",
 	        [SLOT_NO_MEMORY] = "memory",
 	};
-	uint64_t now = clock_mono_ms();
 	char ip[ADDR_TEXT];
 
 	counter_add(CT_CONNECTIONS_REFUSED, 1);
-	if (submit->refused_told_ms != 0 && now - submit->refused_told_ms < REFUSED_TOLD_EVERY_MS)
-		return;
-	submit->refused_told_ms = now;
-	LOG(NULL, EV_CONNECTIONS_REFUSED, "ip=%s limit=%s", addr_format_ip(peer, ip),
-	        limits[answer]);
+	if (log_is_due(&submit->refused_told_ms))
+		LOG(NULL, EV_CONNECTIONS_REFUSED, "ip=%s limit=%s", addr_format_ip(peer, ip),
+		        limits[answer]);
 }
 
 /* One line in the clear, without waiting: a newcomer that must go again. */

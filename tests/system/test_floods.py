@@ -2,6 +2,7 @@
 """Load balancers in front, and crowds that want all there is: connections, descriptors, time, memory."""
 import concurrent.futures
 import contextlib
+import json
 import os
 import pathlib
 import re
@@ -115,7 +116,11 @@ def test_who_is_no_proxy_is_not_heard(stage):
         except ConnectionResetError:
             pass  # what it said was not even read
         proxy.close()
-        stage.gateway.wait_event("proxy.refused", ip=source, why=why)
+    # Each reason is told of once a minute; all are counted.
+    for why in {why for _, _, why in strangers}:
+        stage.gateway.wait_event("proxy.refused", why=why)
+        assert len(stage.gateway.events("proxy.refused", why=why)) == 1, why
+    assert json.loads(stage.gateway.tool("--json", "status"))["proxies_refused"] == len(strangers)
     proxy = Proxy(stage, V2, "127.0.2.3")
     proxy.close()
     stage.gateway.wait_event("proxy.refused", ip="127.0.2.3", why="it closed before its header")
@@ -190,6 +195,23 @@ def test_who_was_cut_off_has_a_descriptor_until_he_goes(stage):
         most = max(most, open_descriptors(submit))
     # Beside those: one that is being sent away, and what the message needs.
     assert most <= before + int(few["connections"]) // 2 + 4, f"{before} before, then {most}: {few}"
+    assert stage.upstream.take().subject == "big"
+    here.close()
+
+
+def test_who_owes_a_header_has_a_descriptor(stage):
+    """Proxies that say nothing take none of the connections' and the messages' descriptors."""
+    restart(stage, descriptors=200, listener={"proxies": ["127.0.0.0/8"]})
+    few = stage.gateway.wait_event("descriptors.few")
+    here = Proxy(stage, v2("203.0.113.7"), port=stage.gateway.tls_port)
+    here.start_tls()
+    here.reply()
+    assert here.ask("EHLO c").startswith("250") and here.ask(plain()).startswith("235")
+    with contextlib.ExitStack() as crowd:
+        for _ in range(260):
+            crowd.enter_context(socket.create_connection(("127.0.0.1", stage.gateway.port), 20))
+        stage.gateway.wait_event("proxy.refused", why="too many have not sent their header yet")
+        assert deliver(stage, here, "big", BIG).startswith("250"), few
     assert stage.upstream.take().subject == "big"
     here.close()
 
