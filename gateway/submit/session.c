@@ -393,12 +393,21 @@ void sessions_cut_off(struct serving *serving)
 	}
 }
 
+/* Whether the client waits for `auth` or the spool, and not we for it. */
+static bool waits_for_us(const struct session *session)
+{
+	return (S(AUTH_WAIT) | S(WHO) | S(ADMIT) | S(COMMIT)) & 1U << session->state ||
+	       (is_message(session->state) && session->pace.paused);
+}
+
 static void on_timeout(void *arg)
 {
 	struct session *session = arg;
 
 	if (session->account_blocked)
 		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
+	else if (waits_for_us(session))
+		session_close_with(session, CLOSING_TIMEOUT, REPLY_HELD_UP);
 	else
 		session_close_with(session, CLOSING_TIMEOUT, REPLY_TIMED_OUT);
 }
