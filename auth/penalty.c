@@ -8,6 +8,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "gateway/base/addr.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/random.h"
 
@@ -101,8 +102,9 @@ static size_t read_network(struct slice address, uint8_t ret_network[16])
 	if (inet_pton(AF_INET6, text, octets) != 1)
 		return 0;
 	bool is_mapped = memcmp(octets, mapped, sizeof(mapped)) == 0;
-	memcpy(ret_network, is_mapped ? octets + 12 : octets, is_mapped ? 4 : 7);
-	return is_mapped ? 4 : 7;
+	size_t len = is_mapped ? 4 : ADDR_CUSTOMER_OCTETS_V6;
+	memcpy(ret_network, is_mapped ? octets + 12 : octets, len);
+	return len;
 }
 
 static struct penalty_key make_key(

@@ -26,6 +26,12 @@ struct addr_net {
 	unsigned bits;
 };
 
+/*
+ * What one customer has of IPv6 is a /64 to a /48, most often a /56 at home. Whoever is counted is
+ * counted by /56: a /64 would give one customer 256 shares. Those who have less share one.
+ */
+#define ADDR_CUSTOMER_OCTETS_V6 7
+
 /* "[2001:db8::1]:65535" and its terminator. */
 #define ADDR_TEXT 64
 

@@ -21,10 +21,10 @@
 #define REMEMBERED_MAX 32768 /* networks */
 #define REMEMBERED_MS  (7UL * 24 * 3600 * 1000)
 #define MANY           16 /* connections of one network without a login, when there are few left */
-#define KEY_MAX        9
+#define KEY_MAX        (1 + ADDR_CUSTOMER_OCTETS_V6)
 
 struct network {
-	uint8_t key[KEY_MAX]; /* family and address, or the first half of it */
+	uint8_t key[KEY_MAX]; /* family and address, or as much of it as a customer has */
 	uint64_t count;       /* of its connections */
 	uint64_t waiting;     /* those of them that have not logged in */
 	struct list link;     /* in slots->remembered, or in none */
@@ -43,7 +43,7 @@ struct slots {
 static struct slice make_key(const struct addr *addr, uint8_t key[KEY_MAX])
 {
 	bool v6 = addr->u.sa.sa_family == AF_INET6;
-	size_t len = v6 ? 8 : 4;
+	size_t len = v6 ? ADDR_CUSTOMER_OCTETS_V6 : 4;
 
 	key[0] = v6 ? 6 : 4;
 	memcpy(key + 1, v6 ? (const void *)&addr->u.in6.sin6_addr : &addr->u.in.sin_addr, len);
@@ -52,7 +52,7 @@ static struct slice make_key(const struct addr *addr, uint8_t key[KEY_MAX])
 
 static struct slice key_of(const struct network *network)
 {
-	return slice_of(network->key, network->key[0] == 6 ? 9 : 5);
+	return slice_of(network->key, network->key[0] == 6 ? KEY_MAX : 5);
 }
 
 int slots_new(struct slots **ret_slots)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Who may connect: counts of connections in all and of each network (an address of IPv4, a /64 of
- * IPv6, which is what one customer has), and which networks have logged in lately.
+ * Who may connect: counts of connections in all and of each network (an address of IPv4, a /56 of
+ * IPv6, as in auth/penalty.h), and which networks have logged in lately.
  *
  * A stranger is a connection without a login from a network that has not logged in lately.
  * Strangers have half of all connections at most, and none of the last quarter: silent ones cannot

@@ -282,9 +282,9 @@ static void an_address_has_its_share(void **state)
 	const struct slot_limits limits = {.connections = 1000, .connections_per_address = 2};
 	struct slots *slots = make_slots();
 	struct addr a = address("192.0.2.1:1"), b = address("192.0.2.2:1");
-	/* One customer has a /64: its addresses are one, those of the next are not. */
+	/* One customer has a /56: its addresses are one, those of the next are not. */
 	struct addr v6[] = {address("[2001:db8::1]:1"), address("[2001:db8::ffff:2]:1"),
-	        address("[2001:db8::3]:1"), address("[2001:db8:0:1::1]:1")};
+	        address("[2001:db8:0:ff::3]:1"), address("[2001:db8:0:100::1]:1")};
 
 	(void)state;
 	assert_int_equal(slots_take(slots, &limits, &a), SLOT_TAKEN);
