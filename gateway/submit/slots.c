@@ -133,8 +133,12 @@ static enum slot_answer judge(
 		return SLOT_ADDRESS_FULL;
 	if (slots->count >= most)
 		return SLOT_ALL_FULL;
-	if (is_remembered(network))
-		return SLOT_TAKEN;
+	if (is_remembered(network)) {
+		/* Or who has logged in once could take all that there is without doing so again. */
+		uint64_t share = MAX_OF(MIN_OF(most / 32, (uint64_t)MANY), 1UL);
+		return slots->count >= most / 2 && network->waiting >= share ? SLOT_STRANGERS_FULL
+		                                                             : SLOT_TAKEN;
+	}
 	/* Rounded so that of one or two connections in all a stranger gets some. */
 	if (slots->count >= most - most / 4 || slots->strangers >= most - most / 2)
 		return SLOT_STRANGERS_FULL;

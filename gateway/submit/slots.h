@@ -7,6 +7,8 @@
  * Strangers have half of all connections at most, and none of the last quarter: silent ones cannot
  * take what the others need, nor do others take of that half. When strangers hold half of their
  * half, a network of them that has many already gets no more, so that a newcomer still gets in.
+ * When half of all connections are taken, a network that has logged in lately gets no more either
+ * while many of it have not: 16, or with few connections in all a 32nd of these.
  *
  * Any thread.
  */
@@ -27,7 +29,7 @@ struct slot_limits {
 enum slot_answer {
 	SLOT_TAKEN,
 	SLOT_ADDRESS_FULL,   /* its network has as many as it may */
-	SLOT_STRANGERS_FULL, /* a network that has not logged in lately; others still get in */
+	SLOT_STRANGERS_FULL, /* too many who have not logged in; others still get in */
 	SLOT_ALL_FULL,
 	SLOT_NO_MEMORY,
 };

@@ -128,6 +128,11 @@ static void give_login_back(struct serving *serving, uint64_t account)
 	(void)account;
 }
 
+static void on_session_ended(struct serving *serving)
+{
+	(void)serving;
+}
+
 static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
 {
 	(void)serving;
@@ -171,6 +176,7 @@ static unsigned lines_of_a_turn(bool logged_in)
 {
 	struct serving serving = {.take_login = take_login,
 	        .give_login_back = give_login_back,
+	        .on_session_ended = on_session_ended,
 	        .on_session_gone = on_session_gone,
 	        .has_login = has_login};
 	struct addr peer = {0};
@@ -181,6 +187,7 @@ static unsigned lines_of_a_turn(bool logged_in)
 	assert_int_equal(loop_new(&serving.loop), 0);
 	serving.conf = make_conf();
 	list_init(&serving.sessions);
+	list_init(&serving.lingering);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
 	assert_int_equal(session_new(&serving, fds[0], &peer, 0), 0);
 	struct session *session = list_entry(serving.sessions.next, struct session, link);
@@ -209,6 +216,7 @@ static unsigned lines_of_a_turn(bool logged_in)
 		all += answered;
 	}
 	assert_int_equal(all, SAID_AT_ONCE);
+	sessions_cut_off(&serving);
 	loop_free(serving.loop);
 	conf_unref(serving.conf);
 	close(fds[1]);
@@ -318,8 +326,10 @@ static void silent_strangers_take_half(void **state)
 	}
 	struct addr one_more = stranger(50), first = stranger(0);
 	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_STRANGERS_FULL);
-	for (unsigned i = 0; i < 49; i++)
+	for (unsigned i = 0; i < 49; i++) {
 		assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+		slots_log_in(slots, &friend);
+	}
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_ALL_FULL);
 	/* A stranger that logs in or goes makes room for the next. */
 	slots_give_back(slots, &friend, true);
@@ -327,7 +337,7 @@ static void silent_strangers_take_half(void **state)
 	assert_int_equal(
 	        slots_take(slots, &limits, &one_more), SLOT_STRANGERS_FULL); /* the reserve */
 	for (unsigned i = 0; i < 49; i++)
-		slots_give_back(slots, &friend, false);
+		slots_give_back(slots, &friend, true);
 	assert_int_equal(slots_take(slots, &limits, &one_more), SLOT_TAKEN);
 	slots_free(slots);
 }
@@ -386,6 +396,38 @@ static void the_last_quarter_is_for_who_was_here(void **state)
 	}
 	assert_int_equal(slots_take(slots, &limits, &new), SLOT_STRANGERS_FULL);
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	slots_free(slots);
+}
+
+/* Who has logged in once and then only connects does not keep out who comes to log in. */
+static void who_was_here_has_a_share_until_the_login(void **state)
+{
+	const struct slot_limits limits = {.connections = 100, .connections_per_address = 100};
+	struct slots *slots = make_slots();
+
+	(void)state;
+	for (unsigned i = 0; i < 20; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+		slots_log_in(slots, &peer);
+		slots_give_back(slots, &peer, true);
+	}
+	struct addr silent = stranger(0);
+	for (unsigned i = 0; i < 50; i++)
+		assert_int_equal(slots_take(slots, &limits, &silent), SLOT_TAKEN);
+	assert_int_equal(slots_take(slots, &limits, &silent), SLOT_STRANGERS_FULL);
+	/* 100 / 32 of each of the others, although none logs in; and again behind each login. */
+	for (unsigned i = 1; i < 10; i++) {
+		struct addr peer = stranger(i);
+		for (unsigned n = 0; n < 3; n++)
+			assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_STRANGERS_FULL);
+	}
+	struct addr customer = stranger(10);
+	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(slots_take(slots, &limits, &customer), SLOT_TAKEN);
+		slots_log_in(slots, &customer);
+	}
 	slots_free(slots);
 }
 
@@ -500,6 +542,7 @@ int main(void)
 	        cmocka_unit_test(silent_strangers_take_half),
 	        cmocka_unit_test(strangers_keep_their_half),
 	        cmocka_unit_test(the_last_quarter_is_for_who_was_here),
+	        cmocka_unit_test(who_was_here_has_a_share_until_the_login),
 	        cmocka_unit_test(one_network_does_not_take_all_that_strangers_have),
 	        cmocka_unit_test(a_single_slot_is_given),
 	        cmocka_unit_test(a_network_is_remembered_for_a_week),
