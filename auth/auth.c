@@ -103,6 +103,11 @@ static void run_login(struct auth *auth, struct request **request, struct db *db
 	uint64_t wait = message->type == AUTH_LOGIN_START
 	                        ? logins_start(auth->logins, link, message, &turn)
 	                        : logins_step(auth->logins, link, message, &turn);
+	if (queue_is_cancelled(auth->queue, *request)) {
+		/* Its cancel has not found it in the table, where it may be again. */
+		logins_cancel(auth->logins, link, message->number);
+		return;
+	}
 	if (wait == 0)
 		return;
 	if (!waited)
@@ -195,8 +200,9 @@ static int take_datagram(struct auth *auth, struct link *link, struct slice data
 	case AUTH_SETTLE:
 		break;
 	case AUTH_LOGIN_CANCEL:
-		logins_cancel(auth->logins, link, message.number);
+		/* In this order: what a lane has taken is marked before it can be put back. */
 		queue_cancel(auth->queue, link, message.number);
+		logins_cancel(auth->logins, link, message.number);
 		return 0;
 	default:
 		return -EBADMSG;

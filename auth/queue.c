@@ -16,6 +16,7 @@ struct queue {
 	pthread_mutex_t lock; /* of all that follows */
 	struct list charges, logins;
 	struct list delayed; /* in no order: there are few */
+	struct list held;    /* steps of logins that lanes have taken */
 	size_t delayed_count;
 	uint64_t next_due_ms; /* of those, or earlier */
 	pthread_cond_t wakeup, charger_wakeup;
@@ -38,19 +39,32 @@ int queue_new(unsigned lanes, struct queue **ret_queue)
 	list_init(&queue->charges);
 	list_init(&queue->logins);
 	list_init(&queue->delayed);
+	list_init(&queue->held);
 	queue->next_due_ms = UINT64_MAX;
 	*ret_queue = queue;
 	return 0;
+}
+
+/* It is in no list any more. */
+static void drop(struct request *request)
+{
+	atomic_fetch_sub(&request->link->queued, 1);
+	link_unref(request->link);
+	buf_wipe(&request->datagram);
+	free(request);
 }
 
 void request_free(struct request *request)
 {
 	if (request == NULL)
 		return;
-	atomic_fetch_sub(&request->link->queued, 1);
-	link_unref(request->link);
-	buf_wipe(&request->datagram);
-	free(request);
+	struct queue *holder = request->holder;
+	if (holder != NULL) {
+		pthread_mutex_lock(&holder->lock);
+		list_remove(&request->link_in_queue);
+		pthread_mutex_unlock(&holder->lock);
+	}
+	drop(request);
 }
 
 /* It is in no list any more. The lock is held. */
@@ -63,7 +77,7 @@ static void leave_delayed(struct queue *queue, struct request *request)
 static void drop_delayed(struct queue *queue, struct request *request)
 {
 	leave_delayed(queue, request);
-	request_free(request);
+	drop(request);
 }
 
 void queue_free(struct queue *queue)
@@ -74,7 +88,7 @@ void queue_free(struct queue *queue)
 		return;
 	while ((link = list_pop(&queue->charges)) != NULL ||
 	        (link = list_pop(&queue->logins)) != NULL)
-		request_free(list_entry(link, struct request, link_in_queue));
+		drop(list_entry(link, struct request, link_in_queue));
 	while ((link = list_pop(&queue->delayed)) != NULL)
 		drop_delayed(queue, list_entry(link, struct request, link_in_queue));
 	pthread_cond_destroy(&queue->wakeup);
@@ -196,6 +210,16 @@ static void wait_for_work(struct queue *queue, enum lane_kind kind)
 	queue->watched = false;
 }
 
+/* The lock is held. */
+static struct request *hold(struct queue *queue, struct list *link)
+{
+	struct request *request = list_entry(link, struct request, link_in_queue);
+
+	request->holder = queue;
+	list_append(&queue->held, link);
+	return request;
+}
+
 unsigned queue_take(
         struct queue *queue, enum lane_kind kind, struct request *ret_batch[LIMITS_BATCH_MAX])
 {
@@ -214,8 +238,7 @@ unsigned queue_take(
 		if (kind == LANE_OF_CHARGES)
 			queue->charging_since_ms = clock_mono_ms();
 	} else {
-		ret_batch[count++] =
-		        list_entry(list_pop(&queue->logins), struct request, link_in_queue);
+		ret_batch[count++] = hold(queue, list_pop(&queue->logins));
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return count;
@@ -236,12 +259,18 @@ void queue_delay(struct queue *queue, struct request *request, uint64_t ms)
 	if (request->since_ms == 0)
 		request->since_ms = now;
 	request->due_ms = now + ms;
-	/* What only waits leaves its link's room to others. */
-	atomic_fetch_sub(&request->link->queued, 1);
 	pthread_mutex_lock(&queue->lock);
-	list_append(&queue->delayed, &request->link_in_queue);
-	queue->delayed_count++;
-	queue->next_due_ms = MIN_OF(queue->next_due_ms, request->due_ms);
+	request->holder = NULL;
+	list_remove(&request->link_in_queue);
+	if (request->cancelled) {
+		drop(request);
+	} else {
+		/* What only waits leaves its link's room to others. */
+		atomic_fetch_sub(&request->link->queued, 1);
+		list_append(&queue->delayed, &request->link_in_queue);
+		queue->delayed_count++;
+		queue->next_due_ms = MIN_OF(queue->next_due_ms, request->due_ms);
+	}
 	pthread_mutex_unlock(&queue->lock);
 }
 
@@ -274,17 +303,40 @@ uint64_t queue_put_due(struct queue *queue)
 	return next;
 }
 
+/* The step of that login in a list, or NULL. The lock is held. */
+static struct request *find_step(struct list *list, const struct link *link, uint32_t number)
+{
+	list_for_each_safe (at, list) {
+		struct request *request = list_entry(at, struct request, link_in_queue);
+		if (request->link == link && request->message.number == number)
+			return request;
+	}
+	return NULL;
+}
+
 void queue_cancel(struct queue *queue, const struct link *link, uint32_t number)
 {
+	struct request *request;
+
 	pthread_mutex_lock(&queue->lock);
-	list_for_each_safe (at, &queue->delayed) {
-		struct request *request = list_entry(at, struct request, link_in_queue);
-		if (request->link == link && request->message.number == number) {
-			list_remove(at);
-			drop_delayed(queue, request);
-		}
+	if ((request = find_step(&queue->held, link, number)) != NULL) {
+		request->cancelled = true;
+	} else if ((request = find_step(&queue->delayed, link, number)) != NULL) {
+		list_remove(&request->link_in_queue);
+		drop_delayed(queue, request);
+	} else if ((request = find_step(&queue->logins, link, number)) != NULL) {
+		list_remove(&request->link_in_queue);
+		drop(request);
 	}
 	pthread_mutex_unlock(&queue->lock);
+}
+
+bool queue_is_cancelled(struct queue *queue, const struct request *request)
+{
+	pthread_mutex_lock(&queue->lock);
+	bool cancelled = request->cancelled;
+	pthread_mutex_unlock(&queue->lock);
+	return cancelled;
 }
 
 void queue_end(struct queue *queue)

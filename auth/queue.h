@@ -15,15 +15,17 @@
 #define DELAYED_MAX 1024 /* of all links */
 
 struct request {
-	struct list link_in_queue; /* private */
+	struct list link_in_queue; /* private, as the next three */
+	struct queue *holder;      /* a lane has taken it from there; NULL: it waits */
+	bool cancelled;
+	uint64_t due_ms;
 	struct link *link;
 	uint64_t since_ms; /* when it was delayed first; 0: it never was */
-	uint64_t due_ms;   /* private */
 	struct buf datagram;
 	struct auth_message message; /* points into the datagram */
 };
 
-/* NULL is fine. */
+/* One that a lane has taken, before its queue ends. NULL is fine. */
 void request_free(struct request *request);
 
 struct queue;
@@ -52,14 +54,20 @@ unsigned queue_take(struct queue *queue, enum lane_kind kind,
 /* How many wait to be put in again. */
 size_t queue_delayed(struct queue *queue);
 
-/* Takes a login that was taken over again, to be put in after so many ms; it holds no lane. */
+/*
+ * Puts a step of a login, which the calling lane has taken, back: some lane takes it after so many
+ * ms, and until then it holds none. If it was cancelled meanwhile it is freed instead.
+ */
 void queue_delay(struct queue *queue, struct request *request, uint64_t ms);
 
 /* Puts in what is due. When to call again: a clock_mono_ms(), or UINT64_MAX. */
 uint64_t queue_put_due(struct queue *queue);
 
-/* Nobody waits for that login any more: drops it, if it is delayed. */
+/* Nobody waits for that login any more: drops its step, or marks it if a lane has it. */
 void queue_cancel(struct queue *queue, const struct link *link, uint32_t number);
+
+/* Whether the step that the calling lane has taken was cancelled meanwhile. */
+bool queue_is_cancelled(struct queue *queue, const struct request *request) must_check;
 
 /* Ends the waiting of all lanes. */
 void queue_end(struct queue *queue);

@@ -276,6 +276,48 @@ static void a_delayed_request_comes_again(void **state)
 	close(fds[1]);
 }
 
+/* A client goes while a lane has its step, or before one has: neither comes again. */
+static void a_cancelled_request_does_not_come_again(void **state)
+{
+	const struct auth_message message = {.type = AUTH_LOGIN_START, .number = 7};
+	struct request *batch[LIMITS_BATCH_MAX];
+	struct queue *queue;
+	struct link *link;
+	struct buf datagram;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+	assert_int_equal(link_new(fds[0], &link), 0);
+	assert_int_equal(queue_new(1, &queue), 0);
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
+	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
+	assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
+	queue_cancel(queue, link, 8);
+	assert_false(queue_is_cancelled(queue, batch[0]));
+	queue_cancel(queue, link, 7);
+	assert_true(queue_is_cancelled(queue, batch[0]));
+	queue_delay(queue, batch[0], 0);
+	assert_int_equal(queue_delayed(queue), 0);
+	assert_int_equal(link->queued, 0);
+	assert_int_equal(queue_put_due(queue), UINT64_MAX);
+	/* One that no lane has taken yet. */
+	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
+	queue_cancel(queue, link, 7);
+	assert_int_equal(link->queued, 0);
+	/* One that a lane ends with: nothing is left of it. */
+	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
+	assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
+	request_free(batch[0]);
+	queue_cancel(queue, link, 7);
+	assert_int_equal(link->queued, 0);
+	queue_free(queue);
+	buf_done(&datagram);
+	link_unref(link);
+	close(fds[1]);
+}
+
 /* The same from many threads; what the thread sanitizer looks at. */
 static void *guess(void *arg)
 {
@@ -305,7 +347,8 @@ static void threads_share_it(void **state)
 
 #define UNTIMED                                                                                    \
 	penalty_test(many_at_once_are_no_way_around),                                              \
-	        penalty_test(a_network_is_what_one_customer_has), penalty_test(threads_share_it)
+	        penalty_test(a_network_is_what_one_customer_has), penalty_test(threads_share_it),  \
+	        cmocka_unit_test(a_cancelled_request_does_not_come_again)
 
 int main(void)
 {
