@@ -96,10 +96,6 @@ static void run_login(struct auth *auth, struct request **request, struct db *db
 	        .may_wait = queue_delayed(auth->queue) < DELAYED_MAX,
 	};
 
-	/* Meanwhile another one may have been right. */
-	if (waited && message->type == AUTH_LOGIN_START &&
-	        logins_answer_at_once(auth->logins, link, message))
-		return;
 	uint64_t wait = message->type == AUTH_LOGIN_START
 	                        ? logins_start(auth->logins, link, message, &turn)
 	                        : logins_step(auth->logins, link, message, &turn);

@@ -16,15 +16,20 @@
 #include "gateway/base/map.h"
 
 #define WAIT_MS 60000 /* for a client's next word */
+#define NO_TURN UINT64_MAX
+
+struct login_key {
+	struct link *link;
+	uint32_t number;
+	uint32_t zero;
+};
 
 struct login {
-	struct {
-		struct link *link;
-		uint32_t number;
-		uint32_t zero;
-	} key;
+	struct login_key key;
 	struct list age; /* in the table */
-	struct conversation *conversation;
+	struct response_reader reader;
+	struct conversation *conversation; /* NULL until a response is worth one */
+	const char *reason;                /* NULL: what the conversation says */
 	struct penalty_ticket ticket;
 	struct log_ctx log;
 	char address[ADDR_TEXT];
@@ -157,15 +162,15 @@ static void log_login(const struct login *login, enum event event)
 	        [UPGRADE_DONE] = " upgraded=yes",
 	        [UPGRADE_FAILED] = " upgraded=no",
 	};
-	const struct conversation *conversation = login->conversation;
+	struct slice account = slice_str(login->reader.login);
 
 	if (event == EV_LOGIN_ACCEPTED)
-		LOG(&login->log, event, "account=%s%s", LOG_VALUE(conversation_login(conversation)),
-		        upgraded[conversation_upgrade(conversation)]);
+		LOG(&login->log, event, "account=%s%s", LOG_VALUE(account),
+		        upgraded[conversation_upgrade(login->conversation)]);
 	else
-		LOG(&login->log, event, "account=%s reason=%s",
-		        LOG_VALUE(conversation_login(conversation)),
-		        conversation_reason(conversation));
+		LOG(&login->log, event, "account=%s reason=%s", LOG_VALUE(account),
+		        login->reason != NULL ? login->reason
+		                              : conversation_reason(login->conversation));
 }
 
 /* ---- what wrong ones cost ---- */
@@ -176,6 +181,18 @@ static uint64_t patience_ms(const struct turn *turn)
 	return turn->may_wait && turn->waited_ms < PENALTY_WAIT_MAX_MS
 	               ? PENALTY_WAIT_MAX_MS - turn->waited_ms
 	               : 0;
+}
+
+/*
+ * Asks for a turn of a try at a login from an address: 0, it has it; ms until it is asked again; or
+ * NO_TURN, it would wait too long.
+ */
+static uint64_t ask_turn(struct logins *logins, struct slice login, struct slice address,
+        const struct turn *turn, struct penalty_ticket *ret_ticket)
+{
+	uint64_t wait = penalty_enter(logins->settings.penalty, login, address, ret_ticket);
+
+	return wait <= patience_ms(turn) ? wait : NO_TURN;
 }
 
 /* Told when it begins, so that an admin sees who guesses. */
@@ -195,17 +212,43 @@ static void turn_away(
 	link_answer_type(link, number, AUTH_SLOWED);
 }
 
-static enum penalty_outcome outcome_of(
-        enum sasl_verdict verdict, const struct conversation *conversation)
+static bool is_busy(const struct login *login)
+{
+	return login->conversation != NULL && conversation_is_busy(login->conversation);
+}
+
+static enum penalty_outcome outcome_of(enum sasl_verdict verdict, const struct login *login)
 {
 	if (verdict == SASL_VERDICT_DONE)
 		return PENALTY_RIGHT;
-	if (verdict == SASL_VERDICT_REFUSED || conversation_is_busy(conversation))
+	if (verdict == SASL_VERDICT_REFUSED || is_busy(login))
 		return PENALTY_WRONG;
 	return PENALTY_UNTRIED;
 }
 
 /* ---- steps ---- */
+
+/* Steps without a look-up say nothing of the database. */
+static void note_outage(struct logins *logins, const struct conversation *conversation)
+{
+	const struct why *away = conversation != NULL ? conversation_away(conversation) : NULL;
+
+	if (away != NULL || (conversation != NULL && conversation_identity(conversation) != NULL))
+		outage_note(logins->settings.outage, away);
+}
+
+static void accept_login(
+        struct logins *logins, const struct login *login, struct auth_account *ret_account)
+{
+	const struct conversation *conversation = login->conversation;
+	const struct credential *credential = conversation_credential(conversation);
+
+	identity_account(conversation_identity(conversation), credential,
+	        conversation_era(conversation), ret_account);
+	last_use_note(logins->settings.last_use, credential->id);
+	log_login(login, EV_LOGIN_ACCEPTED);
+	counter_add(CT_LOGINS_ACCEPTED, 1);
+}
 
 /* Answers a step, and lets the login wait if more steps follow. */
 static void finish_step(struct logins *logins, struct login *login, enum sasl_verdict verdict,
@@ -214,18 +257,14 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 	struct link *link = link_ref(login->key.link);
 	struct auth_message message = {
 	        .type = AUTH_MORE, .number = login->key.number, .waited_ms = (uint32_t)waited_ms};
-	const struct identity *identity = conversation_identity(login->conversation);
-	const struct credential *credential = conversation_credential(login->conversation);
-	const struct why *away = conversation_away(login->conversation);
+	const struct conversation *conversation = login->conversation;
 	struct auth_account account;
 
 	if (verdict != SASL_VERDICT_MORE)
-		tell_slowed(&login->log, conversation_login(login->conversation),
+		tell_slowed(&login->log, slice_str(login->reader.login),
 		        penalty_leave(logins->settings.penalty, &login->ticket,
-		                outcome_of(verdict, login->conversation)));
-	/* Steps without a look-up say nothing of the database. */
-	if (away != NULL || identity != NULL)
-		outage_note(logins->settings.outage, away);
+		                outcome_of(verdict, login)));
+	note_outage(logins, conversation);
 	switch (verdict) {
 	case SASL_VERDICT_MORE:
 		message.data = buf_slice(challenge);
@@ -236,11 +275,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_DONE:
 		message.type = AUTH_DONE;
-		identity_account(
-		        identity, credential, conversation_era(login->conversation), &account);
-		last_use_note(logins->settings.last_use, credential->id);
-		log_login(login, EV_LOGIN_ACCEPTED);
-		counter_add(CT_LOGINS_ACCEPTED, 1);
+		accept_login(logins, login, &account);
 		break;
 	case SASL_VERDICT_REFUSED:
 		message.type = AUTH_REFUSED;
@@ -249,7 +284,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_SUSPENDED:
 		message.type = AUTH_BLOCKED;
-		message.reason = conversation_suspension(login->conversation);
+		message.reason = conversation_suspension(conversation);
 		log_login(login, EV_LOGIN_REFUSED);
 		counter_add(CT_LOGINS_REFUSED, 1);
 		break;
@@ -259,7 +294,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_UNAVAILABLE:
 		message.type = AUTH_UNAVAILABLE;
-		if (conversation_is_busy(login->conversation))
+		if (is_busy(login))
 			log_login(login, EV_LOGIN_REFUSED);
 		break;
 	}
@@ -386,7 +421,6 @@ static enum penalty_outcome outcome_of_look_up(const struct look_up *look_up)
 static uint64_t start_external(struct logins *logins, struct link *link,
         const struct auth_message *message, const struct turn *turn)
 {
-	struct penalty *penalty = logins->settings.penalty;
 	struct penalty_ticket ticket;
 	struct look_up look_up = {.waited_ms = turn->waited_ms};
 	struct log_ctx log;
@@ -398,8 +432,8 @@ static uint64_t start_external(struct logins *logins, struct link *link,
 		return 0;
 	}
 	uint64_t wait =
-	        penalty_enter(penalty, message->fingerprint, message->client_address, &ticket);
-	if (wait > patience_ms(turn)) {
+	        ask_turn(logins, message->fingerprint, message->client_address, turn, &ticket);
+	if (wait == NO_TURN) {
 		turn_away(link, message->number, &log, SLICE(""));
 		return 0;
 	}
@@ -411,28 +445,76 @@ static uint64_t start_external(struct logins *logins, struct link *link,
 		look_up.refusal = "unknown_certificate";
 	else if (!names(message->data, look_up.found.identity->account.login))
 		look_up.refusal = "authzid";
-	tell_slowed(&log, SLICE(""), penalty_leave(penalty, &ticket, outcome_of_look_up(&look_up)));
+	tell_slowed(&log, SLICE(""),
+	        penalty_leave(logins->settings.penalty, &ticket, outcome_of_look_up(&look_up)));
 	answer_look_up(logins, link, message, &look_up);
 	return 0;
 }
 
+/* ---- from memory ---- */
+
+/* Whether it was right a moment ago, and then answers: no query, no PBKDF2, no penalty. */
+static bool answer_from_memory(struct logins *logins, const struct login_key *key,
+        const struct response_reader *reader, struct slice address, const struct log_ctx *log)
+{
+	const struct auth_message done = {.type = AUTH_DONE, .number = key->number};
+	const char *mechanism = response_mechanism_name(reader->mechanism);
+	struct slice login = slice_str(reader->login);
+	const struct credential *credential;
+	struct auth_account account;
+	uint64_t era;
+
+	if (reader->password.len == 0 || reader->is_nobody || !names(reader->authzid, login))
+		return false;
+	struct identity *identity =
+	        identity_recall(logins->settings.store, login, reader->password, &credential, &era);
+	if (identity == NULL)
+		return false;
+	/* Where it may not be used a lane looks for another, and says what the reason is. */
+	bool may_be_used = credential_objection(credential, slice_str(mechanism), address) == NULL;
+	if (may_be_used) {
+		penalty_right(logins->settings.penalty, login, address);
+		identity_account(identity, credential, era, &account);
+		link_answer(key->link, &done, &account);
+		last_use_note(logins->settings.last_use, credential->id);
+		LOG(log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes", LOG_VALUE(login));
+		counter_add(CT_LOGINS_ACCEPTED, 1);
+	}
+	identity_unref(identity);
+	return may_be_used;
+}
+
+bool logins_answer_at_once(
+        struct logins *logins, struct link *link, const struct auth_message *message)
+{
+	const struct login_key key = {.link = link, .number = message->number};
+	struct response_reader reader;
+	struct log_ctx log;
+
+	if (!message->has_initial || response_reader_init(&reader, message->mechanism) < 0 ||
+	        !response_read(&reader, message->data))
+		return false;
+	log_ctx_of(message, &log);
+	return answer_from_memory(logins, &key, &reader, message->client_address, &log);
+}
+
 /* ---- by SASL ---- */
 
-static int login_new(struct logins *logins, struct link *link, const struct auth_message *message,
-        struct login **ret_login)
+/* 0; -EBADMSG: no such mechanism, or no address; -ENOMEM. */
+static int login_new(
+        struct link *link, const struct auth_message *message, struct login **ret_login)
 {
-	struct login *login = calloc(1, sizeof(*login));
+	struct response_reader reader;
 
+	if (response_reader_init(&reader, message->mechanism) < 0 ||
+	        message->client_address.len >= ADDR_TEXT)
+		return -EBADMSG;
+	struct login *login = calloc(1, sizeof(*login));
 	if (login == NULL)
 		return -ENOMEM;
-	int r = conversation_new(logins->settings.sasl, message->mechanism, message->client_address,
-	        &login->conversation);
-	if (r < 0) {
-		free(login);
-		return r;
-	}
 	login->key.link = link_ref(link);
 	login->key.number = message->number;
+	login->reader = reader;
 	snprintf(login->address, sizeof(login->address), "%.*s",
 	        SLICE_ARGS(message->client_address));
 	log_ctx_of(message, &login->log);
@@ -440,33 +522,78 @@ static int login_new(struct logins *logins, struct link *link, const struct auth
 	return 0;
 }
 
-/* Whether the step may be taken: 0, or as of logins_start(). */
-static uint64_t ask_penalty(struct logins *logins, struct login *login)
+static enum sasl_verdict converse(struct logins *logins, struct login *login,
+        const struct auth_message *message, const struct turn *turn, struct buf *ret_challenge)
 {
-	struct slice guess = conversation_guess(login->conversation);
-
-	if (guess.len == 0)
-		return 0;
-	return penalty_enter(
-	        logins->settings.penalty, guess, slice_str(login->address), &login->ticket);
+	if (login->conversation == NULL &&
+	        conversation_new(logins->settings.sasl, login->reader.mechanism,
+	                slice_str(login->address), &login->conversation) < 0)
+		return SASL_VERDICT_UNAVAILABLE;
+	return message->type == AUTH_LOGIN_START
+	               ? conversation_start(login->conversation, turn->db, message->has_initial,
+	                         message->data, ret_challenge)
+	               : conversation_step(
+	                         login->conversation, turn->db, message->data, ret_challenge);
 }
 
 /* The login goes on, and ends or waits for its client. */
 static void take_step(struct logins *logins, struct login *login,
         const struct auth_message *message, bool good, const struct turn *turn)
 {
-	enum sasl_verdict verdict = SASL_VERDICT_MALFORMED;
+	enum sasl_verdict verdict;
 	struct buf challenge;
 
 	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
-	if (good)
-		verdict = message->type == AUTH_LOGIN_START
-		                  ? conversation_start(login->conversation, turn->db,
-		                            message->has_initial, message->data, &challenge)
-		                  : conversation_step(login->conversation, turn->db, message->data,
-		                            &challenge);
+	if (!good) {
+		login->reason = "malformed";
+		verdict = SASL_VERDICT_MALFORMED;
+	} else if (login->reader.is_nobody && login->reader.guesses) {
+		login->reason = "malformed_login";
+		verdict = SASL_VERDICT_REFUSED;
+	} else {
+		verdict = converse(logins, login, message, turn, &challenge);
+	}
 	finish_step(logins, login, verdict, turn->waited_ms, &challenge);
 	buf_done(&challenge);
+}
+
+/* Its request is to come again. What began with it begins anew; LOGIN waits for its password. */
+static uint64_t come_again(struct logins *logins, struct login *login,
+        const struct auth_message *message, uint64_t wait)
+{
+	if (message->type == AUTH_LOGIN_STEP && let_wait(logins, login) == 0)
+		return wait;
+	if (message->type == AUTH_LOGIN_STEP) {
+		link_answer_type(login->key.link, message->number, AUTH_UNAVAILABLE);
+		wait = 0;
+	}
+	login_free(logins, login);
+	return wait;
+}
+
+/* Takes the step when it is its turn: as of logins_start(). Nobody may touch the login after it. */
+static uint64_t go_on(struct logins *logins, struct login *login,
+        const struct auth_message *message, bool good, const struct turn *turn)
+{
+	struct slice name = slice_str(login->reader.login), address = slice_str(login->address);
+	uint64_t wait = 0;
+
+	if (good && login->reader.guesses) {
+		if (answer_from_memory(logins, &login->key, &login->reader, address, &login->log)) {
+			login_free(logins, login);
+			return 0;
+		}
+		wait = ask_turn(logins, name, address, turn, &login->ticket);
+	}
+	if (wait == NO_TURN) {
+		turn_away(login->key.link, message->number, &login->log, name);
+		login_free(logins, login);
+		return 0;
+	}
+	if (wait > 0)
+		return come_again(logins, login, message, wait);
+	take_step(logins, login, message, good, turn);
+	return 0;
 }
 
 uint64_t logins_start(struct logins *logins, struct link *link, const struct auth_message *message,
@@ -476,25 +603,14 @@ uint64_t logins_start(struct logins *logins, struct link *link, const struct aut
 
 	if (slice_equal_nocase(message->mechanism, SLICE("EXTERNAL")))
 		return start_external(logins, link, message, turn);
-	int r = login_new(logins, link, message, &login);
+	int r = login_new(link, message, &login);
 	if (r < 0) {
 		link_answer_type(
 		        link, message->number, r == -EBADMSG ? AUTH_MALFORMED : AUTH_UNAVAILABLE);
 		return 0;
 	}
-	bool good = !message->has_initial || conversation_read(login->conversation, message->data);
-	uint64_t wait = ask_penalty(logins, login);
-	if (wait == 0) {
-		take_step(logins, login, message, good, turn);
-		return 0;
-	}
-	if (wait > patience_ms(turn)) {
-		turn_away(link, message->number, &login->log,
-		        conversation_guess(login->conversation));
-		wait = 0;
-	}
-	login_free(logins, login);
-	return wait;
+	bool good = !message->has_initial || response_read(&login->reader, message->data);
+	return go_on(logins, login, message, good, turn);
 }
 
 uint64_t logins_step(struct logins *logins, struct link *link, const struct auth_message *message,
@@ -506,74 +622,6 @@ uint64_t logins_step(struct logins *logins, struct link *link, const struct auth
 		link_answer_type(link, message->number, AUTH_UNAVAILABLE);
 		return 0;
 	}
-	bool good = conversation_read(login->conversation, message->data);
-	uint64_t wait = good ? ask_penalty(logins, login) : 0;
-	if (wait == 0) {
-		take_step(logins, login, message, good, turn);
-		return 0;
-	}
-	/* Only LOGIN comes here: it waits in the table for its own password to come again. */
-	if (wait <= patience_ms(turn) && let_wait(logins, login) == 0)
-		return wait;
-	turn_away(link, message->number, &login->log, conversation_guess(login->conversation));
-	login_free(logins, login);
-	return 0;
-}
-
-/* ---- without a lane ---- */
-
-static void accept_remembered(struct logins *logins, struct link *link,
-        const struct auth_message *request, const struct identity *identity,
-        const struct credential *credential, uint64_t era)
-{
-	const struct auth_message done = {.type = AUTH_DONE, .number = request->number};
-	struct auth_account account;
-	struct log_ctx log;
-
-	identity_account(identity, credential, era, &account);
-	link_answer(link, &done, &account);
-	last_use_note(logins->settings.last_use, credential->id);
-	log_ctx_of(request, &log);
-	LOG(&log, EV_LOGIN_ACCEPTED, "account=%s remembered=yes",
-	        LOG_VALUE(identity->account.login));
-	counter_add(CT_LOGINS_ACCEPTED, 1);
-}
-
-static bool answer_from_memory(struct logins *logins, struct link *link,
-        const struct auth_message *message, struct slice authzid, struct slice login,
-        struct slice password)
-{
-	char normal[LOGIN_MAX + 1], wanted[LOGIN_MAX + 1];
-
-	if (response_normal_login(login, normal) < 0)
-		return false;
-	if (authzid.len > 0 &&
-	        (response_normal_login(authzid, wanted) < 0 || strcmp(normal, wanted) != 0))
-		return false;
-	const struct credential *credential;
-	uint64_t era;
-	struct identity *identity = identity_recall(
-	        logins->settings.store, slice_str(normal), password, &credential, &era);
-	if (identity == NULL)
-		return false;
-	/* Where it may not be used a lane looks for another, and says what the reason is. */
-	bool may_be_used = credential_objection(
-	                           credential, message->mechanism, message->client_address) == NULL;
-	if (may_be_used) {
-		penalty_right(logins->settings.penalty, slice_str(normal), message->client_address);
-		accept_remembered(logins, link, message, identity, credential, era);
-	}
-	identity_unref(identity);
-	return may_be_used;
-}
-
-bool logins_answer_at_once(
-        struct logins *logins, struct link *link, const struct auth_message *message)
-{
-	struct slice authzid, login, password;
-
-	if (!message->has_initial || !slice_equal_nocase(message->mechanism, SLICE("PLAIN")))
-		return false;
-	return response_split_plain(message->data, &authzid, &login, &password) == 0 &&
-	       answer_from_memory(logins, link, message, authzid, login, password);
+	bool good = response_read(&login->reader, message->data);
+	return go_on(logins, login, message, good, turn);
 }

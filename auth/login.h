@@ -35,10 +35,10 @@ void logins_free(struct logins *logins);
 bool logins_answer_at_once(
         struct logins *logins, struct link *link, const struct auth_message *message);
 
-/* When a lane takes a request. */
+/* What a lane knows of a request that it has taken. */
 struct turn {
 	struct db *db;      /* the lane's connection */
-	uint64_t waited_ms; /* since it was to wait for the first time */
+	uint64_t waited_ms; /* since it was first told to come again; 0: it never was */
 	bool may_wait;      /* there is room for one more that waits */
 };
 

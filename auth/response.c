@@ -3,6 +3,7 @@
 #include "auth/response.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include "auth/password.h"
 #include "gateway/base/encode.h"
@@ -168,5 +169,91 @@ bool response_is_scram_final(struct slice message)
 			       decodes(slice_part(field, 2, field.len), PROOF_SIZE);
 		if (!is_extension(field))
 			return false;
+	}
+}
+
+/* ---- the responses of one attempt ---- */
+
+static const char *const mechanism_names[] = {
+        [RESPONSE_PLAIN] = "PLAIN",
+        [RESPONSE_LOGIN] = "LOGIN",
+        [RESPONSE_SCRAM] = "SCRAM-SHA-256",
+};
+
+const char *response_mechanism_name(enum response_mechanism mechanism)
+{
+	return mechanism_names[mechanism];
+}
+
+int response_reader_init(struct response_reader *reader, struct slice mechanism)
+{
+	for (unsigned i = 0; i < ARRAY_LEN(mechanism_names); i++) {
+		if (slice_equal_nocase(mechanism, slice_str(mechanism_names[i]))) {
+			*reader = (struct response_reader){.mechanism = i};
+			return 0;
+		}
+	}
+	return -EBADMSG;
+}
+
+/* With a blank it is nobody, but guessed at all the same. */
+static void claim(struct response_reader *reader, struct slice login)
+{
+	reader->is_nobody = response_normal_login(login, reader->login) < 0;
+	if (reader->is_nobody)
+		snprintf(reader->login, sizeof(reader->login), "%.*s", SLICE_ARGS(login));
+}
+
+static bool read_plain(struct response_reader *reader, struct slice response)
+{
+	struct slice login;
+
+	if (response_split_plain(response, &reader->authzid, &login, &reader->password) < 0)
+		return false;
+	claim(reader, login);
+	reader->guesses = true;
+	return true;
+}
+
+static bool read_login(struct response_reader *reader, struct slice response)
+{
+	if (reader->responses == 1) {
+		if (response_is_name(response))
+			claim(reader, response);
+		return response_is_name(response);
+	}
+	reader->guesses = response_is_password(response);
+	if (reader->guesses)
+		reader->password = response;
+	return reader->guesses;
+}
+
+static bool read_scram(struct response_reader *reader, struct slice response)
+{
+	char login[LOGIN_MAX + 1];
+
+	if (reader->responses == 2)
+		return response_is_scram_final(response);
+	if (reader->responses > 2)
+		return response.len == 0;
+	if (response_read_scram_first(response, login) < 0)
+		return false;
+	claim(reader, slice_str(login));
+	reader->guesses = true;
+	return true;
+}
+
+bool response_read(struct response_reader *reader, struct slice response)
+{
+	reader->responses++;
+	reader->guesses = false;
+	reader->authzid = reader->password = SLICE("");
+	switch (reader->mechanism) {
+	case RESPONSE_PLAIN:
+		return read_plain(reader, response);
+	case RESPONSE_LOGIN:
+		return read_login(reader, response);
+	default:
+		return read_scram(reader, response);
 	}
 }

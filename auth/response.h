@@ -31,3 +31,28 @@ int response_read_scram_first(struct slice message, char ret_login[LOGIN_MAX + 1
 
 /* Whether it is a second message of SCRAM-SHA-256. */
 bool response_is_scram_final(struct slice message);
+
+enum response_mechanism { RESPONSE_PLAIN, RESPONSE_LOGIN, RESPONSE_SCRAM };
+
+/* "PLAIN", "LOGIN", "SCRAM-SHA-256". */
+const char *response_mechanism_name(enum response_mechanism mechanism);
+
+/* What the responses of one attempt have said so far. To be read only. */
+struct response_reader {
+	enum response_mechanism mechanism;
+	unsigned responses;        /* that were read */
+	char login[LOGIN_MAX + 1]; /* who the client says that it is, as far as it has: normal form,
+	                              or what it was if that has none */
+	bool is_nobody;            /* that name is no account's */
+
+	/* Of the response that was read last. */
+	bool guesses; /* it is a try at the login's password, or the beginning of one */
+	struct slice authzid,
+	        password; /* with PLAIN and LOGIN, if it guesses; they point into it */
+};
+
+/* For PLAIN, LOGIN or SCRAM-SHA-256, in any case: 0, or -EBADMSG for others. */
+int response_reader_init(struct response_reader *reader, struct slice mechanism) must_check;
+
+/* Whether the next response is well formed. */
+bool response_read(struct response_reader *reader, struct slice response) must_check;

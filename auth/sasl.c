@@ -50,14 +50,10 @@ struct conversation {
 	struct sasl *sasl;
 	sasl_conn_t *conn;
 	sasl_callback_t callbacks[8];
-	char mechanism[32];
+	const char *mechanism;
 	char client_address[ADDR_TEXT];
 	struct db *db; /* of the lane that runs the step */
 	struct identity *identity;
-	unsigned responses;          /* that were read */
-	char claimed[LOGIN_MAX + 1]; /* who the client says that it is, as far as it has */
-	bool guesses;                /* with the response that was read last */
-	bool nobody;                 /* that name is no account's */
 	char login[LOGIN_MAX + 1];
 	bool away, busy; /* the database; the slow hashes */
 	const struct credential
@@ -460,32 +456,20 @@ void sasl_stop(struct sasl *sasl)
 	free(sasl);
 }
 
-static bool mechanism_is_known(struct slice mechanism)
-{
-	struct slice known = SLICE(MECHANISMS);
-
-	while (known.len > 0) {
-		if (slice_equal_nocase(slice_until(&known, ' '), mechanism))
-			return true;
-	}
-	return false;
-}
-
-int conversation_new(struct sasl *sasl, struct slice mechanism, struct slice client_address,
-        struct conversation **ret_conversation)
+int conversation_new(struct sasl *sasl, enum response_mechanism mechanism,
+        struct slice client_address, struct conversation **ret_conversation)
 {
 	const sasl_security_properties_t security = {
 	        .security_flags = SASL_SEC_NOPLAINTEXT | SASL_SEC_NOANONYMOUS};
 	const sasl_ssf_t ssf = EXTERNAL_SSF;
 
-	if (!mechanism_is_known(mechanism) || client_address.len >= ADDR_TEXT)
-		return -EBADMSG;
+	assert_bug(client_address.len < ADDR_TEXT);
 	struct conversation *conversation = calloc(1, sizeof(*conversation));
 	if (conversation == NULL)
 		return -ENOMEM;
 	conversation->sasl = sasl;
 	conversation->reason = "refused";
-	memcpy(conversation->mechanism, mechanism.ptr, mechanism.len);
+	conversation->mechanism = response_mechanism_name(mechanism);
 	if (client_address.len > 0)
 		memcpy(conversation->client_address, client_address.ptr, client_address.len);
 	const sasl_callback_t callbacks[] = {
@@ -601,78 +585,6 @@ static enum sasl_verdict judge(struct conversation *conversation, int code, cons
 	}
 }
 
-/* The first response names who it is. */
-static void claim(struct conversation *conversation, struct slice login)
-{
-	char *claimed = conversation->claimed;
-
-	/* With a blank it is nobody, but guessed at all the same. */
-	if (response_normal_login(login, claimed) < 0) {
-		snprintf(claimed, sizeof(conversation->claimed), "%.*s", SLICE_ARGS(login));
-		conversation->reason = "malformed_login";
-		conversation->nobody = true;
-	}
-}
-
-static bool read_plain(struct conversation *conversation, struct slice response)
-{
-	struct slice authzid, login, password;
-
-	if (response_split_plain(response, &authzid, &login, &password) < 0)
-		return false;
-	claim(conversation, login);
-	conversation->guesses = true;
-	return true;
-}
-
-static bool read_login(struct conversation *conversation, struct slice response)
-{
-	if (conversation->responses == 1) {
-		if (response_is_name(response))
-			claim(conversation, response);
-		return response_is_name(response);
-	}
-	conversation->guesses = true;
-	return response_is_password(response);
-}
-
-static bool read_scram(struct conversation *conversation, struct slice response)
-{
-	char login[LOGIN_MAX + 1];
-
-	if (conversation->responses == 2)
-		return response_is_scram_final(response);
-	if (conversation->responses > 2)
-		return response.len == 0;
-	if (response_read_scram_first(response, login) < 0)
-		return false;
-	claim(conversation, slice_str(login));
-	conversation->guesses = true;
-	return true;
-}
-
-bool conversation_read(struct conversation *conversation, struct slice response)
-{
-	bool good;
-
-	conversation->responses++;
-	conversation->guesses = false;
-	if (strcasecmp(conversation->mechanism, "PLAIN") == 0)
-		good = read_plain(conversation, response);
-	else if (strcasecmp(conversation->mechanism, "LOGIN") == 0)
-		good = read_login(conversation, response);
-	else
-		good = read_scram(conversation, response);
-	if (!good)
-		conversation->reason = "malformed";
-	return good;
-}
-
-struct slice conversation_guess(const struct conversation *conversation)
-{
-	return slice_str(conversation->guesses ? conversation->claimed : "");
-}
-
 bool conversation_is_busy(const struct conversation *conversation)
 {
 	return conversation->busy;
@@ -684,8 +596,6 @@ enum sasl_verdict conversation_start(struct conversation *conversation, struct d
 	const char *out = NULL;
 	unsigned out_len = 0;
 
-	if (conversation->nobody && conversation->guesses)
-		return SASL_VERDICT_REFUSED;
 	conversation->db = db;
 	int code = sasl_server_start(conversation->conn, conversation->mechanism,
 	        has_initial ? initial.ptr : NULL, (unsigned)initial.len, &out, &out_len);
@@ -698,9 +608,6 @@ enum sasl_verdict conversation_step(struct conversation *conversation, struct db
 	const char *out = NULL;
 	unsigned out_len = 0;
 
-	/* The library's LOGIN leaks the password with a name that canon_user() refuses. */
-	if (conversation->nobody && conversation->guesses)
-		return SASL_VERDICT_REFUSED;
 	conversation->db = db;
 	int code = sasl_server_step(
 	        conversation->conn, response.ptr, (unsigned)response.len, &out, &out_len);
@@ -740,11 +647,4 @@ const char *conversation_reason(const struct conversation *conversation)
 const struct why *conversation_away(const struct conversation *conversation)
 {
 	return conversation->away ? &conversation->why : NULL;
-}
-
-struct slice conversation_login(const struct conversation *conversation)
-{
-	bool known = conversation->login[0] != '\0';
-
-	return slice_str(known ? conversation->login : conversation->claimed);
 }

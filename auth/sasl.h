@@ -32,24 +32,16 @@ enum sasl_verdict {
 	SASL_VERDICT_UNAVAILABLE, /* the database is away, or slow hashes are busy */
 };
 
-/* PLAIN, LOGIN or SCRAM-SHA-256 from that address; -EBADMSG for others, -ENOMEM. */
-int conversation_new(struct sasl *sasl, struct slice mechanism, struct slice client_address,
-        struct conversation **ret_conversation) must_check;
+/* By that mechanism from that address, of less than ADDR_TEXT octets. 0 or -ENOMEM. */
+int conversation_new(struct sasl *sasl, enum response_mechanism mechanism,
+        struct slice client_address, struct conversation **ret_conversation) must_check;
 void conversation_free(struct conversation *conversation);
 
 /*
- * Before each start (with what initial response there is) and step: whether the response is well
- * formed; else the step comes to MALFORMED. Costs nothing.
+ * Responses that response_read() finds good, and of nobody's login none that guesses: the
+ * library's LOGIN leaks the password with a name that it refuses. `db` is the calling thread's,
+ * for the look-up. May take milliseconds.
  */
-bool conversation_read(struct conversation *conversation, struct slice response);
-
-/*
- * What was read is a try at this login's password, or the beginning of one: its normal form, or
- * what else was named. "": it costs nothing, or was begun before.
- */
-struct slice conversation_guess(const struct conversation *conversation);
-
-/* `db` is the calling thread's, for the look-up. May take milliseconds. */
 enum sasl_verdict conversation_start(struct conversation *conversation, struct db *db,
         bool has_initial, struct slice initial, struct buf *ret_challenge);
 enum sasl_verdict conversation_step(struct conversation *conversation, struct db *db,
@@ -79,5 +71,3 @@ bool conversation_is_busy(const struct conversation *conversation);
 
 /* For the log: "bad_password", "unknown_user", "network_not_allowed", "authzid", … */
 const char *conversation_reason(const struct conversation *conversation);
-/* The login as far as it is known; "" otherwise. */
-struct slice conversation_login(const struct conversation *conversation);

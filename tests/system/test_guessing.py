@@ -311,6 +311,22 @@ def test_each_way_to_try_waits_for_its_turn(stage):
             assert 0.5 < time.monotonic() - began < 4, (mechanism, time.monotonic() - began)
 
 
+def test_what_is_remembered_never_waits(stage):
+    """By none of the ways that show a password, though wrong ones from there have to."""
+    restarted(stage)
+    login, _ = stage.account("remembered@example.org", "secret-9")
+    here = another_address()
+    password = f"\0{login}\0secret-9".encode()
+    for responses in ([password], [None, password], [None, login.encode(), b"secret-9"]):
+        assert by_plain(stage, login, "secret-9", here).startswith("235")
+        fail_freely(stage, login, here)
+        with session(stage, here) as bare:
+            mechanism = "LOGIN" if len(responses) == 3 else "PLAIN"
+            assert converse(bare, mechanism, responses).startswith("235"), responses
+    stage.gateway.wait_event("login.accepted", account=login, remembered="yes", count=5)
+    assert json.loads(stage.gateway.tool("--json", "status"))["logins_delayed"] == 0
+
+
 def test_many_at_once_are_no_way_around(stage):
     """A hundred guesses at a time from one network: few are tried, and who has gone is not."""
     restarted(stage)

@@ -139,12 +139,78 @@ static void scram_ends_strictly(void **state)
 		assert_false(response_is_scram_final(slice_str(bad[i])));
 }
 
+static void a_reader_tells_what_is_a_guess(void **state)
+{
+	struct response_reader reader;
+
+	(void)state;
+	assert_int_equal(response_reader_init(&reader, SLICE("CRAM-MD5")), -EBADMSG);
+	assert_int_equal(response_reader_init(&reader, SLICE("")), -EBADMSG);
+	assert_int_equal(response_reader_init(&reader, SLICE("plain")), 0);
+	assert_false(response_read(&reader, SLICE("\0A")));
+	assert_false(reader.guesses);
+	assert_true(response_read(&reader, SLICE("z\0A\0b")));
+	assert_true(reader.guesses && !reader.is_nobody);
+	assert_string_equal(reader.login, "a");
+	assert_slice_equal(reader.authzid, "z");
+	assert_slice_equal(reader.password, "b");
+	/* Of a response that is none nothing is left but the name. */
+	assert_false(response_read(&reader, SLICE("x")));
+	assert_true(!reader.guesses && reader.password.len == 0 && reader.authzid.len == 0);
+	assert_true(response_read(&reader, SLICE("\0A b\0c")));
+	assert_true(reader.guesses && reader.is_nobody);
+	assert_string_equal(reader.login, "A b");
+}
+
+static void login_guesses_with_its_second_response(void **state)
+{
+	struct response_reader reader;
+
+	(void)state;
+	assert_int_equal(response_reader_init(&reader, SLICE("LOGIN")), 0);
+	assert_true(response_read(&reader, SLICE("A")));
+	assert_true(!reader.guesses && reader.password.len == 0);
+	/* It may come again, after it was made to wait. */
+	for (unsigned i = 0; i < 2; i++) {
+		assert_true(response_read(&reader, SLICE("b")));
+		assert_true(reader.guesses);
+		assert_slice_equal(reader.password, "b");
+		assert_string_equal(reader.login, "a");
+	}
+	assert_false(response_read(&reader, SLICE("")));
+	assert_true(!reader.guesses && reader.password.len == 0);
+	assert_int_equal(response_reader_init(&reader, SLICE("LOGIN")), 0);
+	assert_false(response_read(&reader, SLICE("\xff")));
+	assert_string_equal(reader.login, "");
+}
+
+static void scram_guesses_with_its_first_response(void **state)
+{
+	struct response_reader reader;
+
+	(void)state;
+	assert_int_equal(response_reader_init(&reader, SLICE("SCRAM-SHA-256")), 0);
+	assert_true(response_read(&reader, SLICE("n,,n=A=2C,r=x")));
+	assert_true(reader.guesses && !reader.is_nobody && reader.password.len == 0);
+	assert_string_equal(reader.login, "a,");
+	assert_true(response_read(&reader, SLICE("c=biws,r=x," PROOF)));
+	assert_false(reader.guesses);
+	assert_true(response_read(&reader, SLICE("")));
+	assert_false(response_read(&reader, SLICE("more")));
+	assert_int_equal(response_reader_init(&reader, SLICE("SCRAM-SHA-256")), 0);
+	assert_false(response_read(&reader, SLICE("c=biws,r=x," PROOF)));
+	assert_false(reader.guesses);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(plain_has_three_parts),
 	        cmocka_unit_test(scram_begins_strictly),
 	        cmocka_unit_test(scram_ends_strictly),
+	        cmocka_unit_test(a_reader_tells_what_is_a_guess),
+	        cmocka_unit_test(login_guesses_with_its_second_response),
+	        cmocka_unit_test(scram_guesses_with_its_first_response),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
