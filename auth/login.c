@@ -291,6 +291,7 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 	case SASL_VERDICT_MALFORMED:
 		message.type = AUTH_MALFORMED;
 		log_login(login, EV_LOGIN_REFUSED);
+		counter_add(CT_LOGINS_REFUSED, 1);
 		break;
 	case SASL_VERDICT_UNAVAILABLE:
 		message.type = AUTH_UNAVAILABLE;
@@ -428,6 +429,7 @@ static uint64_t start_external(struct logins *logins, struct link *link,
 	log_ctx_of(message, &log);
 	if (message->data.len > 0 && !response_is_name(message->data)) {
 		LOG(&log, EV_LOGIN_REFUSED, "account=\"\" reason=malformed");
+		counter_add(CT_LOGINS_REFUSED, 1);
 		link_answer_type(link, message->number, AUTH_MALFORMED);
 		return 0;
 	}

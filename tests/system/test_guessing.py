@@ -203,6 +203,12 @@ def test_failures_of_any_kind_end_the_connection(stage):
                 assert answer.startswith(wanted), (lines, answer)
             assert bare.reply() == LAST and bare.reply() == "", mixture
     # What is not the client's doing does not count, and neither does what is no login.
+    malformed = len(stage.gateway.events("login.refused", reason="malformed"))
+    before = json.loads(stage.gateway.tool("--json", "status"))["logins_refused"]
+    with session(stage) as bare:
+        assert bare.ask(f"AUTH PLAIN {b64('x')}") == MALFORMED
+    stage.gateway.wait_event("login.refused", reason="malformed", count=malformed + 1)
+    assert json.loads(stage.gateway.tool("--json", "status"))["logins_refused"] == before + 1, "is seen by who looks"
     with session(stage) as bare:
         for _ in range(20):
             assert bare.ask("AUTH NTLM").startswith("504")
