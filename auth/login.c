@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "auth/slow_turns.h"
 #include "gateway/base/addr.h"
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
@@ -38,6 +39,7 @@ struct login {
 
 struct logins {
 	struct logins_settings settings;
+	struct slow_turns *slow_turns;
 	pthread_mutex_t lock; /* of all that follows */
 	struct map waiting;
 	struct list by_age;
@@ -49,6 +51,10 @@ int logins_new(const struct logins_settings *settings, struct logins **ret_login
 
 	if (logins == NULL)
 		return -ENOMEM;
+	if (slow_turns_new(&logins->slow_turns) < 0) {
+		free(logins);
+		return -ENOMEM;
+	}
 	logins->settings = *settings;
 	pthread_mutex_init(&logins->lock, NULL);
 	map_init(&logins->waiting);
@@ -75,6 +81,7 @@ void logins_free(struct logins *logins)
 	while ((link = list_pop(&logins->by_age)) != NULL)
 		login_free(logins, list_entry(link, struct login, age));
 	map_done(&logins->waiting);
+	slow_turns_free(logins->slow_turns);
 	pthread_mutex_destroy(&logins->lock);
 	free(logins);
 }
@@ -212,16 +219,11 @@ static void turn_away(
 	link_answer_type(link, number, AUTH_SLOWED);
 }
 
-static bool is_busy(const struct login *login)
-{
-	return login->conversation != NULL && conversation_is_busy(login->conversation);
-}
-
-static enum penalty_outcome outcome_of(enum sasl_verdict verdict, const struct login *login)
+static enum penalty_outcome outcome_of(enum sasl_verdict verdict)
 {
 	if (verdict == SASL_VERDICT_DONE)
 		return PENALTY_RIGHT;
-	if (verdict == SASL_VERDICT_REFUSED || is_busy(login))
+	if (verdict == SASL_VERDICT_REFUSED)
 		return PENALTY_WRONG;
 	return PENALTY_UNTRIED;
 }
@@ -262,8 +264,8 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 
 	if (verdict != SASL_VERDICT_MORE)
 		tell_slowed(&login->log, slice_str(login->reader.login),
-		        penalty_leave(logins->settings.penalty, &login->ticket,
-		                outcome_of(verdict, login)));
+		        penalty_leave(
+		                logins->settings.penalty, &login->ticket, outcome_of(verdict)));
 	note_outage(logins, conversation);
 	switch (verdict) {
 	case SASL_VERDICT_MORE:
@@ -295,8 +297,6 @@ static void finish_step(struct logins *logins, struct login *login, enum sasl_ve
 		break;
 	case SASL_VERDICT_UNAVAILABLE:
 		message.type = AUTH_UNAVAILABLE;
-		if (is_busy(login))
-			log_login(login, EV_LOGIN_REFUSED);
 		break;
 	}
 	link_answer(link, &message, message.type == AUTH_DONE ? &account : NULL);
@@ -524,45 +524,11 @@ static int login_new(
 	return 0;
 }
 
-static enum sasl_verdict converse(struct logins *logins, struct login *login,
-        const struct auth_message *message, const struct turn *turn, struct buf *ret_challenge)
-{
-	if (login->conversation == NULL &&
-	        conversation_new(logins->settings.sasl, login->reader.mechanism,
-	                slice_str(login->address), &login->conversation) < 0)
-		return SASL_VERDICT_UNAVAILABLE;
-	return message->type == AUTH_LOGIN_START
-	               ? conversation_start(login->conversation, turn->db, message->has_initial,
-	                         message->data, ret_challenge)
-	               : conversation_step(
-	                         login->conversation, turn->db, message->data, ret_challenge);
-}
-
-/* The login goes on, and ends or waits for its client. */
-static void take_step(struct logins *logins, struct login *login,
-        const struct auth_message *message, bool good, const struct turn *turn)
-{
-	enum sasl_verdict verdict;
-	struct buf challenge;
-
-	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
-	if (!good) {
-		login->reason = "malformed";
-		verdict = SASL_VERDICT_MALFORMED;
-	} else if (login->reader.is_nobody && login->reader.guesses) {
-		login->reason = "malformed_login";
-		verdict = SASL_VERDICT_REFUSED;
-	} else {
-		verdict = converse(logins, login, message, turn, &challenge);
-	}
-	finish_step(logins, login, verdict, turn->waited_ms, &challenge);
-	buf_done(&challenge);
-}
-
 /* Its request is to come again. What began with it begins anew; LOGIN waits for its password. */
 static uint64_t come_again(struct logins *logins, struct login *login,
         const struct auth_message *message, uint64_t wait)
 {
+	(void)penalty_leave(logins->settings.penalty, &login->ticket, PENALTY_UNTRIED);
 	if (message->type == AUTH_LOGIN_STEP && let_wait(logins, login) == 0)
 		return wait;
 	if (message->type == AUTH_LOGIN_STEP) {
@@ -573,6 +539,96 @@ static uint64_t come_again(struct logins *logins, struct login *login,
 	return wait;
 }
 
+/* Too many others have their passwords checked against slow hashes, and go before. */
+static void refuse_busy(struct logins *logins, struct login *login)
+{
+	login->reason = "busy";
+	log_login(login, EV_LOGIN_REFUSED);
+	counter_add(CT_LOGINS_TURNED_AWAY, 1);
+	tell_slowed(&login->log, slice_str(login->reader.login),
+	        penalty_leave(logins->settings.penalty, &login->ticket, PENALTY_BUSY));
+	link_answer_type(login->key.link, login->key.number, AUTH_UNAVAILABLE);
+	login_free(logins, login);
+}
+
+/* The login goes on, and ends or waits for its client. */
+static void converse(struct logins *logins, struct login *login, const struct auth_message *message,
+        const struct turn *turn)
+{
+	struct conversation *conversation = login->conversation;
+	struct buf challenge;
+
+	buf_init(&challenge, PROTOCOL_DATAGRAM_MAX / 2);
+	enum sasl_verdict verdict =
+	        message->type == AUTH_LOGIN_START
+	                ? conversation_start(conversation, turn->db, message->has_initial,
+	                          message->data, &challenge)
+	                : conversation_step(conversation, turn->db, message->data, &challenge);
+	finish_step(logins, login, verdict, turn->waited_ms, &challenge);
+	buf_done(&challenge);
+}
+
+/* The same when a turn at a slow hash may have to be waited for: as of logins_start(). */
+static uint64_t converse_in_turn(struct logins *logins, struct login *login,
+        const struct auth_message *message, const struct turn *turn)
+{
+	bool slow = login->reader.password.len > 0 &&
+	            conversation_is_slow(login->conversation, turn->db, &login->reader);
+	uint64_t wait = slow ? slow_turns_take(logins->slow_turns, &login->ticket) : 0;
+
+	if (wait > patience_ms(turn)) {
+		refuse_busy(logins, login);
+		return 0;
+	}
+	if (wait > 0)
+		return come_again(logins, login, message, wait);
+	converse(logins, login, message, turn);
+	if (slow)
+		slow_turns_end(logins->slow_turns);
+	return 0;
+}
+
+/* A step that is judged without libsasl2. */
+static void end_early(struct logins *logins, struct login *login, enum sasl_verdict verdict,
+        const char *reason, const struct turn *turn)
+{
+	struct buf no_challenge;
+
+	buf_init(&no_challenge, 0);
+	login->reason = reason;
+	finish_step(logins, login, verdict, turn->waited_ms, &no_challenge);
+}
+
+/* Its turn has come: as of logins_start(). */
+static uint64_t take_step(struct logins *logins, struct login *login,
+        const struct auth_message *message, const struct turn *turn)
+{
+	if (login->reader.is_nobody && login->reader.guesses) {
+		end_early(logins, login, SASL_VERDICT_REFUSED, "malformed_login", turn);
+		return 0;
+	}
+	if (login->conversation == NULL &&
+	        conversation_new(logins->settings.sasl, login->reader.mechanism,
+	                slice_str(login->address), &login->conversation) < 0) {
+		end_early(logins, login, SASL_VERDICT_UNAVAILABLE, NULL, turn);
+		return 0;
+	}
+	return converse_in_turn(logins, login, message, turn);
+}
+
+/* When it may begin: 0, then its ticket is open; or as of ask_turn(). */
+static uint64_t wait_of_guess(struct logins *logins, struct login *login, const struct turn *turn)
+{
+	struct slice name = slice_str(login->reader.login), address = slice_str(login->address);
+	struct penalty_ticket who = penalty_ticket_of(logins->settings.penalty, name, address);
+	uint64_t wait = slow_turns_look(logins->slow_turns, &who);
+
+	/* At the end of its patience it goes on, to be told. */
+	if (wait > 0 && wait <= patience_ms(turn))
+		return wait;
+	return ask_turn(logins, name, address, turn, &login->ticket);
+}
+
 /* Takes the step when it is its turn: as of logins_start(). Nobody may touch the login after it. */
 static uint64_t go_on(struct logins *logins, struct login *login,
         const struct auth_message *message, bool good, const struct turn *turn)
@@ -580,22 +636,24 @@ static uint64_t go_on(struct logins *logins, struct login *login,
 	struct slice name = slice_str(login->reader.login), address = slice_str(login->address);
 	uint64_t wait = 0;
 
-	if (good && login->reader.guesses) {
+	if (!good) {
+		end_early(logins, login, SASL_VERDICT_MALFORMED, "malformed", turn);
+		return 0;
+	}
+	if (login->reader.guesses) {
 		if (answer_from_memory(logins, &login->key, &login->reader, address, &login->log)) {
 			login_free(logins, login);
 			return 0;
 		}
-		wait = ask_turn(logins, name, address, turn, &login->ticket);
+		wait = wait_of_guess(logins, login, turn);
 	}
 	if (wait == NO_TURN) {
 		turn_away(login->key.link, message->number, &login->log, name);
 		login_free(logins, login);
 		return 0;
 	}
-	if (wait > 0)
-		return come_again(logins, login, message, wait);
-	take_step(logins, login, message, good, turn);
-	return 0;
+	return wait > 0 ? come_again(logins, login, message, wait)
+	                : take_step(logins, login, message, turn);
 }
 
 uint64_t logins_start(struct logins *logins, struct link *link, const struct auth_message *message,

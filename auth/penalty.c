@@ -127,7 +127,7 @@ static struct penalty_key make_key(
 	return key;
 }
 
-static struct penalty_ticket make_ticket(
+struct penalty_ticket penalty_ticket_of(
         const struct penalty *penalty, struct slice login, struct slice address)
 {
 	uint8_t octets[16];
@@ -279,16 +279,19 @@ static void note_right(struct penalty *penalty, const struct penalty_key *key, u
 uint64_t penalty_enter(struct penalty *penalty, struct slice login, struct slice address,
         struct penalty_ticket *ret_ticket)
 {
-	struct penalty_ticket ticket = make_ticket(penalty, login, address);
+	struct penalty_ticket ticket = penalty_ticket_of(penalty, login, address);
 	uint64_t now = clock_mono_ms();
 
 	pthread_mutex_lock(&penalty->lock);
-	uint64_t wait = wait_ms(find(&penalty->logins, &ticket.login), &login_rule, now);
+	struct entry *of_login = find(&penalty->logins, &ticket.login);
+	uint64_t wait = wait_ms(of_login, &login_rule, now);
+	ticket.failures = of_login != NULL ? of_login->failures : 0;
 	ticket.takes_turn = !is_known(penalty, &ticket.login, now);
 	if (ticket.takes_turn) {
-		uint64_t other =
-		        wait_ms(find(&penalty->networks, &ticket.network), &network_rule, now);
+		struct entry *of_network = find(&penalty->networks, &ticket.network);
+		uint64_t other = wait_ms(of_network, &network_rule, now);
 		wait = MAX_OF(wait, other);
+		ticket.failures += of_network != NULL ? of_network->failures : 0;
 	}
 	if (wait == 0) {
 		begin(&penalty->logins, &ticket.login, &login_rule, now);
@@ -316,8 +319,9 @@ unsigned penalty_leave(
 		end_running(&penalty->networks, &ticket->network);
 	if (outcome == PENALTY_RIGHT) {
 		note_right(penalty, &ticket->login, now);
-	} else if (outcome == PENALTY_WRONG) {
-		if (fail(&penalty->logins, &ticket->login, &login_rule, now))
+	} else if (outcome != PENALTY_UNTRIED) {
+		if (outcome == PENALTY_WRONG &&
+		        fail(&penalty->logins, &ticket->login, &login_rule, now))
 			news |= PENALTY_LOGIN_SLOWED;
 		if (fail(&penalty->networks, &ticket->network, &network_rule, now))
 			news |= PENALTY_NETWORK_SLOWED;
@@ -328,7 +332,7 @@ unsigned penalty_leave(
 
 void penalty_right(struct penalty *penalty, struct slice login, struct slice address)
 {
-	struct penalty_ticket ticket = make_ticket(penalty, login, address);
+	struct penalty_ticket ticket = penalty_ticket_of(penalty, login, address);
 	uint64_t now = clock_mono_ms();
 
 	pthread_mutex_lock(&penalty->lock);

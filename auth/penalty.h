@@ -27,6 +27,7 @@ struct penalty;
 
 /* 0 or -ENOMEM. */
 int penalty_new(struct penalty **ret_penalty) must_check;
+/* NULL is fine. */
 void penalty_free(struct penalty *penalty);
 
 struct penalty_key {
@@ -36,6 +37,7 @@ struct penalty_key {
 /* An attempt that has begun; zeroed it is none. */
 struct penalty_ticket {
 	struct penalty_key login, network;
+	unsigned failures;     /* that counted when it was to begin, of both */
 	bool open, takes_turn; /* of the network */
 };
 
@@ -47,9 +49,14 @@ struct penalty_ticket {
 uint64_t penalty_enter(struct penalty *penalty, struct slice login, struct slice address,
         struct penalty_ticket *ret_ticket) must_check;
 
+/* The keys of an attempt that has not begun. */
+struct penalty_ticket penalty_ticket_of(
+        const struct penalty *penalty, struct slice login, struct slice address);
+
 enum penalty_outcome {
-	PENALTY_RIGHT,   /* the login's failures are forgotten; the network's are not */
-	PENALTY_WRONG,   /* one more of both */
+	PENALTY_RIGHT, /* the login's failures are forgotten; the network's are not */
+	PENALTY_WRONG, /* one more of both */
+	PENALTY_BUSY,  /* not tried, for others were: one more of the network, none of the login */
 	PENALTY_UNTRIED, /* it tells nothing: the client went away, the database was away */
 };
 

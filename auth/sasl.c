@@ -14,7 +14,6 @@
 #include <sasl/sasl.h>
 #include <sasl/saslplug.h>
 #include <semaphore.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,17 +32,13 @@
 #define MECHANISMS "SCRAM-SHA-256 PLAIN LOGIN"
 
 #define CHALLENGE_MAX 8192
-#define SLOW_MAX      2   /* a slow hash, and one that waits for it */
 #define EXTERNAL_SSF  256 /* we are under TLS always; 1 would still hide PLAIN */
 
 struct sasl {
 	struct identity_store *store;
 	char hostname[256];
 	sem_t hashing; /* one PBKDF2, or what costs no more, for each core at a time */
-	/* Hashes that cost far more keep to themselves, and hold up no more than two lanes:
-	 * who sends wrong passwords to them must not keep everybody else from logging in. */
-	_Atomic unsigned slow_count;
-	pthread_mutex_t slow_turn;
+	pthread_mutex_t slow_hashing; /* hashes that cost far more: one at a time */
 };
 
 struct conversation {
@@ -55,7 +50,7 @@ struct conversation {
 	struct db *db; /* of the lane that runs the step */
 	struct identity *identity;
 	char login[LOGIN_MAX + 1];
-	bool away, busy; /* the database; the slow hashes */
+	bool away; /* the database */
 	const struct credential
 	        *credential; /* that was right, and may be used so; of the identity */
 	enum upgrade upgrade;
@@ -67,6 +62,8 @@ struct conversation {
 /* Fetches who it is, once a conversation. SASL_OK, SASL_UNAVAIL, SASL_NOMEM. */
 static int look_up(struct conversation *conversation, struct slice login)
 {
+	if (conversation->away)
+		return SASL_UNAVAIL;
 	if (conversation->identity != NULL)
 		return slice_equal(login, slice_str(conversation->login)) ? SASL_OK : SASL_BADAUTH;
 	if (response_normal_login(login, conversation->login) < 0) {
@@ -102,21 +99,18 @@ struct attempt {
 	struct slice typed, prepared;
 };
 
-/* Does not fit, and `busy`, when it is not to be tried now. */
-static bool slow_hash_fits(struct conversation *conversation, const struct credential *credential,
-        const struct attempt *attempt)
+static bool slow_hash_fits(
+        struct sasl *sasl, const struct credential *credential, const struct attempt *attempt)
 {
-	struct sasl *sasl = conversation->sasl;
-	bool fits = false;
-
-	conversation->busy = atomic_fetch_add(&sasl->slow_count, 1) >= SLOW_MAX;
-	if (!conversation->busy) {
-		pthread_mutex_lock(&sasl->slow_turn);
-		fits = foreign_hash_fits(credential->verifier, attempt->typed);
-		pthread_mutex_unlock(&sasl->slow_turn);
-	}
-	atomic_fetch_sub(&sasl->slow_count, 1);
+	pthread_mutex_lock(&sasl->slow_hashing);
+	bool fits = foreign_hash_fits(credential->verifier, attempt->typed);
+	pthread_mutex_unlock(&sasl->slow_hashing);
 	return fits;
+}
+
+static bool is_slow(const struct credential *credential)
+{
+	return credential->kind == CREDENTIAL_CRYPT && foreign_hash_is_slow(credential->verifier);
 }
 
 static bool credential_fits(struct conversation *conversation, const struct credential *credential,
@@ -128,8 +122,8 @@ static bool credential_fits(struct conversation *conversation, const struct cred
 		return false;
 	if (credential->kind == CREDENTIAL_TOKEN)
 		return credential_token_fits(credential, attempt->typed);
-	if (credential->kind == CREDENTIAL_CRYPT && foreign_hash_is_slow(credential->verifier))
-		return slow_hash_fits(conversation, credential, attempt);
+	if (is_slow(credential))
+		return slow_hash_fits(conversation->sasl, credential, attempt);
 	while (sem_wait(&conversation->sasl->hashing) < 0)
 		continue;
 	if (credential->kind == CREDENTIAL_SCRAM)
@@ -160,12 +154,7 @@ static void find_credential(struct conversation *conversation, const struct atte
 	conversation->reason = identity->known ? "bad_password" : "unknown_user";
 	for (size_t i = 0; i < identity->credential_count; i++) {
 		const struct credential *credential = &identity->credentials[i];
-		bool fits = credential_fits(conversation, credential, attempt);
-		if (conversation->busy) {
-			conversation->reason = "busy";
-			return;
-		}
-		if (!fits)
+		if (!credential_fits(conversation, credential, attempt))
 			continue;
 		const char *why_not = objection(conversation, credential);
 		if (why_not == NULL) {
@@ -432,7 +421,7 @@ int sasl_start(
 	sasl->store = store;
 	strncpy(sasl->hostname, hostname, sizeof(sasl->hostname) - 1);
 	sem_init(&sasl->hashing, 0, cores > 0 ? (unsigned)cores : 1);
-	pthread_mutex_init(&sasl->slow_turn, NULL);
+	pthread_mutex_init(&sasl->slow_hashing, NULL);
 	sasl_set_mutex(mutex_new, mutex_lock, mutex_unlock, mutex_free);
 	int r = sasl_server_init(callbacks, "postern");
 	if (r == SASL_OK)
@@ -452,7 +441,7 @@ void sasl_stop(struct sasl *sasl)
 		return;
 	sasl_server_done();
 	sem_destroy(&sasl->hashing);
-	pthread_mutex_destroy(&sasl->slow_turn);
+	pthread_mutex_destroy(&sasl->slow_hashing);
 	free(sasl);
 }
 
@@ -561,7 +550,7 @@ static const char *refused_proof(const struct conversation *conversation)
 static enum sasl_verdict judge(struct conversation *conversation, int code, const char *out,
         unsigned out_len, struct buf *ret_challenge)
 {
-	if (conversation->away || conversation->busy)
+	if (conversation->away)
 		return SASL_VERDICT_UNAVAILABLE;
 	switch (code) {
 	case SASL_OK:
@@ -585,9 +574,25 @@ static enum sasl_verdict judge(struct conversation *conversation, int code, cons
 	}
 }
 
-bool conversation_is_busy(const struct conversation *conversation)
+bool conversation_is_slow(
+        struct conversation *conversation, struct db *db, const struct response_reader *reader)
 {
-	return conversation->busy;
+	bool slow = false;
+
+	conversation->db = db;
+	if (look_up(conversation, slice_str(reader->login)) != SASL_OK)
+		return false;
+	const struct identity *identity = conversation->identity;
+	for (size_t i = 0; i < identity->credential_count; i++) {
+		const struct credential *credential = &identity->credentials[i];
+		/* An app password, which comes first, needs no turn. */
+		if (credential->kind == CREDENTIAL_TOKEN &&
+		        credential_token_fits(credential, reader->password) &&
+		        objection(conversation, credential) == NULL)
+			return false;
+		slow |= is_slow(credential);
+	}
+	return slow;
 }
 
 enum sasl_verdict conversation_start(struct conversation *conversation, struct db *db,

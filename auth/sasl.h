@@ -29,13 +29,20 @@ enum sasl_verdict {
 	SASL_VERDICT_REFUSED,
 	SASL_VERDICT_SUSPENDED, /* it would have, but the account may not now */
 	SASL_VERDICT_MALFORMED,
-	SASL_VERDICT_UNAVAILABLE, /* the database is away, or slow hashes are busy */
+	SASL_VERDICT_UNAVAILABLE, /* the database is away */
 };
 
 /* By that mechanism from that address, of less than ADDR_TEXT octets. 0 or -ENOMEM. */
 int conversation_new(struct sasl *sasl, enum response_mechanism mechanism,
         struct slice client_address, struct conversation **ret_conversation) must_check;
 void conversation_free(struct conversation *conversation);
+
+/*
+ * Before a step with a password: whether it will be checked against a slow hash, of which few are
+ * checked at a time. Looks up who it is, as the step would; false also if that fails. Blocks.
+ */
+bool conversation_is_slow(
+        struct conversation *conversation, struct db *db, const struct response_reader *reader);
 
 /*
  * Responses that response_read() finds good, and of nobody's login none that guesses: the
@@ -65,9 +72,6 @@ const struct credential *conversation_credential(const struct conversation *conv
 /* After DONE: whether an imported hash was to become a verifier, and did. */
 enum upgrade { UPGRADE_NONE, UPGRADE_DONE, UPGRADE_FAILED };
 enum upgrade conversation_upgrade(const struct conversation *conversation);
-
-/* After UNAVAILABLE: whether slow hashes are busy, which counts as a wrong password. */
-bool conversation_is_busy(const struct conversation *conversation);
 
 /* For the log: "bad_password", "unknown_user", "network_not_allowed", "authzid", … */
 const char *conversation_reason(const struct conversation *conversation);

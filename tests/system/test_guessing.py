@@ -7,14 +7,21 @@ import json
 import math
 import os
 import statistics
+import threading
 import time
+import warnings
 
 from client import another_address, bare_session, scram_proof
 from stage import alone
 from test_refusals import LOGIN, PASSWORD, plain
 
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import crypt
+
 REFUSED, MALFORMED = "535 5.7.8 Authentication failed", "501 5.5.2 Cannot decode that"
 SLOWED, LAST = "454 4.7.0 Too many wrong passwords, try again later", "421 4.7.0 Too many failed logins"
+CROWD = 60  # from as many addresses
 PAIRS = int(os.environ.get("POSTERN_PAIRS", 40))
 
 
@@ -356,6 +363,38 @@ def test_many_at_once_are_no_way_around(stage):
     assert set(answers) == {REFUSED, SLOWED}, set(answers)
     tried = len(stage.gateway.events("login.refused", account=login, reason="bad_password"))
     assert tried <= 9, tried
+
+
+def test_strangers_do_not_shut_out_who_has_a_slow_hash(stage):
+    """A crowd guesses at logins with imported hashes, also at his: the owner elsewhere gets in."""
+    restarted(stage)
+    owners = [f"slow-{number}@example.org" for number in range(4)]
+    for login in owners:
+        stage.cluster.sql("select postern.account_import(:'login', :'hash')", login=login,
+                          hash=crypt.crypt("secret-1", "$2b$10$" + "C" * 21 + "."))
+    ending = threading.Event()
+
+    def guess(number):
+        here = another_address()
+        while not ending.is_set():
+            with contextlib.suppress(OSError), session(stage, here) as bare:
+                for _ in range(4):
+                    bare.ask(plain(owners[number % 4], "wrong"))
+
+    with concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
+        for number in range(CROWD):
+            pool.submit(guess, number)
+        try:
+            stage.gateway.wait_event("login.refused", reason="bad_password", count=8)
+            for login in owners[:2]:
+                here, answers = another_address(), []
+                while len(answers) < 6 and not (answers and answers[-1].startswith("235")):
+                    answers.append(by_plain(stage, login, "secret-1", here)[:40])
+                print(f"# {login}: {answers}", flush=True)
+                assert answers[-1].startswith("235"), answers
+                assert not stage.gateway.events("login.slowed", account=login, ip=here)
+        finally:
+            ending.set()
 
 
 def test_a_network_is_slowed_but_not_who_has_logged_in_there(stage):

@@ -11,6 +11,7 @@
 
 #include "auth/penalty.h"
 #include "auth/queue.h"
+#include "auth/slow_turns.h"
 #include "gateway/base/clock.h"
 
 #define FREE_OF_LOGIN   5 /* failures that cost nothing */
@@ -318,6 +319,108 @@ static void a_cancelled_request_does_not_come_again(void **state)
 	close(fds[1]);
 }
 
+/* A try that others' slow hashes kept from being one: it shuts no owner out. */
+static void a_busy_try_counts_for_its_network_only(void **state)
+{
+	for (unsigned i = FREE_OF_LOGIN; i < FREE_OF_NETWORK - 1; i++)
+		assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_BUSY), PENALTY_NO_NEWS);
+	/* The login has all that is free. */
+	for (unsigned i = 0; i < FREE_OF_LOGIN - 1; i++)
+		assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_WRONG), PENALTY_NO_NEWS);
+	assert_int_equal(wait_of(*state, "b", "192.0.2.1"), 0);
+	assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_BUSY), PENALTY_NO_NEWS);
+	assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_BUSY), PENALTY_NETWORK_SLOWED);
+	assert_int_not_equal(wait_of(*state, "b", "192.0.2.1"), 0);
+}
+
+/* ---- turns at slow hashes ---- */
+
+static struct penalty_ticket slow_guesser(unsigned network, unsigned login, unsigned failures)
+{
+	return (struct penalty_ticket){
+	        .login = {.tag = (uint64_t)network << 32 | login << 1 | 1},
+	        .network = {.tag = (uint64_t)network << 1 | 1},
+	        .failures = failures,
+	        .open = true,
+	};
+}
+
+static bool takes(struct slow_turns *turns, struct penalty_ticket who)
+{
+	return slow_turns_look(turns, &who) == 0 && slow_turns_take(turns, &who) == 0;
+}
+
+static struct slow_turns *busy_turns(void)
+{
+	struct slow_turns *turns;
+
+	assert_int_equal(slow_turns_new(&turns), 0);
+	for (unsigned i = 0; i < SLOW_TURNS_MAX; i++)
+		assert_true(takes(turns, slow_guesser(1000000 + i, 0, 0)));
+	return turns;
+}
+
+/* However many guess, at whatever logins: the owner, who has not failed, is the next. */
+static void an_owner_goes_before_who_has_failed(void **state)
+{
+	struct slow_turns *turns = busy_turns();
+	struct penalty_ticket owner = slow_guesser(1, 1, 0);
+
+	(void)state;
+	/* More than there are places: they do not keep him from having one. */
+	for (unsigned i = 10; i < 3000; i++)
+		assert_false(takes(turns, slow_guesser(i, i % 4, 1)));
+	assert_false(takes(turns, owner));
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(10, 10 % 4, 1)));
+	assert_true(takes(turns, owner));
+	/* Then the oldest of the others. */
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(11, 11 % 4, 1)));
+	assert_true(takes(turns, slow_guesser(10, 10 % 4, 1)));
+	slow_turns_free(turns);
+}
+
+/* Many logins of one network are behind one of another. */
+static void networks_take_turns(void **state)
+{
+	struct slow_turns *turns = busy_turns();
+
+	(void)state;
+	for (unsigned i = 0; i < 20; i++)
+		assert_false(takes(turns, slow_guesser(10, i, 0)));
+	assert_false(takes(turns, slow_guesser(11, 0, 0)));
+	slow_turns_end(turns);
+	assert_true(takes(turns, slow_guesser(10, 0, 0)));
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(10, 1, 0)));
+	assert_true(takes(turns, slow_guesser(11, 0, 0)));
+	/* Who has had his turn is behind who still waits, and holds nobody up. */
+	slow_turns_end(turns);
+	assert_true(takes(turns, slow_guesser(10, 1, 0)));
+	slow_turns_free(turns);
+}
+
+static void who_has_gone_holds_up_nobody(void **state)
+{
+	struct slow_turns *turns = busy_turns();
+
+	(void)state;
+	assert_false(takes(turns, slow_guesser(10, 0, 0)));
+	assert_false(takes(turns, slow_guesser(11, 0, 0)));
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(11, 0, 0)));
+	pass_ms(300);
+	assert_true(takes(turns, slow_guesser(11, 0, 0)));
+	/* But if he comes back he has kept his place. */
+	assert_false(takes(turns, slow_guesser(12, 0, 0)));
+	assert_false(takes(turns, slow_guesser(10, 0, 0)));
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(12, 0, 0)));
+	assert_true(takes(turns, slow_guesser(10, 0, 0)));
+	slow_turns_free(turns);
+}
+
 /* The same from many threads; what the thread sanitizer looks at. */
 static void *guess(void *arg)
 {
@@ -348,7 +451,8 @@ static void threads_share_it(void **state)
 #define UNTIMED                                                                                    \
 	penalty_test(many_at_once_are_no_way_around),                                              \
 	        penalty_test(a_network_is_what_one_customer_has), penalty_test(threads_share_it),  \
-	        cmocka_unit_test(a_cancelled_request_does_not_come_again)
+	        cmocka_unit_test(a_cancelled_request_does_not_come_again),                         \
+	        cmocka_unit_test(networks_take_turns)
 
 int main(void)
 {
@@ -361,6 +465,9 @@ int main(void)
 	        penalty_test(one_wrong_device_does_not_shut_its_network_out),
 	        penalty_test(a_flood_does_not_push_out_who_has_failed_more),
 	        cmocka_unit_test(a_delayed_request_comes_again),
+	        penalty_test(a_busy_try_counts_for_its_network_only),
+	        cmocka_unit_test(an_owner_goes_before_who_has_failed),
+	        cmocka_unit_test(who_has_gone_holds_up_nobody),
 	};
 
 	open_clock();
