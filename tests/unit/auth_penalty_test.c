@@ -333,6 +333,24 @@ static void a_busy_try_counts_for_its_network_only(void **state)
 	assert_int_not_equal(wait_of(*state, "b", "192.0.2.1"), 0);
 }
 
+static void who_is_known_in_a_network_is_so_for_a_day(void **state)
+{
+	const int64_t day_ms = 24L * 3600 * 1000;
+	char login[16];
+
+	assert_int_equal(attempt(*state, "known", "192.0.2.1", PENALTY_RIGHT), 0);
+	pass_ms(day_ms - 5000);
+	for (unsigned i = 0; i < FREE_OF_NETWORK; i++) {
+		snprintf(login, sizeof(login), "made-up-%u", i);
+		(void)attempt(*state, login, "192.0.2.1", PENALTY_WRONG);
+	}
+	assert_int_not_equal(wait_of(*state, "other", "192.0.2.1"), 0);
+	assert_int_equal(wait_of(*state, "known", "192.0.2.1"), 0);
+	pass_ms(5000);
+	(void)attempt(*state, "made-up", "192.0.2.1", PENALTY_WRONG);
+	assert_int_not_equal(wait_of(*state, "known", "192.0.2.1"), 0);
+}
+
 /* ---- turns at slow hashes ---- */
 
 static struct penalty_ticket slow_guesser(unsigned network, unsigned login, unsigned failures)
@@ -466,6 +484,7 @@ int main(void)
 	        penalty_test(a_flood_does_not_push_out_who_has_failed_more),
 	        cmocka_unit_test(a_delayed_request_comes_again),
 	        penalty_test(a_busy_try_counts_for_its_network_only),
+	        penalty_test(who_is_known_in_a_network_is_so_for_a_day),
 	        cmocka_unit_test(an_owner_goes_before_who_has_failed),
 	        cmocka_unit_test(who_has_gone_holds_up_nobody),
 	};
