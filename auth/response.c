@@ -7,23 +7,14 @@
 
 #include "auth/password.h"
 #include "gateway/base/encode.h"
+#include "gateway/mail/line.h"
 
 #define SCRAM_MAX  2048 /* libsasl2 takes no more */
 #define PROOF_SIZE 32
 
-static bool is_text(struct slice text)
-{
-	for (size_t i = 0; i < text.len; i++) {
-		unsigned char c = (unsigned char)text.ptr[i];
-		if (c < ' ' || c == 0x7f)
-			return false;
-	}
-	return slice_is_utf8(text);
-}
-
 bool response_is_name(struct slice name)
 {
-	return name.len > 0 && name.len <= LOGIN_MAX && is_text(name);
+	return name.len > 0 && name.len <= LOGIN_MAX && line_is_clean(name);
 }
 
 bool response_is_password(struct slice password)
@@ -113,7 +104,7 @@ static bool is_extension(struct slice field)
 /* Without an empty field at either end, which slice_until() does not show. */
 static bool is_scram(struct slice message)
 {
-	return message.len > 0 && message.len <= SCRAM_MAX && is_text(message) &&
+	return message.len > 0 && message.len <= SCRAM_MAX && line_is_clean(message) &&
 	       message.ptr[message.len - 1] != ',';
 }
 
