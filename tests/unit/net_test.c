@@ -581,6 +581,8 @@ static void what_was_sent_before_the_end_is_read(void **state)
 	assert_int_equal(a.closed, 1);
 	assert_int_equal(a.end, CONN_END_EOF);
 	peer_done(&a);
+	while (b.gone == 0)
+		loop_run(loop);
 	peer_done(&b);
 }
 
