@@ -133,6 +133,8 @@ void session_end(struct session *session, const char *text)
 	if (text != session->trouble)
 		snprintf(session->trouble, sizeof(session->trouble), "%s", text);
 	session->tx.in_doubt = session->state == SESSION_DOT;
+	/* It is in the list of sessions until this turn's end, in which the look-up may end too. */
+	session->waits_for_name = false;
 	session_enter(session, SESSION_CLOSED);
 	loop_defer_cancel(&session->later);
 	list_remove(&session->link);

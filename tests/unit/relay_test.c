@@ -221,6 +221,10 @@ int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo
 {
 	if (strcmp(name, "two.example") == 0)
 		return find_two(port, hints, ret_found);
+	if (strcmp(name, "late.example") == 0) {
+		sem_wait(&name_server);
+		return __real_getaddrinfo("127.0.0.1", port, hints, ret_found);
+	}
 	if (strcmp(name, "slow.example") != 0)
 		return __real_getaddrinfo(name, port, hints, ret_found);
 	sem_wait(&name_server);
@@ -394,6 +398,47 @@ static void each_address_of_a_host_is_tried(void **state)
 	expect_connection(upstreams, 1);
 }
 
+static struct upstream *to_shut;
+
+static void shut(struct post *post)
+{
+	(void)post;
+	to_shut->relay->stopping = true;
+	upstream_shut(to_shut);
+}
+
+/* Until the first look-up is on its way. */
+static void run_until_asked(struct bench *bench)
+{
+	while (bench->relay.busy < 1) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
+}
+
+/* The session has ended when the turn gets to the address that it waited for. */
+static void a_stop_and_a_name_in_one_turn(void **state)
+{
+	char upstreams[200];
+	struct post post = {.run = shut};
+
+	(void)state;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"late.example:%u\"]  tls = \"none\" }", own_port);
+	struct bench *bench = set_up(upstreams, 1);
+	to_shut = bench->upstream;
+	run_until_asked(bench);
+	loop_post(loop, &post);
+	sem_post(&name_server);
+	jobs_free(bench->relay.names); /* with the worker at its end the address is posted too */
+	assert_int_equal(jobs_new(2, 100, &bench->relay.names), 0);
+	loop_stop(loop);
+	loop_run(loop);
+	assert_int_equal(bench->relay.busy, 0);
+	tear_down(bench);
+	assert_int_equal(connection, -1);
+}
+
 static _Atomic bool work_done;
 
 static void work(struct job *job)
@@ -414,10 +459,7 @@ static void slow_names_hold_up_no_other_work(void **state)
 
 	(void)state;
 	struct bench *bench = set_up("isp = { hosts = [\"slow.example:25\"]  tls = \"none\" }", 8);
-	while (bench->relay.busy < 1) {
-		loop_stop(loop);
-		loop_run(loop);
-	}
+	run_until_asked(bench);
 	work_done = false;
 	job.loop = loop;
 	assert_int_equal(jobs_submit(bench->relay.jobs, &job), 0);
@@ -576,6 +618,7 @@ int main(void)
 	        LISTENING_TEST(a_slow_name_makes_way_for_the_next_host),
 	        LISTENING_TEST(a_slow_name_keeps_one_worker),
 	        LISTENING_TEST(each_address_of_a_host_is_tried),
+	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(slow_names_hold_up_no_other_work),
 	        cmocka_unit_test(a_row_in_the_words_of_the_database),
 	        cmocka_unit_test(the_longest_row_fits),
