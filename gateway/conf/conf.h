@@ -88,7 +88,7 @@ struct conf_upstream {
 
 struct conf_retry {
 	uint64_t first, max, delay_notice, expire;
-	uint64_t bounces_per_hour; /* and notices of delay, of one account */
+	uint64_t bounces_per_hour; /* of one account; and as many notices of delay */
 };
 
 struct conf_domain_route {

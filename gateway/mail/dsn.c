@@ -71,14 +71,7 @@ static int write_words(const struct dsn *dsn, struct buf *out)
 		        "whoever\r\n"
 		        "runs this mail service and name the message by its number above.\r\n"
 		        "\r\n");
-	if (r < 0 || dsn->silent_until_s == 0)
-		return r;
-	return buf_printf(out,
-	        "Much of your mail has failed within an hour. You will not be told of what\r\n"
-	        "else fails before %s.\r\n"
-	        "Whoever runs this mail service can tell you what it was.\r\n"
-	        "\r\n",
-	        clock_rfc5322(dsn->silent_until_s, until));
+	return r;
 }
 
 /* What message/delivery-status cannot carry as it is: RFC 6533 3, utf-8-addr-xtext. */

@@ -23,9 +23,7 @@ struct dsn {
 	const char *id, *original_id;
 	struct slice sender; /* who gets it */
 	int64_t wall_s, accepted_s;
-	int64_t silent_until_s; /* it is the last one that the account gets until then; 0: it is not
-	                         */
-	int64_t retry_until_s;  /* a notice of delay: it is tried until then; 0: it has failed */
+	int64_t retry_until_s; /* a notice of delay: it is tried until then; 0: it has failed */
 	const struct dsn_recipient *recipients;
 	uint32_t recipient_count;
 	struct slice original_header; /* a block with its empty line */

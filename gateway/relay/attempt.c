@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gateway/base/board.h"
 #include "gateway/base/clock.h"
 #include "gateway/mail/address.h"
 #include "gateway/mail/header.h"
@@ -369,6 +370,33 @@ static void have_keys(struct key_wait *wait)
 		fail(attempt, "too much to do");
 }
 
+/*
+ * Whether it is a bounce, and its account has got as many as it gets within an hour. One that
+ * was tried already was counted then, or before a restart.
+ */
+static bool must_wait_for_hour(struct attempt *attempt)
+{
+	struct task *task = attempt->task;
+	const struct spool_entry *entry = task->entry;
+	struct bounce_wait wait;
+	char until[CLOCK_TEXT_SIZE];
+
+	if (!entry->is_dsn || entry->is_delay || entry->attempt > 0 || task->is_counted)
+		return false;
+	task->is_counted = bounce_limit_take(&task->relay->bounces, entry->account,
+	        task->relay->conf->retry.bounces_per_hour, clock_mono_ms(), &wait);
+	if (task->is_counted)
+		return false;
+	if (wait.is_first)
+		LOG(&attempt->log, EV_BOUNCES_WITHHELD, "account=%s until=%s",
+		        LOG_VALUE(attempt->envelope.login),
+		        clock_iso(clock_wall_s() + (int64_t)(wait.ms / 1000), until));
+	counter_add(CT_BOUNCES_WITHHELD, !task->was_withheld);
+	task->was_withheld = true;
+	attempt->hour_left_ms = wait.ms;
+	return true;
+}
+
 static void prepared(struct job *job)
 {
 	struct attempt *attempt = container_of(job, struct attempt, job);
@@ -389,6 +417,8 @@ static void prepared(struct job *job)
 	        &attempt->arena, attempt->task->entry->recipients * sizeof(*attempt->results));
 	if (attempt->results == NULL) {
 		fail(attempt, "out of memory");
+	} else if (must_wait_for_hour(attempt)) {
+		finish(attempt);
 	} else if (attempt->envelope.from_domain.len == 0 || /* a bounce of ours */
 	           (attempt->keyset != NULL && attempt->keyset->count > 0)) {
 		hand_over(attempt);

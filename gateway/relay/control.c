@@ -105,6 +105,8 @@ static const char *state_of(const struct spool_entry *entry)
 	case TASK_GONE:
 		break;
 	}
+	if (task->was_withheld && !task->is_counted)
+		return "withheld";
 	if (!task->frozen)
 		return "waiting";
 	return timer_is_running(&task->timer) ? "route-unknown" : "upstream-stopped";

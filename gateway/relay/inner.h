@@ -55,7 +55,7 @@ struct relay {
 	struct notices *notices; /* tells keys and accounts */
 	struct history *history;
 	struct control *control;
-	struct bounce_limit bounces;
+	struct bounce_limit bounces, delays; /* that accounts have got */
 	struct scheduler scheduler;
 	struct list upstreams;
 	struct list routeless; /* tasks whose route is not configured */
@@ -124,7 +124,8 @@ struct attempt {
 	struct result *results; /* one a recipient of the message */
 	struct delivery *deliveries;
 	uint32_t delivery_count, open;
-	bool route_unknown; /* of some recipients */
+	bool route_unknown;    /* of some recipients */
+	uint64_t hour_left_ms; /* a bounce, and its account has got enough for so long; or 0 */
 	int error;
 	struct why why;
 };

@@ -32,8 +32,7 @@ struct about {
 	struct message_id id; /* of the notification */
 	const struct stored_result *results;
 	uint32_t count;
-	int64_t retry_until_s;  /* they are delayed; 0: they have failed */
-	int64_t silent_until_s; /* the account gets no other until then; 0: it may */
+	int64_t retry_until_s; /* they are delayed; 0: they have failed */
 };
 
 static int write_dsn(struct attempt *attempt, const struct about *what, struct buf *header,
@@ -62,7 +61,6 @@ static int write_dsn(struct attempt *attempt, const struct about *what, struct b
 	        .wall_s = clock_wall_s(),
 	        .accepted_s = attempt->task->entry->accepted_us / 1000000,
 	        .retry_until_s = what->retry_until_s,
-	        .silent_until_s = what->silent_until_s,
 	        .recipients = recipients,
 	        .recipient_count = what->count,
 	        .original_header = attempt->message.stored.header,
@@ -82,47 +80,19 @@ static int write_dsn(struct attempt *attempt, const struct about *what, struct b
 	return r == 0 ? envelope_encode(&own, envelope) : r;
 }
 
-/* Whether the account may get another bounce or notice; *ret_silent_s as in struct about. */
-static bool may_get_another(const struct attempt *attempt, int64_t *ret_silent_s)
-{
-	const struct relay *relay = attempt->task->relay;
-	uint64_t wait_ms;
-
-	uint64_t left = bounce_limit_left(&relay->bounces, attempt->envelope.account,
-	        relay->conf->retry.bounces_per_hour, clock_mono_ms(), &wait_ms);
-	*ret_silent_s = left == 1 ? clock_wall_s() + (int64_t)(wait_ms / 1000) : 0;
-	return left > 0;
-}
-
-/* It has got one. */
-static void count_notice(const struct attempt *attempt, int64_t silent_s)
-{
-	char until[CLOCK_TEXT_SIZE];
-
-	bounce_limit_take(
-	        &attempt->task->relay->bounces, attempt->envelope.account, clock_mono_ms());
-	if (silent_s > 0)
-		LOG(&attempt->log, EV_BOUNCES_WITHHELD, "account=%s until=%s",
-		        LOG_VALUE(attempt->envelope.login), clock_iso(silent_s, until));
-}
-
 /*
  * Tells the sender that recipients have failed, or (until when they are tried) are delayed.
- * 0; -EAGAIN: he was told of too many lately; -errno.
+ * 0 or -errno.
  */
 static int notify(struct attempt *attempt, const struct stored_result *results, uint32_t count,
         int64_t retry_until_s, struct message_id *ret_id)
 {
 	uint32_t settled = retry_until_s == 0 ? count : 0;
-	int64_t silent_s;
-	if (!may_get_another(attempt, &silent_s))
-		return -EAGAIN;
 	const struct about what = {
 	        .id = spool_bounce_id(attempt->task->entry, results, settled),
 	        .results = results,
 	        .count = count,
 	        .retry_until_s = retry_until_s,
-	        .silent_until_s = silent_s,
 	};
 	struct buf header, body, envelope;
 
@@ -142,7 +112,6 @@ static int notify(struct attempt *attempt, const struct stored_result *results, 
 		        settled, &dsn, on_marked, attempt->task->relay);
 	if (r == 0) {
 		attempt->task->relay->busy++;
-		count_notice(attempt, silent_s);
 		*ret_id = what.id;
 	}
 	buf_done(&header);
@@ -152,7 +121,7 @@ static int notify(struct attempt *attempt, const struct stored_result *results, 
 }
 
 static void tell_failed(struct attempt *attempt, const struct stored_result *failed, uint32_t count,
-        const struct message_id *notice, const char *told)
+        const struct message_id *notice)
 {
 	enum event event = attempt->task->entry->is_dsn ? EV_MESSAGE_DROPPED : EV_MESSAGE_BOUNCED;
 
@@ -163,7 +132,7 @@ static void tell_failed(struct attempt *attempt, const struct stored_result *fai
 		LOG(&attempt->log, event, "to=%s status=%s host=%s reply=%s notice=%s",
 		        LOG_VALUE(attempt->envelope.recipients[failed[i].recipient]),
 		        result->status, result->host != NULL ? result->host : "-",
-		        LOG_VALUE(slice_str(result->diagnostic)), told);
+		        LOG_VALUE(slice_str(result->diagnostic)), notice != NULL ? "sent" : "none");
 	}
 	counter_add(CT_RECIPIENTS_FAILED, count);
 }
@@ -179,15 +148,13 @@ static void give_back(struct attempt *attempt, const struct stored_result *faile
 {
 	struct relay *relay = attempt->task->relay;
 	struct spool_entry *entry = attempt->task->entry;
-	const char *told = "none";
+	bool is_told = may_notify(attempt);
 	struct message_id notice;
-	int r = -EAGAIN;
+	int r;
 
-	if (may_notify(attempt)) {
+	if (is_told) {
 		r = notify(attempt, failed, count, 0, &notice);
-		told = r == -EAGAIN ? "withheld" : "sent";
-	}
-	if (r == -EAGAIN) {
+	} else {
 		r = spool_settle(relay->spool, entry, failed, count, on_marked, relay);
 		relay->busy += r == 0;
 	}
@@ -197,9 +164,7 @@ static void give_back(struct attempt *attempt, const struct stored_result *faile
 			attempt->results[failed[i].recipient].fate = FATE_DEFERRED;
 		return;
 	}
-	bool sent = strcmp(told, "sent") == 0;
-	counter_add(CT_BOUNCES_WITHHELD, strcmp(told, "withheld") == 0);
-	tell_failed(attempt, failed, count, sent ? &notice : NULL, told);
+	tell_failed(attempt, failed, count, is_told ? &notice : NULL);
 }
 
 static void give_back_failed(struct attempt *attempt)
@@ -243,6 +208,7 @@ static void tell_delay(struct attempt *attempt)
 	struct stored_result delayed[BOUNCE_RECIPIENTS_MAX];
 	struct spool_entry *entry = attempt->task->entry;
 	struct message_id notice;
+	struct bounce_wait wait;
 	uint32_t count = 0;
 
 	if (entry->delay_told || !attempt_is_readable(attempt) || !may_notify(attempt) ||
@@ -251,10 +217,12 @@ static void tell_delay(struct attempt *attempt)
 	for (uint32_t i = 0; i < entry->recipients && count < BOUNCE_RECIPIENTS_MAX; i++)
 		if (attempt->results[i].fate == FATE_DEFERRED)
 			delayed[count++] = (struct stored_result){.recipient = i};
-	if (count == 0)
+	/* Told of too many lately: at the next attempt. */
+	if (count == 0 || !bounce_limit_take(&attempt->task->relay->delays, entry->account,
+	                          retry->bounces_per_hour, clock_mono_ms(), &wait))
 		return;
 	int64_t until_s = clock_wall_s() + (int64_t)(retry->expire - entry->age_ms) / 1000;
-	/* Without memory, or told of too many lately: at the next attempt. */
+	/* Without memory: at the next attempt. */
 	if (notify(attempt, delayed, count, until_s, &notice) < 0)
 		return;
 	for (uint32_t i = 0; i < count; i++)
@@ -343,6 +311,14 @@ static void wait_for_time(
 		task_hold(task, &waiting->upstream->held, false);
 }
 
+/* A bounce that its account may not get yet. */
+static void wait_for_hour(struct task *task, uint64_t ms)
+{
+	task->frozen = true;
+	task->entry->next_us = clock_wall_us() + (int64_t)ms * 1000;
+	task_wait(task);
+}
+
 void outcome_record(struct attempt *attempt)
 {
 	struct task *task = attempt->task;
@@ -371,6 +347,8 @@ void outcome_record(struct attempt *attempt)
 		        TASK_WAITING; /* as if this attempt had not been: the next start tries */
 	} else if (deferred != NULL) {
 		wait_for_time(attempt, recipient, deferred);
+	} else if (attempt->hour_left_ms > 0) {
+		wait_for_hour(task, attempt->hour_left_ms);
 	} else if (accounts_hold(task->relay->accounts, task)) {
 		return; /* suspended while it waited for a connection */
 	} else if (waiting != NULL) {

@@ -39,7 +39,10 @@ struct task {
 	struct timer timer; /* of the next attempt */
 	enum task_state state;
 	bool in_history; /* history was told of the message */
-	/* Waits for a stopped upstream, an unknown route or a held account: does not age. */
+	/* A bounce: counted as one that its account gets within this hour; had to wait for that. */
+	bool is_counted, was_withheld;
+	/* Waits for a stopped upstream, an unknown route, a held account or its hour: does not age.
+	 */
 	bool frozen;
 	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
 	char *last;            /* what the last attempt came to, printable; or NULL */

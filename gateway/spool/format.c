@@ -226,6 +226,15 @@ int results_unpack(struct slice octets, struct message_id *ret_id,
 	return (int)count;
 }
 
+bool results_are_none(struct slice octets)
+{
+	struct unpack unpack = unpack_start(octets);
+	uint8_t id[ID_SIZE];
+
+	unpack_raw(&unpack, id, ID_SIZE);
+	return unpack_u32(&unpack) == 0 && unpack.error == 0;
+}
+
 void deferral_pack(const struct stored_deferral *deferral, struct pack *pack)
 {
 	pack_raw(pack, deferral->id.bytes, ID_SIZE);

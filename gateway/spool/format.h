@@ -100,6 +100,8 @@ struct stored_result {
 
 void results_pack(struct message_id id, const struct stored_result *results, uint32_t count,
         struct pack *pack);
+/* Whether they are well-formed so far and of no recipient: a notice of delay settles nobody. */
+bool results_are_none(struct slice octets);
 /* At most RESULTS_MAX through the callback: their number or -EBADMSG. */
 int results_unpack(struct slice octets, struct message_id *ret_id,
         void (*each)(void *arg, struct stored_result result), void *arg) must_check;

@@ -34,6 +34,7 @@ int entry_from_record(const struct spool_out *out, const struct record_header *r
 	        .in_out = in_out,
 	        .body_in_file = message.body_in_file,
 	        .is_dsn = record->type == RECORD_DSN,
+	        .is_delay = record->type == RECORD_DSN && results_are_none(message.settles),
 	};
 	*ret_entry = entry;
 	return 0;

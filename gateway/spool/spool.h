@@ -127,6 +127,7 @@ struct spool_entry {
 	uint64_t offset;
 	uint32_t file_run;
 	bool in_out, body_in_file, is_dsn;
+	bool is_delay; /* a notice of delay: a DSN that settles nobody */
 	unsigned marks_pending;
 	struct settled settled;
 };

@@ -364,42 +364,66 @@ def test_a_bounce_that_bounces_ends(stage):
     assert not stage.upstream.messages
 
 
+def refuse(stage, login, count):
+    """So many messages of this account that the upstream refuses for good."""
+    client = connect(stage, login, "secret-1")
+    for number in range(count):
+        client.sendmail(login, ["never@example.net"], message(f"refused {number}", sender=login))
+    client.quit()
+
+
+def bounded(stage, **retry):
+    """Clocks that can be set, and an upstream that refuses some recipients, now or for good."""
+    stage.gateway.retry.update(retry)
+    with_clock(stage)
+    answers = {"never@": "550 5.1.1 no", "later@": "450 4.2.1 later"}
+    stage.upstream.reply = lambda verb, line: next(
+        (answer for who, answer in answers.items() if verb == "RCPT" and who in line), None)
+
+
 def test_bounces_of_an_account_are_bounded(stage):
-    """Of 200 refused messages 20 come back within an hour, the last of them says so; others get theirs."""
+    """Of 50 refused messages 20 come back within an hour and 20 in the next; others get theirs at once."""
     stage.account("storm@example.org", "secret-1")
-    stage.gateway.retry["bounces_per_hour"] = 20
-    stage.gateway.stop()
-    stage.gateway.make_clock()
-    stage.gateway.start()
-    stage.upstream.reply = lambda verb, line: "550 5.1.1 no" if verb == "RCPT" and "never@" in line else None
-
-    def refused(login, count):
-        client = connect(stage, login, "secret-1")
-        for number in range(count):
-            client.sendmail(login, ["never@example.net"], message(f"refused {number}", sender=login))
-        client.quit()
-
-    refused("storm@example.org", 200)
-    stage.gateway.wait_event("message.bounced", count=200, seconds=60)
+    bounded(stage, bounces_per_hour=20)
+    refuse(stage, "storm@example.org", 50)
+    stage.gateway.wait_event("message.bounced", count=50, seconds=60)
     bounces = stage.upstream.wait(20)
     assert all(b.sender == "" and b.recipients == ["storm@example.org"] for b in bounces)
-    last = [b for b in bounces if b"will not be told" in b.body]
-    assert len(last) == 1, "the last one says that it is"
-    events = stage.gateway.events("message.bounced")
-    assert [sum(e["notice"] == word for e in events) for word in ("sent", "withheld")] == [20, 180]
+    eventually(lambda: stage.gateway.queue_count("withheld") == 30 == stage.gateway.queue_count())
+    assert all(e["notice"] == "sent" for e in stage.gateway.events("message.bounced"))
     assert len(stage.gateway.events("bounces.withheld", account="storm@example.org")) == 1
-    assert json.loads(stage.gateway.tool("--json", "status"))["bounces_withheld"] == 180
-    refused(LOGIN, 1)
-    stage.gateway.wait_queue(0)
+    assert json.loads(stage.gateway.tool("--json", "status"))["bounces_withheld"] == 30
+    refuse(stage, LOGIN, 1)
     assert [b.recipients for b in stage.upstream.wait(21)][20] == [LOGIN]
-    withheld = next(e["qid"] for e in events if e["notice"] == "withheld")
-    eventually(lambda: "refused" in (told := stage.gateway.tool("trace", withheld)) and "notice=" not in told)
-    stage.gateway.set_clock(3600)
-    refused("storm@example.org", 1)
-    stage.gateway.wait_event("message.bounced", count=202)
-    stage.gateway.wait_queue(0)
-    assert stage.upstream.wait(22)[21].recipients == ["storm@example.org"]
-    print("# 200 refused: 20 bounces, 180 logged", flush=True)
+    stage.gateway.tool("queue", "retry", "all")
+    eventually(lambda: stage.gateway.queue_count("withheld") == 30 == stage.gateway.queue_count())
+    for hour, left in ((1, 10), (2, 0)):
+        stage.gateway.set_clock(3600 * hour + 1)
+        eventually(lambda: stage.gateway.queue_count("withheld") == left == stage.gateway.queue_count())
+    told = [b for b in stage.upstream.wait(51) if b.recipients == ["storm@example.org"]]
+    assert len({b.body for b in told}) == 50, "each is told, once"
+    assert len(stage.gateway.events("bounces.withheld", account="storm@example.org")) == 2
+    assert json.loads(stage.gateway.tool("--json", "status"))["bounces_withheld"] == 30
+
+
+def test_notices_of_delay_take_no_bounces(stage):
+    """However much mail is late, and as many notices as may be are sent, what fails is told."""
+    bounded(stage, bounces_per_hour=2, first="1s", max="2s", delay_notice="1m")
+    client = connect(stage)
+    for number in range(3):
+        client.sendmail(LOGIN, ["later@example.net"], message(f"late {number}"))
+    client.quit()
+    stage.gateway.wait_event("message.deferred", count=3)
+    stage.gateway.set_clock(120)
+    notices = stage.upstream.wait(2)
+    assert all(b"Action: delayed" in n.body for n in notices)
+    stage.gateway.wait_event("message.deferred", count=9)
+    assert len(stage.upstream.messages) == 2, "the third waits for the next hour"
+    refuse(stage, LOGIN, 2)
+    assert all(b"Action: failed" in b.body for b in stage.upstream.wait(4)[2:])
+    assert not stage.gateway.events("bounces.withheld")
+    stage.gateway.set_clock(120 + 3600)
+    assert b"Action: delayed" in stage.upstream.wait(5)[4].body
 
 
 def test_a_connection_lost_after_the_final_dot(stage):

@@ -862,7 +862,6 @@ static void bounces_are_reports(void **state)
 	assert_has(text, "\r\nFinal-Recipient: utf-8; "
 	                 "g\\x{2B}r\\x{FC}\\x{20AC}\\x{1F4EC}@y.example\r\n");
 	assert_has(text, "\r\nSeen: ye\r\n\r\n--=_bounce--\r\n");
-	assert_null(memmem(text.ptr, text.len, "will not be told", 16));
 	/* The report itself is ASCII. */
 	const char *report = memmem(text.ptr, text.len, "message/delivery-status", 23);
 	assert_non_null(report);
@@ -885,7 +884,6 @@ static void bounces_of_many_have_room(void **state)
 	        .sender = SLICE("a@x.example"),
 	        .recipients = recipients,
 	        .recipient_count = ARRAY_LEN(recipients),
-	        .silent_until_s = 1700000000,
 	        .original_header = SLICE(""),
 	};
 	struct buf header, body;
@@ -906,8 +904,6 @@ static void bounces_of_many_have_room(void **state)
 	buf_init(&header, 1U << 20);
 	buf_init(&body, 1U << 20);
 	assert_int_equal(dsn_write(&dsn, &header, &body), 0);
-	assert_has(buf_slice(&body), "You will not be told of what\r\nelse fails before "
-	                             "Tue, 14 Nov 2023 22:13:20 +0000.\r\n");
 	buf_done(&header);
 	buf_done(&body);
 }

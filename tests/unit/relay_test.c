@@ -43,27 +43,31 @@ static void what_fails_at_once_fails_once(void **state)
 static void an_account_gets_so_many_bounces_within_an_hour(void **state)
 {
 	static struct bounce_limit limit;
-	uint64_t wait_ms;
+	struct bounce_wait wait;
 
 	(void)state;
+	for (uint64_t i = 0; i < 3; i++)
+		assert_true(bounce_limit_take(&limit, 7, 3, 1000 + i, &wait));
 	for (uint64_t i = 0; i < 3; i++) {
-		assert_int_equal(bounce_limit_left(&limit, 7, 3, 1000 + i, &wait_ms), 3 - i);
-		bounce_limit_take(&limit, 7, 1000 + i);
+		assert_false(bounce_limit_take(&limit, 7, 3, 2000 + i, &wait));
+		assert_int_equal(wait.ms, BOUNCE_LIMIT_MS - 1000 - i);
+		assert_int_equal(wait.is_first, i == 0);
 	}
-	assert_int_equal(bounce_limit_left(&limit, 7, 3, 2000, &wait_ms), 0);
-	assert_int_equal(wait_ms, BOUNCE_LIMIT_MS - 1000);
-	assert_int_equal(bounce_limit_left(&limit, 7, 2, 2000, &wait_ms), 0); /* lowered */
-	assert_int_equal(bounce_limit_left(&limit, 8, 3, 2000, &wait_ms), 3);
-	assert_int_equal(bounce_limit_left(&limit, 7, 3, 999 + BOUNCE_LIMIT_MS, &wait_ms), 0);
-	assert_int_equal(bounce_limit_left(&limit, 7, 3, 1000 + BOUNCE_LIMIT_MS, &wait_ms), 3);
+	assert_false(bounce_limit_take(&limit, 7, 2, 2000, &wait)); /* lowered */
+	assert_true(bounce_limit_take(&limit, 7, 4, 2000, &wait));  /* raised */
+	assert_true(bounce_limit_take(&limit, 8, 1, 2000, &wait));
+	assert_false(bounce_limit_take(&limit, 7, 3, 999 + BOUNCE_LIMIT_MS, &wait));
+	assert_true(bounce_limit_take(&limit, 7, 1, 1000 + BOUNCE_LIMIT_MS, &wait));
+	assert_false(bounce_limit_take(&limit, 7, 1, 1000 + BOUNCE_LIMIT_MS, &wait));
+	assert_true(wait.is_first); /* of the new hour */
 	/* With one account more than there is room for, the oldest hour is forgotten. */
-	for (uint64_t account = 8; account < 8 + BOUNCE_LIMIT_ACCOUNTS - 1; account++)
-		bounce_limit_take(&limit, account, 3000);
-	assert_int_equal(bounce_limit_left(&limit, 7, 3, 3000, &wait_ms), 0);
-	bounce_limit_take(&limit, 5, 3000);
-	assert_int_equal(bounce_limit_left(&limit, 7, 3, 3000, &wait_ms), 3);
-	assert_int_equal(bounce_limit_left(&limit, 5, 3, 3000, &wait_ms), 2);
-	assert_int_equal(bounce_limit_left(&limit, 8, 3, 3000, &wait_ms), 2);
+	limit = (struct bounce_limit){0};
+	for (uint64_t i = 0; i < BOUNCE_LIMIT_ACCOUNTS; i++)
+		assert_true(bounce_limit_take(&limit, 7 + i, 1, 3000 + i, &wait));
+	assert_false(bounce_limit_take(&limit, 7, 1, 9000, &wait));
+	assert_true(bounce_limit_take(&limit, 5, 1, 9000, &wait));
+	assert_false(bounce_limit_take(&limit, 8, 1, 9000, &wait));
+	assert_true(bounce_limit_take(&limit, 7, 1, 9000, &wait));
 }
 
 static void the_oldest_of_each_account_goes_first(void **state)

@@ -68,7 +68,27 @@ static void a_bounce_settles_and_is_a_message(void **state)
 	assert_int_equal(bench->bounced, 0);
 	bench_open_out(bench, 1);
 	assert_true(bench->entries[0]->is_dsn);
+	assert_false(bench->entries[0]->is_delay);
 	bench_expect_body(bench, bench->entries[0], 4);
+}
+
+static void a_notice_of_delay_is_told_from_a_bounce(void **state)
+{
+	struct bench *bench = *state;
+	const struct spool_dsn dsn = {
+	        .account = 5,
+	        .envelope = SLICE("notice"),
+	        .header = SLICE("Subject: later\r\n\r\n"),
+	};
+
+	bench_give_at_once(bench, 1, 10);
+	bench_open_out(bench, 1);
+	assert_int_equal(spool_bounce(bench->out, bench->entries[0], NULL, 0, &dsn, NULL, NULL), 0);
+	bench_wait(bench, 2);
+	assert_true(bench->entries[1]->is_dsn && bench->entries[1]->is_delay);
+	bench_open_out(bench, 2);
+	for (size_t i = 0; i < 2; i++)
+		assert_int_equal(bench->entries[i]->is_delay, bench->entries[i]->is_dsn);
 }
 
 /* A sync that fails may have written the record nevertheless; then it is written again. */
@@ -144,6 +164,7 @@ int main(void)
 	        BENCH_TEST(marks_survive_a_restart),
 	        BENCH_TEST(deferrals_survive_a_restart),
 	        BENCH_TEST(a_bounce_settles_and_is_a_message),
+	        BENCH_TEST(a_notice_of_delay_is_told_from_a_bounce),
 	        BENCH_TEST(a_bounce_written_twice_is_sent_once),
 	        BENCH_TEST(what_could_not_be_read_back_is_refused),
 	        BENCH_TEST(a_watermark_that_runs_ahead_skips_nothing),
