@@ -58,6 +58,7 @@ struct relay {
 	struct bounce_limit bounces, delays; /* that accounts have got */
 	struct scheduler scheduler;
 	struct list upstreams;
+	struct list lookups;   /* of hosts' names, in flight */
 	struct list routeless; /* tasks whose route is not configured */
 	struct defer dispatch;
 	size_t running, window; /* attempts; at most so many */
@@ -165,13 +166,17 @@ void outcome_record(struct attempt *attempt);
 
 /* ---- upstream.c ---- */
 
+/* What the name of a host was found to be. */
+struct addresses {
+	struct addr at[HOST_ADDRS_MAX];
+	size_t count;
+};
+
 struct host {
 	char *name; /* as configured, without port: what its certificate must name */
 	uint16_t port;
-	struct addr addrs[HOST_ADDRS_MAX];
-	size_t addr_count;
+	struct addresses addresses;
 	bool is_address;      /* its name is one: never looked up */
-	bool looked_up;       /* its name is, just now */
 	uint64_t resolved_ms; /* 0: never */
 	/* Its breaker: open, and no mail goes there, from a failure until a probe has found it
 	 * ready. It rests, then one connection probes it. */
@@ -249,10 +254,11 @@ void upstream_shut(struct upstream *upstream);
 /* ---- lookup.c ---- */
 
 /*
- * Looks up a host's name unless that is being done; all sessions that wait for it go on by
- * session_resolved(). 0, -ENOMEM, or -EAGAIN when the workers are swamped.
+ * Looks up a host's name unless that is being done, for whichever upstream and settings; all
+ * sessions that wait for it go on by session_resolved(). 0, -ENOMEM, or -EAGAIN when the workers
+ * are swamped.
  */
-int lookup_start(struct upstream *upstream, size_t index) must_check;
+int lookup_start(struct relay *relay, const struct host *host) must_check;
 
 /* ---- session.c, transaction.c: one connection ---- */
 
@@ -284,7 +290,8 @@ struct session {
 	size_t host, addr;  /* that it uses */
 	bool is_probe;      /* of this host: it goes to no other, and no mail waits for it */
 	uint64_t since_ms;  /* when it set out to the host */
-	struct host to;     /* a copy of it */
+	char *host_name;    /* copies, because a reload may come */
+	struct addresses addresses;
 	bool waits_for_name;
 	struct job job; /* the login, a piece of a body */
 	bool job_runs, finished;

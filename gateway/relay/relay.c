@@ -249,6 +249,7 @@ int relay_new(const struct relay_settings *settings, struct relay **ret_relay, s
 	relay->dispatch.run = dispatch;
 	scheduler_init(&relay->scheduler);
 	list_init(&relay->upstreams);
+	list_init(&relay->lookups);
 	list_init(&relay->routeless);
 	int r = start(relay, settings, why);
 	if (r < 0) {

@@ -103,7 +103,7 @@ static void free_now(struct defer *later)
 	timer_stop(&session->timer);
 	buf_wipe(&session->room);
 	wipe_login(session);
-	free(session->to.name);
+	free(session->host_name);
 	free(session);
 }
 
@@ -199,7 +199,7 @@ static void host_failed(struct session *session)
 
 const char *session_host(const struct session *session)
 {
-	return session->to.name;
+	return session->host_name;
 }
 
 /* Something is wrong with the connection, whatever it was doing. */
@@ -323,7 +323,7 @@ static void login(struct job *job)
 
 	buf_init(&response, LOGIN_MAX);
 	session->job_result = sasl_client_plain(
-	        session->to.name, session->username, session->password, &response, NULL);
+	        session->host_name, session->username, session->password, &response, NULL);
 	if (session->job_result == 0)
 		session->job_result = buf_append_str(&session->room, "AUTH PLAIN ");
 	if (session->job_result == 0)
@@ -573,7 +573,7 @@ static void connect_next(struct session *session);
 
 static bool try_next_address(struct session *session)
 {
-	if (session->addr + 1 >= session->to.addr_count)
+	if (session->addr + 1 >= session->addresses.count)
 		return false;
 	session->addr++;
 	conn_free(TAKE(session->conn));
@@ -613,9 +613,10 @@ static void connect_next(struct session *session)
 	session->owed = 1; /* the greeting */
 	peer_reply_start(&session->reply);
 	/* One to which there is no way fails at once. */
-	while ((r = conn_connect(session->upstream->relay->loop, &session->to.addrs[session->addr],
-	                OUTPUT_MAX, &events, session, &session->conn)) < 0 &&
-	        session->addr + 1 < session->to.addr_count)
+	while ((r = conn_connect(session->upstream->relay->loop,
+	                &session->addresses.at[session->addr], OUTPUT_MAX, &events, session,
+	                &session->conn)) < 0 &&
+	        session->addr + 1 < session->addresses.count)
 		session->addr++;
 	if (r < 0) {
 		snprintf(text, sizeof(text), "cannot connect: %s", strerrordesc_np(-r));
@@ -632,8 +633,7 @@ void session_resolved(struct session *session, const char *text)
 		trouble(session, text);
 		return;
 	}
-	memcpy(session->to.addrs, host->addrs, sizeof(host->addrs));
-	session->to.addr_count = host->addr_count;
+	session->addresses = host->addresses;
 	connect_next(session);
 }
 
@@ -653,13 +653,13 @@ static void try_host(struct session *session)
 		return;
 	}
 	const struct host *host = &upstream->hosts[session->host];
-	free(session->to.name);
-	session->to = *host;
-	session->to.name = strdup(host->name);
+	free(session->host_name);
+	session->host_name = strdup(host->name);
+	session->addresses = host->addresses;
 	session->addr = 0;
 	session->since_ms = clock_mono_ms();
 	session_enter(session, SESSION_RESOLVING);
-	if (session->to.name == NULL) {
+	if (session->host_name == NULL) {
 		session_end(session, "out of memory");
 		return;
 	}
@@ -669,7 +669,7 @@ static void try_host(struct session *session)
 		return;
 	}
 	session->waits_for_name = true;
-	if (lookup_start(upstream, session->host) < 0)
+	if (lookup_start(upstream->relay, host) < 0)
 		session_end(session, "too much to do");
 }
 

@@ -50,8 +50,9 @@ static int read_hosts(const struct conf_upstream *settings, struct upstream *ups
 		host.name = slice_dup(name);
 		if (host.name == NULL)
 			return -ENOMEM;
-		host.is_address = addr_parse(slice_str(settings->hosts[i]), &host.addrs[0]) == 0;
-		host.addr_count = host.is_address;
+		host.is_address =
+		        addr_parse(slice_str(settings->hosts[i]), &host.addresses.at[0]) == 0;
+		host.addresses.count = host.is_address;
 		upstream->hosts[upstream->host_count++] = host;
 	}
 	return 0;

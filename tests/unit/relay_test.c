@@ -294,6 +294,18 @@ struct bench {
 	struct timer patience;
 };
 
+static void deliver(struct bench *bench, unsigned number)
+{
+	bench->recipients[number] = number;
+	bench->deliveries[number] = (struct delivery){
+	        .attempt = &bench->attempt,
+	        .upstream = bench->upstream,
+	        .recipients = &bench->recipients[number],
+	        .count = 1,
+	};
+	upstream_deliver(bench->upstream, &bench->deliveries[number]);
+}
+
 static struct bench *set_up(const char *upstreams, unsigned deliveries)
 {
 	struct bench *bench = calloc(1, sizeof(*bench));
@@ -305,23 +317,16 @@ static struct bench *set_up(const char *upstreams, unsigned deliveries)
 	assert_int_equal(jobs_new(2, 100, &bench->relay.names), 0);
 	list_init(&bench->relay.upstreams);
 	list_init(&bench->relay.routeless);
+	list_init(&bench->relay.lookups);
 	reload(&bench->relay, upstreams, true);
 	bench->upstream = relay_find_upstream(&bench->relay, SLICE("isp"));
 	arena_init(&bench->attempt.arena, 65536);
 	bench->attempt.results = bench->results;
-	bench->attempt.open = deliveries + 1;
+	bench->attempt.open = DELIVERIES_MAX + 1;
 	timer_init(&bench->patience, loop, out_of_patience, NULL);
 	timer_start(&bench->patience, PATIENCE_MS);
-	for (unsigned i = 0; i < deliveries; i++) {
-		bench->recipients[i] = i;
-		bench->deliveries[i] = (struct delivery){
-		        .attempt = &bench->attempt,
-		        .upstream = bench->upstream,
-		        .recipients = &bench->recipients[i],
-		        .count = 1,
-		};
-		upstream_deliver(bench->upstream, &bench->deliveries[i]);
-	}
+	for (unsigned i = 0; i < deliveries; i++)
+		deliver(bench, i);
 	return bench;
 }
 
@@ -351,6 +356,15 @@ static void tear_down(struct bench *bench)
 	conf_unref(bench->relay.conf);
 	arena_reset(&bench->attempt.arena);
 	free(bench);
+}
+
+/* Until the first look-up is on its way. */
+static void run_until_asked(struct bench *bench)
+{
+	while (bench->relay.busy < 1) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
 }
 
 /* A delivery to this upstream gets as far as the listener. */
@@ -391,6 +405,29 @@ static void a_slow_name_keeps_one_worker(void **state)
 	expect_connection(upstreams, 8);
 }
 
+/* A reload does not forget who is being asked, or a few would take all workers. */
+static void a_slow_name_keeps_one_worker_over_reloads(void **state)
+{
+	char upstreams[200];
+
+	(void)state;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"slow.example:25\", \"two.example:%u\"]  tls = \"none\""
+	        "  connect_timeout = \"1s\" }",
+	        own_port);
+	struct bench *bench = set_up(upstreams, 1);
+	run_until_asked(bench);
+	for (unsigned i = 1; i < 4; i++) {
+		reload(&bench->relay, upstreams, true);
+		deliver(bench, i);
+		loop_stop(loop);
+		loop_run(loop); /* its session asks */
+	}
+	loop_run(loop);
+	tear_down(bench);
+	assert_true(connection >= 0);
+}
+
 /* An address to which there is no way fails at once, and the next one is as good. */
 static void each_address_of_a_host_is_tried(void **state)
 {
@@ -409,15 +446,6 @@ static void shut(struct post *post)
 	(void)post;
 	to_shut->relay->stopping = true;
 	upstream_shut(to_shut);
-}
-
-/* Until the first look-up is on its way. */
-static void run_until_asked(struct bench *bench)
-{
-	while (bench->relay.busy < 1) {
-		loop_stop(loop);
-		loop_run(loop);
-	}
 }
 
 /* The session has ended when the turn gets to the address that it waited for. */
@@ -621,6 +649,7 @@ int main(void)
 	        cmocka_unit_test(a_reload_that_fails_changes_nothing),
 	        LISTENING_TEST(a_slow_name_makes_way_for_the_next_host),
 	        LISTENING_TEST(a_slow_name_keeps_one_worker),
+	        LISTENING_TEST(a_slow_name_keeps_one_worker_over_reloads),
 	        LISTENING_TEST(each_address_of_a_host_is_tried),
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(slow_names_hold_up_no_other_work),
