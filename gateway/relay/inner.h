@@ -37,7 +37,7 @@
 #define HOSTS_MAX         32
 #define HOST_ADDRS_MAX    8
 #define RESOLVE_KEEP_MS   60000
-#define PROBE_MS          600000 /* a stopped upstream is tried again */
+#define RESUME_MS         600000 /* a stopped upstream is tried again */
 #define STOP_WAIT_MS      10000
 
 struct control;
@@ -203,8 +203,8 @@ struct upstream {
 	size_t connecting, probing; /* of these: on their way to be ready, for mail or as probes */
 	struct list held;           /* tasks that wait for it */
 	bool removed, stopped, down;
-	struct timer probe; /* tries it again when it is stopped */
-	struct timer rest;  /* the first rest of a host ends */
+	struct timer resume; /* tries it again when it is stopped */
+	struct timer rest;   /* the first rest of a host ends */
 };
 
 /* All of a reload that can fail. 0 or -errno with the reason. The password is copied. */

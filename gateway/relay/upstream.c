@@ -19,7 +19,7 @@
 
 static void probe_hosts(void *arg);
 
-static void on_probe(void *arg)
+static void on_resume(void *arg)
 {
 	upstream_resume(arg);
 }
@@ -83,7 +83,7 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 	list_init(&upstream->sessions);
 	list_init(&upstream->idle);
 	list_init(&upstream->held);
-	timer_init(&upstream->probe, relay->loop, on_probe, upstream);
+	timer_init(&upstream->resume, relay->loop, on_resume, upstream);
 	timer_init(&upstream->rest, relay->loop, probe_hosts, upstream);
 	upstream->password = slice_dup(password);
 	int r = upstream->password != NULL ? make_tls(settings, &upstream->tls, why) : -ENOMEM;
@@ -137,7 +137,7 @@ void upstream_free(struct upstream *upstream)
 	if (upstream == NULL)
 		return;
 	assert_bug(list_is_empty(&upstream->sessions));
-	timer_stop(&upstream->probe);
+	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
 	wipe_password(upstream);
 	free_hosts(upstream);
@@ -359,13 +359,13 @@ void upstream_stop(struct upstream *upstream, const char *host, const char *text
 	upstream->stopped = true;
 	LOG(NULL, EV_UPSTREAM_STOPPED, "upstream=%s host=%s reply=%s", upstream->settings->name,
 	        host, LOG_VALUE(slice_str(text)));
-	timer_start(&upstream->probe, PROBE_MS);
+	timer_start(&upstream->resume, RESUME_MS);
 	hold_waiting(upstream, true);
 }
 
 void upstream_resume(struct upstream *upstream)
 {
-	timer_stop(&upstream->probe);
+	timer_stop(&upstream->resume);
 	for (size_t i = 0; i < upstream->host_count; i++)
 		upstream->hosts[i].rests_until_ms = 0;
 	if (upstream->stopped)
@@ -378,7 +378,7 @@ void upstream_remove(struct upstream *upstream)
 {
 	upstream->removed = true;
 	upstream->generation++;
-	timer_stop(&upstream->probe);
+	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
 	upstream->stopped = false;
 	quit_idle(upstream);
@@ -388,7 +388,7 @@ void upstream_remove(struct upstream *upstream)
 
 void upstream_shut(struct upstream *upstream)
 {
-	timer_stop(&upstream->probe);
+	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
 	hold_waiting(upstream, false);
 	quit_idle(upstream);

@@ -337,7 +337,7 @@ static void end_without_sessions(void *arg)
 	if (list_is_empty(&upstream->sessions) && upstream->relay->busy == 0)
 		loop_stop(loop);
 	else
-		timer_start(&upstream->probe, 1);
+		timer_start(&upstream->resume, 1);
 }
 
 static void tear_down(struct bench *bench)
@@ -346,8 +346,8 @@ static void tear_down(struct bench *bench)
 	upstream_shut(bench->upstream);
 	for (unsigned i = 0; i < DELIVERIES_MAX; i++)
 		sem_post(&name_server);
-	timer_init(&bench->upstream->probe, loop, end_without_sessions, bench->upstream);
-	timer_start(&bench->upstream->probe, 0);
+	timer_init(&bench->upstream->resume, loop, end_without_sessions, bench->upstream);
+	timer_start(&bench->upstream->resume, 0);
 	loop_run(loop);
 	timer_stop(&bench->patience);
 	jobs_free(bench->relay.jobs);
