@@ -66,10 +66,11 @@ class Cluster:
     def freeze(self, frozen):
         """Stops or continues the server and all its backends, as a hung machine would."""
         postmaster = int((self.folder / "data/postmaster.pid").read_text().split()[0])
-        children = run("ps", "-o", "pid=", "--ppid", postmaster).stdout.split()
-        for pid in [postmaster, *map(int, children)]:
+        number = signal.SIGSTOP if frozen else signal.SIGCONT
+        os.kill(postmaster, number)  # first: it may be about to make another backend
+        for pid in run("ps", "-o", "pid=", "--ppid", postmaster).stdout.split():
             with contextlib.suppress(ProcessLookupError):  # that of a client that has just gone
-                os.kill(pid, signal.SIGSTOP if frozen else signal.SIGCONT)
+                os.kill(int(pid), number)
 
     def sql(self, text, database=None, stderr=False, **variables):
         """Runs a script; its rows as text, without headers, or what it said beside them."""
