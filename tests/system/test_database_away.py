@@ -8,8 +8,9 @@ from load import Load
 from test_refusals import plain, session
 
 LANES = 4  # of `auth`
-REFUSALS = {("AUTH", "454 4.7.0 Cannot check logins now, try again later"),
-            ("DATA", "451 4.3.0 Temporary failure, try again later")}
+NO_LOGIN = "454 4.7.0 Cannot check logins now, try again later"
+NO_CHARGE = ("DATA", "451 4.3.0 Temporary failure, try again later")
+REFUSALS = {("AUTH", NO_LOGIN), NO_CHARGE}
 REPLY_IN = 3  # seconds
 
 
@@ -67,7 +68,11 @@ def while_it_is_away(stage, name, begin, end):
         try:
             # For long enough that it was tried again.
             eventually(lambda: time.monotonic() > began + 5
-                       and {(reply.verb, reply.text) for reply in load.not_successes()} >= REFUSALS, 20)
+                       and NO_CHARGE in {(reply.verb, reply.text) for reply in load.not_successes()}, 20)
+            # The passwords of the load are remembered.
+            bare = session(stage, login=False)
+            assert bare.ask(plain(password="never seen")) == NO_LOGIN
+            bare.close()
         finally:
             since = time.time()
             end()
