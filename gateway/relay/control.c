@@ -109,7 +109,10 @@ static const char *state_of(const struct spool_entry *entry)
 		return "withheld";
 	if (!task->frozen)
 		return "waiting";
-	return timer_is_running(&task->timer) ? "route-unknown" : "upstream-stopped";
+	/* The message that stopped its upstream waits for its time alone. */
+	return list_contains_link(&task->link) && timer_is_running(&task->timer)
+	               ? "route-unknown"
+	               : "upstream-stopped";
 }
 
 static int describe(const struct spool_entry *entry, struct buf *out)

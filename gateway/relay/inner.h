@@ -107,6 +107,7 @@ struct delivery {
 	uint32_t count;
 	bool repeated;     /* a kept connection had died; tried on another one */
 	bool held, frozen; /* came back untried: waits for the upstream */
+	bool stopped_it;   /* the answer to it stopped the upstream */
 };
 
 struct attempt {

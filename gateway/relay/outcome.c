@@ -307,6 +307,8 @@ static void wait_for_time(
 		return;
 	if (attempt->route_unknown)
 		task_hold(task, &task->relay->routeless, true);
+	else if (waiting != NULL && waiting->stopped_it)
+		task->frozen = true; /* its time comes after that of what only waits */
 	else if (waiting != NULL)
 		task_hold(task, &waiting->upstream->held, false);
 }

@@ -140,13 +140,19 @@ static void refuse_all(struct session *session, enum fate now)
 			refuse_one(session, delivery->recipients[i], fate_of(&session->reply));
 }
 
-/* Before anything else is made of the reply: the delivery waits as if it had not been tried. */
+/*
+ * The reply to MAIL says that it wants a login: everything for it waits. This message by its own
+ * time, or one whose sender alone is answered so would be the first each time, and the last.
+ */
 static void stop_upstream(struct session *session)
 {
-	struct delivery *delivery = TAKE(session->delivery);
+	struct delivery *delivery = session->delivery;
 	char text[DIAGNOSTIC];
 
+	refuse_all(session, FATE_OPEN);
+	session->delivery = NULL;
 	upstream_stop(session->upstream, session_host(session), words_of(&session->reply, text));
+	delivery->stopped_it = true;
 	attempt_delivery_held(delivery, true);
 	session_end(session, text);
 }
@@ -247,7 +253,8 @@ static void on_envelope_reply(struct session *session)
 {
 	struct transaction *tx = &session->tx;
 
-	if (is_login_trouble(&session->reply)) {
+	/* To RCPT and DATA it is about that recipient or message, and for now. */
+	if (!tx->mail_answered && is_login_trouble(&session->reply)) {
 		stop_upstream(session);
 		return;
 	}
