@@ -212,11 +212,22 @@ static void trouble(struct session *session, const char *text)
 		host_failed(session);
 }
 
-/* The upstream said something that ends the hope in this host. */
+/*
+ * The upstream said something that ends the hope in this host. Of what it says to AUTH people see
+ * the codes only: the text may be our command, with the password.
+ */
+static void describe_reply(struct session *session, const char *what)
+{
+	const struct peer_reply *reply = &session->reply;
+	const char *text = session->state == SESSION_AUTH ? reply->enhanced : reply->text;
+
+	snprintf(session->trouble, sizeof(session->trouble), "%s: %u%s%.300s", what, reply->code,
+	        text[0] != '\0' ? " " : "", text);
+}
+
 static void trouble_reply(struct session *session, const char *what)
 {
-	snprintf(session->trouble, sizeof(session->trouble), "%s: %u %.300s", what,
-	        session->reply.code, session->reply.text);
+	describe_reply(session, what);
 	host_failed(session);
 }
 
@@ -418,8 +429,7 @@ static void after_auth(struct session *session)
 	if (code == 235) {
 		session_idle(session);
 	} else if (code >= 500) {
-		snprintf(session->trouble, sizeof(session->trouble),
-		        "the upstream refuses our login: %u %.300s", code, session->reply.text);
+		describe_reply(session, "the upstream refuses our login");
 		upstream_stop(session->upstream, session_host(session), session->trouble);
 		session_end(session, session->trouble);
 	} else {

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: ISC
 """TLS upstream, stripped, refused or not verified: what reached the host, octet for octet."""
 
+import base64
+import contextlib
+
 from client import connect, message
 from environment import eventually, free_port
 from test_certificates import self_signed
@@ -137,3 +140,47 @@ def test_a_chain_without_end(stage):
         stage.gateway.extra = ""
         forget(stage)
         host.stop()
+
+
+class Echo(Deaf):
+    """Repeats what it does not like, as some servers do: the command for a login as well."""
+
+    def __init__(self, code):
+        super().__init__(answers=((b"EHLO", b"250-deaf\r\n250 AUTH PLAIN\r\n"),))
+        self.code = code
+
+    def serve(self, connection):
+        with contextlib.suppress(OSError):
+            connection.sendall(self.greeting)
+            while octets := connection.recv(65536):
+                self.heard += octets
+                connection.sendall(self.answers[0][1] if octets.startswith(b"EHLO") else self.code + b" what: " + octets)
+
+
+def test_a_password_that_comes_back_is_shown_to_nobody(stage):
+    """Not in the log, not to operators, not in history: of an answer to AUTH, only its codes."""
+    hosts = {"later": Echo(b"454 4.7.0"), "bare": Echo(b"454"), "never": Echo(b"535 5.7.8"), "asks": Echo(b"334")}
+    said = {"later": "the login failed: 454 4.7.0", "bare": "the login failed: 454", "asks": "the login failed: 334",
+            "never": "the upstream refuses our login: 535 5.7.8"}
+    try:
+        routes(stage, {name: [host.port] for name, host in hosts.items()}, tls="none", username="us")
+        send_to_all(stage, hosts)
+        for name in hosts:
+            if name == "never":
+                event, key = stage.gateway.wait_event("upstream.stopped", upstream=name), "reply"
+            else:
+                event, key = stage.gateway.wait_event("upstream.failed", upstream=name), "why"
+                stage.gateway.wait_event("message.deferred", to=f"bob@{name}.example")
+            assert event[key] == said[name], (name, event)
+        sql = stage.cluster.sql
+        eventually(lambda: sql("select count(*) from postern.delivery where reply like 'the login failed%'").strip() == "3")
+        shown = "".join(stage.gateway.lines) + stage.gateway.tool("queue", "list") + sql("select reply from postern.delivery")
+        for host in hosts.values():
+            secret = host.heard.partition(b"AUTH PLAIN ")[2].split(b"\r")[0]
+            assert base64.b64decode(secret).endswith(b"\0pw"), host.heard
+            assert secret.decode() not in shown
+    finally:
+        stage.gateway.extra = ""
+        forget(stage)
+        for host in hosts.values():
+            host.close()
