@@ -128,6 +128,9 @@ static void refuse_one(struct session *session, uint32_t recipient, enum fate fa
 
 	attempt_set_fate(session->delivery->attempt, recipient, fate, status_of(&session->reply),
 	        session_host(session), words_of(&session->reply, text));
+	/* What is taken for temporary says so to the sender as well (RFC 3463 3.1). */
+	if (fate != FATE_FAILED)
+		session->delivery->attempt->results[recipient].status[0] = '4';
 }
 
 /* What the reply says holds for all recipients whose fate is that. */
@@ -166,6 +169,20 @@ static void on_mail(struct session *session)
 	refuse_all(session, FATE_OPEN);
 }
 
+/*
+ * RFC 5321 4.5.3.1.10: too many for one transaction. 552 said so once, and may also mean a full
+ * mailbox: without a status it is that of the first recipient, who is never one too many.
+ */
+static bool is_too_many(const struct session *session)
+{
+	const struct peer_reply *reply = &session->reply;
+
+	if (reply->code != 552)
+		return reply->code == 452;
+	return reply->enhanced[0] != '\0' ? strcmp(reply->enhanced, "5.5.3") == 0
+	                                  : session->tx.accepted > 0;
+}
+
 static void on_recipient(struct session *session)
 {
 	struct delivery *delivery = session->delivery;
@@ -177,10 +194,11 @@ static void on_recipient(struct session *session)
 	if (code / 100 == 2) {
 		delivery->attempt->results[recipient].fate = FATE_ACCEPTED;
 		session->tx.accepted++;
-	} else if (code == 452 && session->tx.accepted > 0) {
-		/* Too many for one transaction (RFC 5321 4.5.3.1.10): the next one takes more. */
-		session->tx.too_many = true;
-		refuse_one(session, recipient, FATE_OPEN);
+	} else if (is_too_many(session)) {
+		/* The next transaction takes more, if this one took any. */
+		bool again = session->tx.accepted > 0;
+		session->tx.too_many |= again;
+		refuse_one(session, recipient, again ? FATE_OPEN : FATE_DEFERRED);
 	} else {
 		refuse_one(session, recipient, fate_of(&session->reply));
 	}
