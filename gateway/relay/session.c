@@ -539,6 +539,9 @@ static void on_data(void *arg)
 		peer_reply_start(&session->reply);
 		session->reply_lines = 0;
 	}
+	/* Nor is what begins before, and would end as one when the command has left. */
+	if (session->conn == conn && session->owed == 0 && conn_input(conn).len > 0)
+		session_out_of_step(session, "the upstream talked before it was asked");
 }
 
 static void on_secure(void *arg)
