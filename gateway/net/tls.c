@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <gnutls/crypto.h>
+#include <gnutls/x509-ext.h>
 #include <gnutls/x509.h>
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -230,6 +231,51 @@ int tls_client_session(
 	return 0;
 }
 
+/* Whether a name of the DNS stands where it belongs. */
+static bool has_dns_name(gnutls_x509_crt_t certificate)
+{
+	gnutls_subject_alt_names_t names = NULL;
+	gnutls_datum_t extension = {0}, name;
+	unsigned type = 0;
+	bool found = false;
+
+	/* All are parsed once: asking the certificate for each would parse all each time. */
+	int r = gnutls_x509_crt_get_extension_by_oid2(
+	        certificate, GNUTLS_X509EXT_OID_SAN, 0, &extension, NULL);
+	if (r >= 0)
+		r = gnutls_subject_alt_names_init(&names);
+	if (r >= 0)
+		r = gnutls_x509_ext_import_subject_alt_names(&extension, names, 0);
+	for (unsigned i = 0; r >= 0 && !found; i++) {
+		r = gnutls_subject_alt_names_get(names, i, &type, &name, NULL);
+		found = r >= 0 && type == GNUTLS_SAN_DNSNAME;
+	}
+	if (names != NULL)
+		gnutls_subject_alt_names_deinit(names);
+	gnutls_free(extension.data);
+	return found;
+}
+
+/*
+ * RFC 9525 2: a common name names nobody. GnuTLS takes it where the certificate has no name of the
+ * DNS, and has no flag against that.
+ */
+static bool is_named_by_common_name(gnutls_session_t session, const char *host)
+{
+	gnutls_x509_crt_t certificate;
+	unsigned count = 0;
+	const gnutls_datum_t *chain = gnutls_certificate_get_peers(session, &count);
+
+	if (!is_name(host))
+		return false; /* an address is compared with addresses alone */
+	if (chain == NULL || count == 0 || gnutls_x509_crt_init(&certificate) < 0)
+		return true;
+	bool named = gnutls_x509_crt_import(certificate, &chain[0], GNUTLS_X509_FMT_DER) >= 0 &&
+	             has_dns_name(certificate);
+	gnutls_x509_crt_deinit(certificate);
+	return !named;
+}
+
 int tls_client_verify(
         struct tls_client *client, gnutls_session_t session, const char *host, struct why *why)
 {
@@ -247,6 +293,10 @@ int tls_client_verify(
 	int r = gnutls_certificate_verify_peers(session, wanted, ARRAY_LEN(wanted), &status);
 	if (r < 0)
 		return tls_why(why, r, "the certificate cannot be checked");
+	if (status == 0 && is_named_by_common_name(session, host)) {
+		why_set(why, "certificate refused: it has no name but a common name");
+		return -EACCES;
+	}
 	if (status == 0)
 		return 0;
 	r = gnutls_certificate_verification_status_print(

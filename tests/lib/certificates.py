@@ -12,14 +12,18 @@ class Authority:
             "-keyout", folder / "ca.key", "-out", self.certificate, "-days", "3650", "-subj", f"/CN={name}",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
 
-    def issue(self, name, *alternatives, dates=None, usage="serverAuth"):
-        """Certificate and key for names like "DNS:localhost"; valid for long, or between two dates (YYYYMMDDHHMMSSZ)."""
+    def issue(self, name, *alternatives, dates=None, usage="serverAuth", common=None):
+        """Certificate and key for names like "DNS:localhost"; valid for long, or between two dates (YYYYMMDDHHMMSSZ).
+
+        `name` is that of its files, and its common name unless there is another.
+        """
         stem = self.folder / name
         certificate, key = stem.with_suffix(".crt"), stem.with_suffix(".key")
         extensions = stem.with_suffix(".ext")
-        extensions.write_text(f"subjectAltName={','.join(alternatives)}\nextendedKeyUsage={usage}\n")
+        names = f"subjectAltName={','.join(alternatives)}\n" if alternatives else ""
+        extensions.write_text(f"{names}extendedKeyUsage={usage}\n")
         run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", key,
-            "-out", stem.with_suffix(".csr"), "-subj", f"/CN={name}")
+            "-out", stem.with_suffix(".csr"), "-subj", f"/CN={common or name}")
         if dates:
             self.sign_between(stem, dates)
             return certificate, key
