@@ -276,6 +276,8 @@ static void on_envelope_reply(struct session *session)
 		stop_upstream(session);
 		return;
 	}
+	/* RFC 5321 4.5.3.2: each command has its time, and not all of a batch the time of one. */
+	session_enter(session, SESSION_ENVELOPE);
 	if (!tx->mail_answered)
 		on_mail(session);
 	else if (tx->answered < tx->sent)

@@ -531,6 +531,21 @@ def test_a_reload_leaves_no_connection_to_the_old_host(stage):
     new.stop()
 
 
+def test_each_answer_of_a_batch_has_its_time(stage):
+    """All together take longer than one may."""
+    slow = Upstream(free_port()).start()
+    slow.reply = lambda verb, _line: time.sleep(0.7) if verb == "RCPT" else None
+    configured(stage, hosts=[f"localhost:{slow.port}"], tls="none", command_timeout="2s")
+    send(stage, "slowly", [f"bob{number}@example.net" for number in range(5)])
+    taken = slow.take()
+    assert len(taken.recipients) == 5 and slow.connections == 1
+    stage.gateway.wait_queue(0)
+    slow.reply = lambda verb, line: time.sleep(4) if line == "RCPT TO:<bob1@example.net>" else None
+    send(stage, "too slowly", [f"bob{number}@example.net" for number in range(2)])
+    assert "MAIL, RCPT or DATA" in stage.gateway.wait_event("message.deferred")["reply"]
+    slow.stop()
+
+
 def test_upstream_without_verified_tls_gets_nothing(stage):
     certificate, key = stage.authority.issue("other", "DNS:other.test")
     for upstream in (Upstream(free_port()).start(), Upstream(free_port(), certificate, key).start()):
