@@ -73,7 +73,8 @@ void transaction_lost(struct session *session)
 		attempt_delivery_held(delivery, false);
 		return;
 	}
-	if (!session->tx.mail_answered && session->transactions > 1 && !delivery->repeated) {
+	if (!session->tx.mail_answered && session->transactions > 1 && !delivery->repeated &&
+	        !session->upstream->removed) {
 		/* A kept connection had died meanwhile: says nothing of the upstream. */
 		delivery->repeated = true;
 		upstream_deliver(session->upstream, delivery);

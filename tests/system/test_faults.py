@@ -531,6 +531,45 @@ def test_a_reload_leaves_no_connection_to_the_old_host(stage):
     new.stop()
 
 
+def test_a_host_that_was_removed_gets_no_new_connection(stage):
+    """Not even for the message that its kept connection was about to take."""
+    asked, answer = threading.Event(), threading.Event()
+
+    def reply(verb, _line):
+        if verb == "MAIL" and old.messages:
+            asked.set()
+            answer.wait(20)
+            return "DROP"
+        return None
+
+    old = Upstream(free_port()).start()
+    old.reply = reply
+    configured(stage, hosts=[f"localhost:{stage.upstream.port}"], tls="none")
+    stage.gateway.stop()
+    stage.gateway.upstreams["old"] = {"hosts": [f"localhost:{old.port}"], "tls": "none"}
+    stage.gateway.extra = 'domain_route = ({ domain = "old.example"  route = "old" })'
+    stage.gateway.start()
+    try:
+        send(stage, "before it", ["bob@old.example"])
+        old.wait(1)
+        stage.gateway.wait_queue(0)
+        send(stage, "after it", ["bob@old.example"])
+        assert asked.wait(20)
+        del stage.gateway.upstreams["old"]
+        stage.gateway.extra = ""
+        stage.gateway.write_conf()
+        stage.gateway.process.send_signal(signal.SIGHUP)
+        stage.gateway.wait_event("reloaded", child="relay")
+        answer.set()
+        assert stage.upstream.take().subject == "after it"
+        stage.gateway.wait_queue(0)
+        assert (old.connections, len(old.messages)) == (1, 1), (old.connections, old.commands)
+    finally:
+        stage.gateway.extra = ""
+        answer.set()
+        old.stop()
+
+
 def test_each_answer_of_a_batch_has_its_time(stage):
     """All together take longer than one may."""
     slow = Upstream(free_port()).start()
