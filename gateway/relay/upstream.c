@@ -158,11 +158,14 @@ static struct delivery *pop_waiting(struct upstream *upstream)
 	return list_entry(link, struct delivery, link);
 }
 
-static void defer_waiting(struct upstream *upstream, const char *text)
+/* All but so many of those that have waited longest. */
+static void defer_waiting(struct upstream *upstream, size_t but, const char *text)
 {
-	struct delivery *delivery;
-
-	while ((delivery = pop_waiting(upstream)) != NULL) {
+	while (upstream->waiting_count > but) {
+		struct delivery *delivery =
+		        list_entry(upstream->waiting.prev, struct delivery, link);
+		list_remove(&delivery->link);
+		upstream->waiting_count--;
 		delivery_set_fate(delivery, FATE_DEFERRED, "4.4.1", NULL, text);
 		attempt_delivery_done(delivery);
 	}
@@ -202,9 +205,12 @@ void upstream_serve(struct upstream *upstream)
 		if (session_start(upstream, 0) < 0)
 			break;
 	probe_hosts(upstream);
-	if (upstream->waiting_count > 0 && upstream->session_count == 0) {
+	/* A probe may take long, and serves one delivery when it is ready: no more wait for it. */
+	if (upstream->session_count == upstream->probing &&
+	        upstream->waiting_count > upstream->probing) {
 		upstream->down = true;
-		defer_waiting(upstream, "no host of the upstream can be reached now");
+		defer_waiting(
+		        upstream, upstream->probing, "no host of the upstream can be reached now");
 	}
 }
 
@@ -346,7 +352,7 @@ void upstream_session_ended(struct session *session, bool was_connecting)
 	        upstream->session_count == 0 && !upstream->stopped &&
 	        (!session->is_probe || upstream_choose_host(upstream, 0) == upstream->host_count)) {
 		upstream->down = true;
-		defer_waiting(upstream, session->trouble);
+		defer_waiting(upstream, 0, session->trouble);
 	}
 	upstream_serve(upstream);
 	wake_held(upstream);
@@ -382,7 +388,7 @@ void upstream_remove(struct upstream *upstream)
 	timer_stop(&upstream->rest);
 	upstream->stopped = false;
 	quit_idle(upstream);
-	defer_waiting(upstream, "the route of this mail is not configured any more");
+	defer_waiting(upstream, 0, "the route of this mail is not configured any more");
 	task_wake_some(&upstream->held, SIZE_MAX);
 }
 

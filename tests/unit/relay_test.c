@@ -294,16 +294,17 @@ struct bench {
 	struct timer patience;
 };
 
-static void deliver(struct bench *bench, unsigned number)
+static void deliver(struct bench *bench, unsigned i)
 {
-	bench->recipients[number] = number;
-	bench->deliveries[number] = (struct delivery){
+	bench->recipients[i] = i;
+	bench->deliveries[i] = (struct delivery){
 	        .attempt = &bench->attempt,
 	        .upstream = bench->upstream,
-	        .recipients = &bench->recipients[number],
+	        .recipients = &bench->recipients[i],
 	        .count = 1,
 	};
-	upstream_deliver(bench->upstream, &bench->deliveries[number]);
+	bench->attempt.open++;
+	upstream_deliver(bench->upstream, &bench->deliveries[i]);
 }
 
 static struct bench *set_up(const char *upstreams, unsigned deliveries)
@@ -322,7 +323,7 @@ static struct bench *set_up(const char *upstreams, unsigned deliveries)
 	bench->upstream = relay_find_upstream(&bench->relay, SLICE("isp"));
 	arena_init(&bench->attempt.arena, 65536);
 	bench->attempt.results = bench->results;
-	bench->attempt.open = DELIVERIES_MAX + 1;
+	bench->attempt.open = 1;
 	timer_init(&bench->patience, loop, out_of_patience, NULL);
 	timer_start(&bench->patience, PATIENCE_MS);
 	for (unsigned i = 0; i < deliveries; i++)
@@ -469,6 +470,26 @@ static void a_stop_and_a_name_in_one_turn(void **state)
 	assert_int_equal(bench->relay.busy, 0);
 	tear_down(bench);
 	assert_int_equal(connection, -1);
+}
+
+/* The only host rests no longer, and a probe is on its way: it serves one, and may take long. */
+static void one_delivery_waits_for_a_probe(void **state)
+{
+	char upstreams[100];
+
+	(void)state;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"127.0.0.1:%u\"]  tls = \"none\" }", own_port);
+	struct bench *bench = set_up(upstreams, 0);
+	bench->upstream->hosts[0].rest_ms = 1000;
+	for (unsigned i = 0; i < 3; i++)
+		deliver(bench, i);
+	assert_int_equal(bench->upstream->probing, 1);
+	assert_int_equal(bench->upstream->session_count, 1);
+	assert_int_equal(bench->results[0].fate, FATE_OPEN);
+	assert_int_equal(bench->results[1].fate, FATE_DEFERRED);
+	assert_int_equal(bench->results[2].fate, FATE_DEFERRED);
+	tear_down(bench);
 }
 
 static _Atomic bool work_done;
@@ -652,6 +673,7 @@ int main(void)
 	        LISTENING_TEST(a_slow_name_keeps_one_worker_over_reloads),
 	        LISTENING_TEST(each_address_of_a_host_is_tried),
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
+	        LISTENING_TEST(one_delivery_waits_for_a_probe),
 	        LISTENING_TEST(slow_names_hold_up_no_other_work),
 	        cmocka_unit_test(a_row_in_the_words_of_the_database),
 	        cmocka_unit_test(the_longest_row_fits),
