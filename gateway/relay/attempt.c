@@ -184,12 +184,20 @@ void attempt_tell_history(struct attempt *attempt, uint32_t recipient, const cha
 	history_tell_delivery(attempt->task->relay->history, &delivery);
 }
 
+/* It is prepared, or will not be. */
+static void make_room(struct attempt *attempt)
+{
+	if (attempt->handed_over)
+		return;
+	attempt->handed_over = true;
+	attempt->task->relay->preparing--;
+	relay_dispatch_soon(attempt->task->relay);
+}
+
 static void finish(struct attempt *attempt)
 {
-	struct relay *relay = attempt->task->relay;
-
-	relay->running--;
-	relay_dispatch_soon(relay);
+	make_room(attempt);
+	attempt->task->relay->running--;
 	outcome_record(attempt);
 	if (attempt->loaded)
 		spool_message_done(&attempt->message);
@@ -312,6 +320,7 @@ static void hand_over(struct attempt *attempt)
 		fail(attempt, "out of memory");
 		return;
 	}
+	make_room(attempt);
 	attempt->open += attempt->delivery_count;
 	for (uint32_t i = 0, count = attempt->delivery_count; i < count; i++)
 		upstream_deliver(attempt->deliveries[i].upstream, &attempt->deliveries[i]);
@@ -445,6 +454,7 @@ void attempt_start(struct task *task)
 		return;
 	}
 	task->relay->running++;
+	task->relay->preparing++;
 	attempt->task = task;
 	arena_init(&attempt->arena, ARENA_MAX);
 	buf_init(&attempt->signatures, SIGNATURES_MAX);

@@ -61,8 +61,10 @@ struct relay {
 	struct list lookups;   /* of hosts' names, in flight */
 	struct list routeless; /* tasks whose route is not configured */
 	struct defer dispatch;
-	size_t running, window; /* attempts; at most so many */
-	size_t busy;            /* jobs and marks that will call back */
+	/* Attempts; and those of them that are loaded and signed, which have no upstream yet. Of
+	 * the others each upstream bounds its own, so that none keeps mail from another. */
+	size_t running, preparing;
+	size_t busy; /* jobs and marks that will call back */
 	int wake_fd;
 	struct watch *wake;
 	bool stopping;
@@ -115,7 +117,7 @@ struct attempt {
 	struct task *task;
 	struct log_ctx log;
 	struct spool_message message;
-	bool loaded;
+	bool loaded, handed_over;
 	struct arena arena;
 	struct envelope envelope;
 	struct slice

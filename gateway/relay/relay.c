@@ -17,8 +17,7 @@
 #define WORKERS       4
 #define NAME_WORKERS  4
 #define JOBS_MAX      8192
-#define WINDOW_MIN    16
-#define WINDOW_MAX    600
+#define PREPARING_MAX 64 /* enough to keep workers and connections busy */
 #define STOP_CHECK_MS 10
 
 /* ---- the queue ---- */
@@ -29,7 +28,7 @@ static void dispatch(struct defer *defer)
 	struct task *task;
 
 	while (!relay->stopping && !spool_out_is_failing(relay->spool) &&
-	        relay->running < relay->window &&
+	        relay->preparing < PREPARING_MAX &&
 	        (task = scheduler_take(&relay->scheduler)) != NULL)
 		if (!accounts_hold(relay->accounts, task))
 			attempt_start(task);
@@ -76,16 +75,6 @@ struct upstream *relay_find_upstream(struct relay *relay, struct slice name)
 			return upstream;
 	}
 	return NULL;
-}
-
-/* Enough to keep all connections busy while the next messages are read and signed. */
-static void set_window(struct relay *relay)
-{
-	size_t connections = 0;
-
-	for (size_t i = 0; i < relay->conf->upstream_count; i++)
-		connections += relay->conf->upstreams[i].connections;
-	relay->window = MIN_OF(2 * connections + WINDOW_MIN, (size_t)WINDOW_MAX);
 }
 
 static struct upstream *find_any(struct relay *relay, const char *name)
@@ -139,7 +128,6 @@ static int configure(struct relay *relay, const struct conf *conf, const struct 
 		return r;
 	conf_unref(relay->conf);
 	relay->conf = conf_ref(conf);
-	set_window(relay);
 	return 0;
 }
 

@@ -16,6 +16,8 @@
 
 #define HOST_REST_MS     1000 /* after the first failure; doubles */
 #define HOST_REST_MAX_MS 60000
+/* Deliveries that wait for a session, loaded and signed, while others are prepared. */
+#define WAITING_MAX 100
 
 static void probe_hosts(void *arg);
 
@@ -214,13 +216,19 @@ void upstream_serve(struct upstream *upstream)
 	}
 }
 
+/* So many may wait for a session; the tasks of others are held until half of them have left. */
+static size_t room_to_wait(const struct upstream *upstream)
+{
+	return MIN_OF(2 * upstream->settings->connections, (uint64_t)WAITING_MAX);
+}
+
 void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 {
 	if (upstream->stopped || upstream->relay->stopping) {
 		attempt_delivery_held(delivery, true);
 		return;
 	}
-	if (!upstream->down && upstream->waiting_count >= 2 * upstream->settings->connections) {
+	if (!upstream->down && upstream->waiting_count >= room_to_wait(upstream)) {
 		attempt_delivery_held(delivery, false);
 		return;
 	}
@@ -232,9 +240,10 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 /* Those that were held because all connections were busy have nobody else to wake them. */
 static void wake_held(struct upstream *upstream)
 {
-	if (!upstream->down && !upstream->stopped &&
-	        upstream->waiting_count < upstream->settings->connections)
-		task_wake_some(&upstream->held, upstream->settings->connections);
+	size_t half = room_to_wait(upstream) / 2;
+
+	if (!upstream->down && !upstream->stopped && upstream->waiting_count < half)
+		task_wake_some(&upstream->held, half);
 }
 
 struct delivery *upstream_next_delivery(struct upstream *upstream)

@@ -168,3 +168,32 @@ def test_a_host_that_is_back_gets_mail_again(stage):
         stage.gateway.extra = ""
         good.stop()
         first.stop()
+
+
+def test_an_upstream_that_hangs_keeps_mail_from_no_other(stage):
+    """Each of its connections waits for the answer to a final dot, and more mail waits for those."""
+    answer = threading.Event()
+    hanging = Upstream(free_port())
+    hanging.reply = lambda verb, line: answer.wait(2 * FIRST_S) and None if verb == "DOT" else None
+    try:
+        hanging.start()
+        routes(stage, {"hangs": [hanging.port]}, tls="none", connections=20)
+        stage.gateway.upstreams["up"]["connections"] = 1
+        stage.gateway.stop()
+        stage.gateway.start()
+        client = connect(stage)
+        for i in range(100):
+            client.sendmail(LOGIN, ["bob@hangs.example"], message(f"{i}"))
+        eventually(lambda: len(hanging.open) == 20)
+        began = time.monotonic()
+        client.sendmail(LOGIN, ["bob@example.net"], message("past them"))
+        client.quit()
+        stage.upstream.take(FIRST_S)
+        print(f"# past them after {time.monotonic() - began:.2f} s")
+        answer.set()
+        hanging.wait(100)
+        stage.gateway.wait_queue(0)
+    finally:
+        answer.set()
+        stage.gateway.extra = ""
+        hanging.stop()
