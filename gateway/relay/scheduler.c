@@ -90,7 +90,10 @@ void scheduler_remove(struct scheduler *scheduler, struct task *task)
 
 static void on_due(void *arg)
 {
-	task_wake(arg);
+	struct task *task = arg;
+
+	task_wake(task);
+	task->overdue = true;
 }
 
 struct task *task_of(const struct spool_entry *entry)
@@ -138,6 +141,9 @@ void task_hold(struct task *task, struct list *held, bool frozen)
 	task->state = TASK_WAITING;
 	task->frozen = frozen;
 	list_append(held, &task->link);
+	/* Or nobody would be told of mail for an upstream that is busy for ever. */
+	if (!frozen && !timer_is_running(&task->timer))
+		timer_start(&task->timer, task->relay->conf->retry.max);
 }
 
 static void unfreeze(struct task *task)
@@ -170,6 +176,7 @@ void task_wake(struct task *task)
 	timer_stop(&task->timer);
 	list_remove(&task->link);
 	unfreeze(task);
+	task->overdue = false;
 	if (scheduler_add(&task->relay->scheduler, task) < 0) {
 		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
 		return;

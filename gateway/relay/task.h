@@ -44,6 +44,7 @@ struct task {
 	/* Waits for a stopped upstream, an unknown route, a held account or its hour: does not age.
 	 */
 	bool frozen;
+	bool overdue;          /* its time woke it, not its upstream */
 	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
 	char *last;            /* what the last attempt came to, printable; or NULL */
 };
@@ -79,7 +80,10 @@ void task_end(struct task *task);
 /* Lets it wait until the entry's next_us. */
 void task_wait(struct task *task);
 
-/* Lets it wait in a list, whatever time is set, to be woken with others. Frozen: without ageing. */
+/*
+ * Lets it wait in a list to be woken with others. Frozen: without ageing, whatever time is set;
+ * else for its time at most, or for retry.max.
+ */
 void task_hold(struct task *task, struct list *held, bool frozen);
 
 /* Makes a waiting task ready now; nothing for others. */

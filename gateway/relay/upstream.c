@@ -173,6 +173,17 @@ static void defer_waiting(struct upstream *upstream, size_t but, const char *tex
 	}
 }
 
+/* There is no host to try: also what was held is deferred, each for its own time. */
+static void go_down(struct upstream *upstream, size_t but, const char *text)
+{
+	bool was_down = upstream->down;
+
+	upstream->down = true;
+	if (!was_down)
+		task_wake_some(&upstream->held, SIZE_MAX);
+	defer_waiting(upstream, but, text);
+}
+
 static void hold_waiting(struct upstream *upstream, bool frozen)
 {
 	struct delivery *delivery;
@@ -228,7 +239,11 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 		attempt_delivery_held(delivery, true);
 		return;
 	}
-	if (!upstream->down && upstream->waiting_count >= room_to_wait(upstream)) {
+	if (upstream->waiting_count >= room_to_wait(upstream)) {
+		/* Held, it ages, and what has been held for long has had its attempt. */
+		if (upstream->down || delivery->attempt->task->overdue)
+			delivery_set_fate(delivery, FATE_DEFERRED, "4.4.5", NULL,
+			        "all connections to the upstream are busy");
 		attempt_delivery_held(delivery, false);
 		return;
 	}
@@ -359,10 +374,8 @@ void upstream_session_ended(struct session *session, bool was_connecting)
 	/* A probe that has failed says nothing of the other hosts. */
 	if (was_connecting && session->generation == upstream->generation &&
 	        upstream->session_count == 0 && !upstream->stopped &&
-	        (!session->is_probe || upstream_choose_host(upstream, 0) == upstream->host_count)) {
-		upstream->down = true;
-		defer_waiting(upstream, 0, session->trouble);
-	}
+	        (!session->is_probe || upstream_choose_host(upstream, 0) == upstream->host_count))
+		go_down(upstream, 0, session->trouble);
 	upstream_serve(upstream);
 	wake_held(upstream);
 }

@@ -197,3 +197,54 @@ def test_an_upstream_that_hangs_keeps_mail_from_no_other(stage):
         answer.set()
         stage.gateway.extra = ""
         hanging.stop()
+
+
+def deferred(stage):
+    return {event["qid"] for event in stage.gateway.events("message.deferred")}
+
+
+def test_what_was_held_is_deferred_when_the_upstream_goes_down(stage):
+    """More than may wait for a connection, each for its own time from then on."""
+    silent = Deaf(b"")
+    try:
+        stage.gateway.retry = {"first": "1h", "max": "2h"}
+        routes(stage, {"silent": [silent.port]}, tls="none", connections=1, greeting_timeout="1s")
+        client = connect(stage)
+        for i in range(10):
+            client.sendmail(LOGIN, ["bob@silent.example"], message(f"{i}"))
+        client.quit()
+        eventually(lambda: len(deferred(stage)) == 10)
+        for line in stage.gateway.tool("queue", "list").splitlines():
+            assert "attempts=1 " in line, line
+    finally:
+        stage.gateway.extra = ""
+        silent.close()
+        for line in stage.gateway.tool("queue", "list").splitlines():
+            stage.gateway.tool("queue", "delete", line.split()[0].removeprefix("qid="))
+
+
+def test_who_waits_for_a_busy_upstream_is_told(stage):
+    """Its only connection is busy for good: what waits for that is delayed, and given up, like other mail."""
+    answer = threading.Event()
+    hanging = Upstream(free_port())
+    hanging.reply = lambda verb, line: answer.wait(60) and None if verb == "DOT" else None
+    try:
+        hanging.start()
+        stage.gateway.make_clock()
+        routes(stage, {"hangs": [hanging.port]}, tls="none", connections=1)
+        client = connect(stage)
+        for i in range(10):
+            client.sendmail(LOGIN, ["bob@hangs.example"], message(f"{i}"))
+        client.quit()
+        eventually(lambda: len(deferred(stage)) == 7)  # one is being sent, two wait loaded
+        stage.gateway.set_clock(5 * 3600)
+        stage.gateway.wait_event("message.delayed", count=7)
+        assert not stage.gateway.events("message.bounced")
+        stage.gateway.set_clock(5 * 24 * 3600 + 60)
+        stage.gateway.wait_event("message.bounced", count=7)
+        answer.set()
+        stage.gateway.wait_queue(0)
+    finally:
+        answer.set()
+        stage.gateway.extra = ""
+        hanging.stop()
