@@ -216,6 +216,7 @@ static struct request *hold(struct queue *queue, struct list *link)
 	struct request *request = list_entry(link, struct request, link_in_queue);
 
 	request->holder = queue;
+	list_remove(link);
 	list_append(&queue->held, link);
 	return request;
 }
@@ -238,7 +239,7 @@ unsigned queue_take(
 		if (kind == LANE_OF_CHARGES)
 			queue->charging_since_ms = clock_mono_ms();
 	} else {
-		ret_batch[count++] = hold(queue, list_pop(&queue->logins));
+		ret_batch[count++] = hold(queue, queue->logins.next);
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return count;

@@ -98,9 +98,9 @@ static bool is_turn_of(const struct slow_turns *turns, const struct place *place
 	if (turns->taken >= SLOW_TURNS_MAX)
 		return false;
 	for (unsigned i = 0; i < PLACES; i++) {
-		const struct place *other = &turns->places[i];
-		if (other != place && other->login != 0 && other->waits &&
-		        now - other->asked_ms < FRESH_MS && goes_before(other, place))
+		const struct place *rival = &turns->places[i];
+		if (rival != place && rival->login != 0 && rival->waits &&
+		        now - rival->asked_ms < FRESH_MS && goes_before(rival, place))
 			return false;
 	}
 	return true;
