@@ -152,7 +152,8 @@ def test_who_exists_cannot_be_told_by_scram(stage):
         theirs = shapes(challenges(f"somebody{n}" for n in range(1, 201)))
 
         def look_alike(said):
-            return all(0.5 < shapes(said)[shape] / count < 1.7 for shape, count in theirs.items())
+            # Each takes after somebody at random: some 50 of 200, give or take a few times 6.
+            return all(0.3 < shapes(said)[shape] / count < 2 for shape, count in theirs.items())
 
         assert look_alike(first), (shapes(first), theirs)
         assert shapes(first).keys() == theirs.keys() == {(4096, 12), (4096, 16), (15000, 16)}
