@@ -202,7 +202,7 @@ struct upstream {
 	size_t waiting_count;
 	struct list sessions;       /* all of them */
 	struct list idle;           /* those without work */
-	size_t session_count;       /* without those that have ended */
+	size_t session_count;       /* without those that have ended, or have no host of it now */
 	size_t connecting, probing; /* of these: on their way to be ready, for mail or as probes */
 	struct list held;           /* tasks that wait for it */
 	bool removed, stopped, down;
@@ -292,6 +292,7 @@ struct session {
 	struct defer later; /* going to a host, or freeing it */
 	size_t host, addr;  /* that it uses */
 	bool is_probe;      /* of this host: it goes to no other, and no mail waits for it */
+	bool uncounted;     /* its host is none of the upstream any more */
 	uint64_t since_ms;  /* when it set out to the host */
 	char *host_name;    /* copies, because a reload may come */
 	struct addresses addresses;

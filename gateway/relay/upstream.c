@@ -114,6 +114,39 @@ static void quit_idle(struct upstream *upstream)
 		session_quit(session);
 }
 
+/* Whether the host of one that has connected is still configured. */
+static bool has_host_of(const struct upstream *upstream, const struct session *session)
+{
+	uint16_t port = addr_port(&session->addresses.at[session->addr]);
+
+	for (size_t i = 0; i < upstream->host_count; i++)
+		if (upstream->hosts[i].port == port &&
+		        strcmp(upstream->hosts[i].name, session->host_name) == 0)
+			return true;
+	return false;
+}
+
+/*
+ * Sessions of former settings: those that have no message end, or the next mail would go to the
+ * old host or without the new TLS, or wait for a host that it will not go to. The others end with
+ * their message, and take the place of a new one only where both are for the same host.
+ */
+static void end_former_sessions(struct upstream *upstream)
+{
+	quit_idle(upstream);
+	list_for_each_safe (at, &upstream->sessions) {
+		struct session *session = list_entry(at, struct session, member);
+		if (session->generation == upstream->generation || session->finished)
+			continue;
+		if (session->state < SESSION_IDLE) {
+			session_end(session, "the upstream was configured anew");
+		} else if (!session->uncounted && !has_host_of(upstream, session)) {
+			session->uncounted = true;
+			upstream->session_count--;
+		}
+	}
+}
+
 void upstream_renew(struct upstream *upstream, struct upstream *fresh)
 {
 	upstream->generation++;
@@ -130,8 +163,8 @@ void upstream_renew(struct upstream *upstream, struct upstream *fresh)
 	fresh->host_count = 0;
 	upstream->removed = false;
 	upstream_free(fresh);
-	/* Or the next mail would go to the old host, or without the new TLS. */
-	quit_idle(upstream);
+	end_former_sessions(upstream);
+	upstream_serve(upstream);
 }
 
 void upstream_free(struct upstream *upstream)
@@ -368,7 +401,8 @@ void upstream_session_ended(struct session *session, bool was_connecting)
 {
 	struct upstream *upstream = session->upstream;
 
-	upstream->session_count--;
+	if (!session->uncounted)
+		upstream->session_count--;
 	if (was_connecting)
 		on_its_way_no_more(session);
 	/* A probe that has failed says nothing of the other hosts. */
@@ -409,8 +443,8 @@ void upstream_remove(struct upstream *upstream)
 	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
 	upstream->stopped = false;
-	quit_idle(upstream);
 	defer_waiting(upstream, 0, "the route of this mail is not configured any more");
+	end_former_sessions(upstream);
 	task_wake_some(&upstream->held, SIZE_MAX);
 }
 

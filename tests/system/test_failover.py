@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: ISC
 """Hosts that do not serve: how soon the next one gets the mail."""
 import contextlib
+import signal
 import socket
 import threading
 import time
@@ -248,3 +249,32 @@ def test_who_waits_for_a_busy_upstream_is_told(stage):
         answer.set()
         stage.gateway.extra = ""
         hanging.stop()
+
+
+def test_a_reload_waits_for_no_former_host(stage):
+    """The only connection is in mid-message with a host that hangs; the next message goes to the new host."""
+    answer = threading.Event()
+    former, fresh = Upstream(free_port()), Upstream(free_port())
+    former.reply = lambda verb, line: answer.wait(60) and None if verb == "DOT" else None
+    try:
+        former.start()
+        fresh.start()
+        routes(stage, {"moves": [former.port]}, tls="none", connections=1)
+        client = connect(stage)
+        client.sendmail(LOGIN, ["bob@moves.example"], message("before"))
+        eventually(lambda: "DATA" in former.commands)
+        stage.gateway.upstreams["moves"]["hosts"] = [f"localhost:{fresh.port}"]
+        stage.gateway.write_conf()
+        stage.gateway.process.send_signal(signal.SIGHUP)
+        stage.gateway.wait_event("reloaded", child="relay")
+        client.sendmail(LOGIN, ["bob@moves.example"], message("after"))
+        client.quit()
+        assert fresh.take(FIRST_S).subject == "after"
+        answer.set()
+        assert former.take(FIRST_S).subject == "before"
+        stage.gateway.wait_queue(0)
+    finally:
+        answer.set()
+        stage.gateway.extra = ""
+        former.stop()
+        fresh.stop()

@@ -492,6 +492,29 @@ static void one_delivery_waits_for_a_probe(void **state)
 	tear_down(bench);
 }
 
+/* What was on its way to the old host has no message, and is not waited for. */
+static void mail_that_waits_goes_to_the_new_host_at_once(void **state)
+{
+	char upstreams[100];
+
+	(void)state;
+	struct bench *bench = set_up("isp = { hosts = [\"slow.example:25\"]  tls = \"none\""
+	                             "  connections = 1  connect_timeout = \"5m\" }",
+	        1);
+	while (bench->relay.busy < 1) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"127.0.0.1:%u\"]  tls = \"none\"  connections = 1 }", own_port);
+	reload(&bench->relay, upstreams, true);
+	loop_run(loop);
+	assert_true(connection >= 0);
+	assert_int_equal(bench->results[0].fate, FATE_OPEN);
+	assert_int_equal(bench->upstream->session_count, 1);
+	tear_down(bench);
+}
+
 static _Atomic bool work_done;
 
 static void work(struct job *job)
@@ -674,6 +697,7 @@ int main(void)
 	        LISTENING_TEST(each_address_of_a_host_is_tried),
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(one_delivery_waits_for_a_probe),
+	        LISTENING_TEST(mail_that_waits_goes_to_the_new_host_at_once),
 	        LISTENING_TEST(slow_names_hold_up_no_other_work),
 	        cmocka_unit_test(a_row_in_the_words_of_the_database),
 	        cmocka_unit_test(the_longest_row_fits),
