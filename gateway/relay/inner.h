@@ -289,12 +289,13 @@ struct session {
 	enum session_state state;
 	struct conn *conn;
 	struct timer timer;
-	struct defer later; /* going to a host, or freeing it */
-	size_t host, addr;  /* that it uses */
-	bool is_probe;      /* of this host: it goes to no other, and no mail waits for it */
-	bool uncounted;     /* its host is none of the upstream any more */
-	uint64_t since_ms;  /* when it set out to the host */
-	char *host_name;    /* copies, because a reload may come */
+	struct defer later;        /* going to a host, or freeing it */
+	size_t host, addr;         /* that it uses */
+	bool is_probe;             /* of this host: it goes to no other, and no mail waits for it */
+	bool uncounted;            /* its host is none of the upstream any more */
+	uint64_t since_ms;         /* when it set out to the host */
+	uint64_t address_since_ms; /* and to this address of it */
+	char *host_name;           /* copies, because a reload may come */
 	struct addresses addresses;
 	bool waits_for_name;
 	struct job job; /* the login, a piece of a body */

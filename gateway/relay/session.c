@@ -20,8 +20,12 @@
 #define LOGIN_MAX        8192
 #define ROOM_MAX         65536
 #define TRANSACTIONS_MAX 1000 /* on one connection: upstreams restart too */
-/* From setting out to being ready, while another host could be tried instead. */
-#define HURRY_MS 4000
+/*
+ * From setting out to an address to being ready, while another host could be tried instead; and
+ * for all addresses of a host. Then there is time for the next host within 10 s.
+ */
+#define HURRY_MS      4000
+#define HURRY_HOST_MS 7000
 
 /* ---- states ---- */
 
@@ -66,13 +70,14 @@ static bool may_fail_over(const struct session *session)
 
 static uint64_t patience(const struct session *session, enum session_state state)
 {
-	uint64_t timeout, passed = clock_mono_ms() - session->since_ms;
+	uint64_t timeout, now = clock_mono_ms(), until = session->address_since_ms + HURRY_MS;
 
 	memcpy(&timeout, (const char *)session->upstream->settings + states[state].timeout,
 	        sizeof(timeout));
 	if (state >= SESSION_IDLE || !may_fail_over(session))
 		return timeout;
-	return MIN_OF(timeout, passed < HURRY_MS ? HURRY_MS - passed : 0);
+	until = MIN_OF(until, session->since_ms + HURRY_HOST_MS);
+	return MIN_OF(timeout, now < until ? until - now : 0);
 }
 
 void session_enter(struct session *session, enum session_state to)
@@ -162,6 +167,11 @@ void session_quit(struct session *session)
 	session_end(session, "closed");
 }
 
+const char *session_host(const struct session *session)
+{
+	return session->host_name;
+}
+
 /* A login takes too long and keeps this session: another tries the next host. */
 static void make_way(struct session *session)
 {
@@ -174,12 +184,33 @@ static void make_way(struct session *session)
 	session_end(session, session->trouble);
 }
 
-/* The host did not get as far as being ready. */
+static void next_address(struct session *session)
+{
+	session->addr++;
+	session->address_since_ms = clock_mono_ms();
+}
+
+/* It did not get as far as being ready: the next address of the host, or the next host. */
 static void host_failed(struct session *session)
 {
+	/* A login that is being made keeps this session. */
+	bool more = session->conn != NULL && session->addr + 1 < session->addresses.count &&
+	            !session->job_runs;
+	char address[ADDR_TEXT];
+
 	conn_free(TAKE(session->conn));
 	timer_stop(&session->timer);
 	session->waits_for_name = false;
+	if (more) {
+		LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s address=%s why=%s",
+		        session->upstream->settings->name, session_host(session),
+		        addr_format(&session->addresses.at[session->addr], address),
+		        LOG_VALUE(slice_str(session->trouble)));
+		next_address(session);
+		session_enter(session, SESSION_RESOLVING);
+		loop_defer(session->upstream->relay->loop, &session->later);
+		return;
+	}
 	if (session->generation == session->upstream->generation)
 		upstream_host_failed(
 		        session->upstream, session->host, session->since_ms, session->trouble);
@@ -188,6 +219,7 @@ static void host_failed(struct session *session)
 		return;
 	}
 	session->host++;
+	session->addr = 0;
 	if (session->job_runs) {
 		make_way(session);
 		return;
@@ -195,11 +227,6 @@ static void host_failed(struct session *session)
 	/* Not from here: the next one may fail at once as well. */
 	session_enter(session, SESSION_RESOLVING);
 	loop_defer(session->upstream->relay->loop, &session->later);
-}
-
-const char *session_host(const struct session *session)
-{
-	return session->host_name;
 }
 
 /* Something is wrong with the connection, whatever it was doing. */
@@ -293,6 +320,22 @@ static void say_ehlo(struct session *session)
 	say(session, SESSION_EHLO, "EHLO", session->upstream->relay->conf->hostname);
 }
 
+/* Where the addresses before it did not serve, the next session need not try them first. */
+static void prefer_address(struct session *session)
+{
+	struct upstream *upstream = session->upstream;
+	struct host *host = &upstream->hosts[session->host];
+	const struct addr *good = &session->addresses.at[session->addr];
+
+	if (session->addr == 0 || session->generation != upstream->generation)
+		return;
+	for (size_t i = 1; i < host->addresses.count; i++)
+		if (addr_same_ip(&host->addresses.at[i], good)) {
+			host->addresses.at[i] = host->addresses.at[0];
+			host->addresses.at[0] = *good;
+		}
+}
+
 void session_idle(struct session *session)
 {
 	struct upstream *upstream = session->upstream;
@@ -301,6 +344,7 @@ void session_idle(struct session *session)
 	bool is_new = session->state < SESSION_IDLE, unasked = false;
 
 	if (is_new) {
+		prefer_address(session);
 		upstream_session_ready(session);
 		/* Probes are not counted while they are on their way. */
 		unasked = upstream->session_count - upstream->probing >
@@ -588,7 +632,7 @@ static bool try_next_address(struct session *session)
 {
 	if (session->addr + 1 >= session->addresses.count)
 		return false;
-	session->addr++;
+	next_address(session);
 	conn_free(TAKE(session->conn));
 	connect_next(session);
 	return true;
@@ -670,7 +714,7 @@ static void try_host(struct session *session)
 	session->host_name = strdup(host->name);
 	session->addresses = host->addresses;
 	session->addr = 0;
-	session->since_ms = clock_mono_ms();
+	session->since_ms = session->address_since_ms = clock_mono_ms();
 	session_enter(session, SESSION_RESOLVING);
 	if (session->host_name == NULL) {
 		session_end(session, "out of memory");
@@ -702,7 +746,12 @@ int session_job(struct session *session, struct jobs *jobs, void (*run)(struct j
 
 static void host_step(struct defer *later)
 {
-	try_host(container_of(later, struct session, later));
+	struct session *session = container_of(later, struct session, later);
+
+	if (session->addr == 0)
+		try_host(session);
+	else if (!is_outdated(session))
+		connect_next(session);
 }
 
 static int open_session(struct upstream *upstream, size_t host, bool is_probe)

@@ -199,8 +199,12 @@ static void a_reload_that_fails_changes_nothing(void **state)
 static struct loop *loop;
 static sem_t name_server;
 static uint16_t own_port; /* where connections are taken */
-static struct listener *listener;
+static struct listener *listener, *other_listener;
 static int connection; /* that came, or -1 */
+/* At the same port of another address: whether it hangs; else what it says before it closes. */
+static bool other_hangs;
+static const char *other_says;
+static int other_connection; /* that hangs, or -1 */
 
 int __real_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
         struct addrinfo **ret_found);
@@ -219,6 +223,15 @@ static int find_two(const char *port, const struct addrinfo *hints, struct addri
 	return __real_getaddrinfo("127.0.0.1", port, hints, &last->ai_next);
 }
 
+/* One that takes connections and does not serve, before one that does. */
+static int find_other(const char *port, const struct addrinfo *hints, struct addrinfo **ret_found)
+{
+	int r = __real_getaddrinfo("127.0.0.2", port, hints, ret_found);
+	assert_int_equal(r, 0);
+	assert_null((*ret_found)->ai_next);
+	return __real_getaddrinfo("127.0.0.1", port, hints, &(*ret_found)->ai_next);
+}
+
 /* The linker puts it in front: a name server that says nothing until it is told to. */
 int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo *hints,
         struct addrinfo **ret_found)
@@ -229,6 +242,8 @@ int __wrap_getaddrinfo(const char *name, const char *port, const struct addrinfo
 		sem_wait(&name_server);
 		return __real_getaddrinfo("127.0.0.1", port, hints, ret_found);
 	}
+	if (strcmp(name, "other.example") == 0)
+		return find_other(port, hints, ret_found);
 	if (strcmp(name, "slow.example") != 0)
 		return __real_getaddrinfo(name, port, hints, ret_found);
 	sem_wait(&name_server);
@@ -246,22 +261,45 @@ static void on_connection(void *arg, int fd, const struct addr *peer)
 	loop_stop(loop);
 }
 
-static int listen_here(void **state)
+static void on_other_connection(void *arg, int fd, const struct addr *peer)
+{
+	(void)arg;
+	(void)peer;
+	if (other_hangs && other_connection < 0) {
+		other_connection = fd;
+		return;
+	}
+	assert_int_equal(write(fd, other_says, strlen(other_says)), strlen(other_says));
+	close(fd);
+}
+
+/* Port 0: any, which is returned. */
+static uint16_t listen_at(uint32_t ip, uint16_t port,
+        void (*taken)(void *arg, int fd, const struct addr *peer), struct listener **ret_listener)
 {
 	struct addr addr = {
-	        .u.in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)},
+	        .u.in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(ip)},
 	        .len = sizeof(addr.u.in),
 	};
 	int fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 
-	(void)state;
-	connection = -1;
-	assert_int_equal(loop_new(&loop), 0);
+	addr.u.in.sin_port = htons(port);
 	assert_int_equal(bind(fd, &addr.u.sa, addr.len), 0);
 	assert_int_equal(listen(fd, 8), 0);
 	assert_int_equal(getsockname(fd, &addr.u.sa, &addr.len), 0);
-	assert_int_equal(listener_new(loop, fd, on_connection, NULL, &listener), 0);
-	own_port = addr_port(&addr);
+	assert_int_equal(listener_new(loop, fd, taken, NULL, ret_listener), 0);
+	return addr_port(&addr);
+}
+
+static int listen_here(void **state)
+{
+	(void)state;
+	connection = other_connection = -1;
+	other_hangs = false;
+	other_says = "";
+	assert_int_equal(loop_new(&loop), 0);
+	own_port = listen_at(INADDR_LOOPBACK, 0, on_connection, &listener);
+	listen_at(INADDR_LOOPBACK + 1, own_port, on_other_connection, &other_listener);
 	return 0;
 }
 
@@ -270,7 +308,10 @@ static int stop_here(void **state)
 	(void)state;
 	if (connection >= 0)
 		close(connection);
+	if (other_connection >= 0)
+		close(other_connection);
 	listener_free(listener);
+	listener_free(other_listener);
 	loop_free(loop);
 	return 0;
 }
@@ -515,6 +556,94 @@ static void mail_that_waits_goes_to_the_new_host_at_once(void **state)
 	tear_down(bench);
 }
 
+static void expect_the_second_address(const char *next_host)
+{
+	char upstreams[200];
+
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"other.example:%u\"%s]  tls = \"none\"  greeting_timeout = %s }",
+	        own_port, next_host, next_host[0] == '\0' ? "\"1s\"" : "\"30s\"");
+	expect_connection(upstreams, 1);
+}
+
+/* Nor is one that takes connections and does not serve the whole host. */
+static void an_address_that_closes_makes_way(void **state)
+{
+	(void)state;
+	expect_the_second_address("");
+}
+
+static void an_address_that_is_busy_makes_way(void **state)
+{
+	(void)state;
+	other_says = "421 4.3.2 too busy\r\n";
+	expect_the_second_address("");
+}
+
+static void an_address_that_hangs_makes_way(void **state)
+{
+	(void)state;
+	other_hangs = true;
+	expect_the_second_address("");
+}
+
+/* In time for it, although another host could be tried: one that would not get a connection. */
+static void an_address_that_hangs_makes_way_in_a_hurry(void **state)
+{
+	(void)state;
+	other_hangs = true;
+	expect_the_second_address(", \"slow.example:25\"");
+}
+
+struct server {
+	struct upstream *upstream;
+	struct timer timer;
+};
+
+/* Its part, until a session is ready. */
+static void serve(void *arg)
+{
+	struct server *server = arg;
+	char line[100];
+
+	ssize_t len = recv(connection, line, sizeof(line), MSG_DONTWAIT);
+	const char *reply = len < 4 || memcmp(line, "EHLO", 4) != 0 ? "" : "250 other.example\r\n";
+	assert_int_equal(write(connection, reply, strlen(reply)), strlen(reply));
+	if (list_is_empty(&server->upstream->idle))
+		timer_start(&server->timer, 1);
+	else
+		loop_stop(loop);
+}
+
+/* So that not each session waits for one that hangs. */
+static void the_address_that_served_is_the_first_next_time(void **state)
+{
+	static const char greeting[] = "220 other.example\r\n";
+	char upstreams[200], text[ADDR_TEXT];
+
+	(void)state;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"other.example:%u\"]  tls = \"none\" }", own_port);
+	struct bench *bench = set_up(upstreams, 0);
+	struct server server = {.upstream = bench->upstream};
+	const struct host *host = &bench->upstream->hosts[0];
+	timer_init(&server.timer, loop, serve, &server);
+	assert_int_equal(session_start(bench->upstream, 0), 0);
+	loop_run(loop);
+	assert_true(connection >= 0);
+	assert_int_equal(host->addresses.count, 2);
+	assert_string_equal(addr_format_ip(&host->addresses.at[0], text), "127.0.0.2");
+	assert_int_equal(write(connection, greeting, strlen(greeting)), strlen(greeting));
+	timer_start(&server.timer, 1);
+	loop_run(loop);
+	timer_stop(&server.timer);
+	assert_false(list_is_empty(&bench->upstream->idle));
+	assert_string_equal(addr_format_ip(&host->addresses.at[0], text), "127.0.0.1");
+	assert_string_equal(addr_format_ip(&host->addresses.at[1], text), "127.0.0.2");
+	session_end(list_entry(bench->upstream->idle.next, struct session, link), "over");
+	tear_down(bench);
+}
+
 static _Atomic bool work_done;
 
 static void work(struct job *job)
@@ -698,6 +827,11 @@ int main(void)
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(one_delivery_waits_for_a_probe),
 	        LISTENING_TEST(mail_that_waits_goes_to_the_new_host_at_once),
+	        LISTENING_TEST(an_address_that_closes_makes_way),
+	        LISTENING_TEST(an_address_that_is_busy_makes_way),
+	        LISTENING_TEST(an_address_that_hangs_makes_way),
+	        LISTENING_TEST(an_address_that_hangs_makes_way_in_a_hurry),
+	        LISTENING_TEST(the_address_that_served_is_the_first_next_time),
 	        LISTENING_TEST(slow_names_hold_up_no_other_work),
 	        cmocka_unit_test(a_row_in_the_words_of_the_database),
 	        cmocka_unit_test(the_longest_row_fits),
