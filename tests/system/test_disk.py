@@ -160,6 +160,7 @@ def test_it_starts_when_it_is_full(stage):
         stage.upstream.stop()
         with Load(stage, name="before") as load:
             load.wait_acknowledged(20)
+        eventually((disk.folder / "out/spare").exists)  # `relay` makes it beside its start
         disk.leave(0)
         stage.gateway.kill_all()
         stage.gateway.start()
