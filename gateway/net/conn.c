@@ -276,8 +276,9 @@ static bool must_answer(const struct conn *conn)
 	if (conn->client != NULL)
 		return false;
 	switch (gnutls_handshake_get_last_out(conn->session)) {
-	case GNUTLS_HANDSHAKE_SERVER_HELLO_DONE: /* the last of the answer in TLS 1.2 */
-	case GNUTLS_HANDSHAKE_FINISHED:          /* in TLS 1.3, or when a session is resumed */
+	case GNUTLS_HANDSHAKE_SERVER_HELLO_DONE:  /* the last of the answer in TLS 1.2 */
+	case GNUTLS_HANDSHAKE_NEW_SESSION_TICKET: /* in TLS 1.3, where it goes along */
+	case GNUTLS_HANDSHAKE_FINISHED:           /* without one, or when a session is resumed */
 		return false;
 	default:
 		return true;

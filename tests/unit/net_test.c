@@ -833,6 +833,56 @@ static void a_talker_leaves_the_others_their_turn(void **state)
 	close(fds[1]);
 }
 
+/* Work that goes before whoever comes into the line now. */
+static unsigned waste_left;
+
+static void waste(struct defer *defer)
+{
+	uint64_t begun = used_ms();
+
+	(void)defer;
+	while (used_ms() - begun <= DEAR_MS)
+		continue;
+	waste_left--;
+}
+
+static void fill_the_line(void *arg)
+{
+	static struct defer wasted[DEAR_COUNT];
+	struct peer *peer = arg;
+
+	peer->secure++;
+	for (waste_left = 0; waste_left < DEAR_COUNT; waste_left++) {
+		wasted[waste_left].run = waste;
+		loop_defer_dear(loop, &wasted[waste_left]);
+	}
+}
+
+/* The client has the server's answer when the line fills: what is left does not stand in it. */
+static void who_was_answered_stands_in_line_no_more(void **state)
+{
+	static const struct conn_events filling = {.on_secure = fill_the_line};
+	struct peer a, b;
+	int fds[2];
+
+	(void)state;
+	peer_init(&a);
+	peer_init(&b);
+	make_pair(fds);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, &a, &a.conn), 0);
+	assert_int_equal(conn_new(loop, fds[1], MUCH, &filling, &b, &b.conn), 0);
+	start_tls(&a, &b);
+	run_until(&b.secure);
+	run_until(&a.secure);
+	assert_in_range(waste_left, DEAR_COUNT / 2, DEAR_COUNT);
+	while (waste_left > 0) {
+		loop_stop(loop);
+		loop_run(loop);
+	}
+	peer_done(&a);
+	peer_done(&b);
+}
+
 static void noise_is_no_handshake(void **state)
 {
 	struct peer a, b;
@@ -1168,6 +1218,7 @@ int main(void)
 	        TEST(a_talker_leaves_the_others_their_turn),
 	        cmocka_unit_test(a_proxy_says_whom_it_speaks_for),
 	        cmocka_unit_test(what_is_no_header_of_a_proxy),
+	        TEST(who_was_answered_stands_in_line_no_more),
 	        TEST(noise_is_no_handshake),
 	        TEST(who_has_left_is_not_answered),
 	        TEST(a_certificate_has_a_fingerprint),
