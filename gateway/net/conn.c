@@ -18,6 +18,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -27,6 +28,7 @@
 #define TLS_RECORD     16384
 #define LINGER_MS      2000
 #define LINGER_OCTETS  65536
+#define HELLO_MAX      16384
 #define READS_PER_TURN 8 /* then the others get their turn */
 
 enum conn_state {
@@ -59,6 +61,7 @@ struct conn {
 	bool readable; /* the socket announced something, and has not been read empty since */
 	bool paused, kicked, told_drained, told_closed, freed;
 	bool step_due;    /* of the handshake */
+	size_t hello;     /* octets of the client's first message, in the handshake */
 	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
 	bool bye_sent;    /* close_notify and FIN have left */
@@ -293,6 +296,19 @@ static bool has_left(const struct conn *conn)
 	return poll(&fd, 1, 0) > 0;
 }
 
+/*
+ * GnuTLS gathers a ClientHello of 128 KiB before it looks at it, and no option of its own bounds
+ * that. Behind the hello a client has nothing to say before it has the answer.
+ */
+static bool says_too_much(struct conn *conn)
+{
+	int waiting = 0;
+
+	(void)ioctl(conn->fd, FIONREAD, &waiting);
+	conn->hello += (size_t)waiting;
+	return conn->hello > HELLO_MAX;
+}
+
 static void handshake(struct conn *conn)
 {
 	int r;
@@ -503,6 +519,8 @@ static void on_answer_due(struct defer *defer)
 
 	if (conn->state == STATE_HANDSHAKE && has_left(conn))
 		die(conn, CONN_END_EOF, "the peer closed the connection");
+	else if (conn->state == STATE_HANDSHAKE && says_too_much(conn))
+		die(conn, CONN_END_TLS, "the hello is too long");
 	conn->step_due = true;
 	advance(conn);
 }

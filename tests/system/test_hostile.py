@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import time
+from contextlib import suppress
 
 from client import MESSAGE, Bare, connect, message, trust_all
 from dkim_check import perl_dkim
@@ -110,6 +111,19 @@ def test_a_trace_steers_no_terminal(stage):
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]", told), told
         assert "\\u202e\\u2028\\u061c\\ufeff@example.org" in told, told  # history keeps no C1 controls
     assert "\u202e\u2028\u061c\ufeff@example.org" in json.loads(told.splitlines()[0])["detail"], told
+
+
+def test_a_hello_that_is_too_long_is_not_gathered(stage):
+    """It comes in records, and never whole."""
+    with socket.create_connection(("127.0.0.1", stage.gateway.tls_port), 10) as sock:
+        hello = b"\1" + (130000).to_bytes(3, "big") + b"\3\3" + bytes(40000)
+        with suppress(ConnectionError):
+            for at in range(0, len(hello), 4000):
+                piece = hello[at:at + 4000]
+                sock.sendall(b"\x16\3\1" + len(piece).to_bytes(2, "big") + piece)
+            while sock.recv(1000):
+                pass  # an alert, then the end: else the wait is over after 10 s
+    stage.gateway.wait_event("session.closed", reason="tls_failed", state="handshake")
 
 
 def test_names_that_would_break_received(stage):
