@@ -253,11 +253,8 @@ void upstream_serve(struct upstream *upstream)
 	probe_hosts(upstream);
 	/* A probe may take long, and serves one delivery when it is ready: no more wait for it. */
 	if (upstream->session_count == upstream->probing &&
-	        upstream->waiting_count > upstream->probing) {
-		upstream->down = true;
-		defer_waiting(
-		        upstream, upstream->probing, "no host of the upstream can be reached now");
-	}
+	        upstream->waiting_count > upstream->probing)
+		go_down(upstream, upstream->probing, "no host of the upstream can be reached now");
 }
 
 /* So many may wait for a session; the tasks of others are held until half of them have left. */

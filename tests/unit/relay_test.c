@@ -513,9 +513,22 @@ static void a_stop_and_a_name_in_one_turn(void **state)
 	assert_int_equal(connection, -1);
 }
 
-/* The only host rests no longer, and a probe is on its way: it serves one, and may take long. */
+static void dispatch_nothing(struct defer *defer)
+{
+	(void)defer;
+}
+
+/*
+ * The only host rests no longer, and a probe is on its way: it serves one, and may take long. What
+ * was held while it was busy does not wait for that either.
+ */
 static void one_delivery_waits_for_a_probe(void **state)
 {
+	/* A message of the queue with its task behind it, as the spool keeps them. */
+	static struct {
+		struct spool_entry entry;
+		struct task task;
+	} busy;
 	char upstreams[100];
 
 	(void)state;
@@ -523,8 +536,15 @@ static void one_delivery_waits_for_a_probe(void **state)
 	        "isp = { hosts = [\"127.0.0.1:%u\"]  tls = \"none\" }", own_port);
 	struct bench *bench = set_up(upstreams, 0);
 	bench->upstream->hosts[0].rest_ms = 1000;
+	bench->relay.dispatch.run = dispatch_nothing;
+	scheduler_init(&bench->relay.scheduler);
+	task_begin(&bench->relay, &busy.entry);
+	task_hold(&busy.task, &bench->upstream->held, false);
 	for (unsigned i = 0; i < 3; i++)
 		deliver(bench, i);
+	assert_int_equal(busy.task.state, TASK_READY);
+	task_end(&busy.task);
+	scheduler_done(&bench->relay.scheduler);
 	assert_int_equal(bench->upstream->probing, 1);
 	assert_int_equal(bench->upstream->session_count, 1);
 	assert_int_equal(bench->results[0].fate, FATE_OPEN);
