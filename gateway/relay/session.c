@@ -63,9 +63,8 @@ static bool may_fail_over(const struct session *session)
 {
 	const struct upstream *upstream = session->upstream;
 
-	return session->generation == upstream->generation &&
-	       upstream_choose_host(upstream, session->is_probe ? 0 : session->host + 1) <
-	               upstream->host_count;
+	return upstream_choose_host(upstream, session->is_probe ? 0 : session->host + 1) <
+	       upstream->host_count;
 }
 
 static uint64_t patience(const struct session *session, enum session_state state)
@@ -178,8 +177,7 @@ static void make_way(struct session *session)
 	struct upstream *upstream = session->upstream;
 
 	/* Without memory for it: the mail is deferred. */
-	if (session->generation == upstream->generation &&
-	        upstream_choose_host(upstream, session->host) < upstream->host_count)
+	if (upstream_choose_host(upstream, session->host) < upstream->host_count)
 		(void)!session_start(upstream, session->host);
 	session_end(session, session->trouble);
 }
@@ -211,9 +209,7 @@ static void host_failed(struct session *session)
 		loop_defer(session->upstream->relay->loop, &session->later);
 		return;
 	}
-	if (session->generation == session->upstream->generation)
-		upstream_host_failed(
-		        session->upstream, session->host, session->since_ms, session->trouble);
+	upstream_host_failed(session->upstream, session->host, session->since_ms, session->trouble);
 	if (session->is_probe) {
 		session_end(session, session->trouble);
 		return;
@@ -282,19 +278,6 @@ static void on_timeout(void *arg)
 	trouble(session, text);
 }
 
-/*
- * Whether the settings have changed since it began to connect: then it has ended. Its
- * host, its TLS and its login must all be of the same settings, or a new password
- * would go to an old host.
- */
-static bool is_outdated(struct session *session)
-{
-	if (session->state >= SESSION_IDLE || session->generation == session->upstream->generation)
-		return false;
-	session_end(session, "the upstream was configured anew");
-	return true;
-}
-
 /* ---- greeting, EHLO, STARTTLS, AUTH ---- */
 
 static void say(
@@ -327,7 +310,7 @@ static void prefer_address(struct session *session)
 	struct host *host = &upstream->hosts[session->host];
 	const struct addr *good = &session->addresses.at[session->addr];
 
-	if (session->addr == 0 || session->generation != upstream->generation)
+	if (session->addr == 0)
 		return;
 	for (size_t i = 1; i < host->addresses.count; i++)
 		if (addr_same_ip(&host->addresses.at[i], good)) {
@@ -344,6 +327,8 @@ void session_idle(struct session *session)
 	bool is_new = session->state < SESSION_IDLE, unasked = false;
 
 	if (is_new) {
+		/* Host, TLS and login are all of one configuration: others end when it changes. */
+		assert_bug(session->generation == upstream->generation);
 		prefer_address(session);
 		upstream_session_ready(session);
 		/* Probes are not counted while they are on their way. */
@@ -395,7 +380,7 @@ static void have_login(struct job *job)
 	session->job_runs = false;
 	session->upstream->relay->busy--;
 	wipe_login(session);
-	if (session_job_orphaned(session) || is_outdated(session))
+	if (session_job_orphaned(session))
 		return;
 	if (session->job_result < 0) {
 		trouble(session, "the login could not be made");
@@ -493,8 +478,6 @@ static bool is_goodbye(const struct session *session)
 
 static void on_reply(struct session *session)
 {
-	if (is_outdated(session))
-		return;
 	if (session->state >= SESSION_IDLE && is_goodbye(session)) {
 		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
 		        session->reply.code, session->reply.text);
@@ -592,8 +575,6 @@ static void on_secure(void *arg)
 {
 	struct session *session = arg;
 
-	if (is_outdated(session))
-		return;
 	session->secure = true;
 	peer_reply_start(&session->reply);
 	session->reply_lines = 0;
@@ -615,8 +596,6 @@ static void on_connected(void *arg)
 {
 	struct session *session = arg;
 
-	if (is_outdated(session))
-		return;
 	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT &&
 	        session->upstream->tls != NULL)
 		start_tls(session);
@@ -699,8 +678,6 @@ static void try_host(struct session *session)
 {
 	struct upstream *upstream = session->upstream;
 
-	if (is_outdated(session))
-		return;
 	if (!session->is_probe)
 		session->host = upstream_choose_host(upstream, session->host);
 	if (session->host >= upstream->host_count) {
@@ -750,7 +727,7 @@ static void host_step(struct defer *later)
 
 	if (session->addr == 0)
 		try_host(session);
-	else if (!is_outdated(session))
+	else
 		connect_next(session);
 }
 
