@@ -183,7 +183,8 @@ struct host {
 	uint64_t resolved_ms; /* 0: never */
 	/* Its breaker: open, and no mail goes there, from a failure until a probe has found it
 	 * ready. It rests, then one connection probes it. */
-	uint64_t rest_ms; /* the last rest's length; 0: the breaker is closed */
+	bool rests;
+	uint64_t rest_ms; /* the last rest's length; 0: it has served since */
 	uint64_t failed_ms, rests_until_ms;
 	bool probed; /* a probe is on its way */
 };
@@ -241,6 +242,11 @@ size_t upstream_choose_host(const struct upstream *upstream, size_t from);
  * one has ended.
  */
 void upstream_session_ready(struct session *session);
+/* A transaction came to the end of its dialogue, however it ended: the host serves. */
+void upstream_transaction_ended(struct session *session);
+/* The host of one broke off in a transaction. If it has ended none on this session and another
+ * host may be tried, it rests. Whether it does so. */
+bool upstream_session_broke_off(struct session *session);
 void upstream_host_failed(
         struct upstream *upstream, size_t index, uint64_t since_ms, const char *text);
 void upstream_session_ended(struct session *session, bool was_connecting);
@@ -312,6 +318,7 @@ struct session {
 	uint64_t transactions; /* begun */
 	unsigned marks;        /* not yet written */
 	bool mark_failed;
+	bool served; /* a transaction has ended in order */
 
 	struct delivery *delivery; /* of the transaction that runs, or NULL */
 	struct transaction {
@@ -320,6 +327,7 @@ struct session {
 		bool too_many;  /* recipients for one transaction */
 		bool dot_waits; /* for the mark of the last one */
 		bool in_doubt;  /* the connection was lost after the final dot */
+		bool elsewhere; /* its host rests now: another one may take it */
 		/* It said what was no answer: which of its answers was to what is not known. */
 		bool out_of_step;
 		unsigned part; /* of the content: signatures, header, body */
@@ -348,6 +356,8 @@ void session_out_of_step(struct session *session, const char *text);
 
 /* For transaction.c. */
 const char *session_host(const struct session *session);
+/* It wants a login that it does not accept or that we do not have: not the sender's fault. */
+bool session_login_trouble(const struct peer_reply *reply);
 /* The transaction is over, the connection lives. */
 void session_idle(struct session *session);
 /* The only way to another state, or to wait anew in the same one; see states[] in session.c. */

@@ -228,11 +228,14 @@ static void host_failed(struct session *session)
 /* Something is wrong with the connection, whatever it was doing. */
 static void trouble(struct session *session, const char *text)
 {
-	snprintf(session->trouble, sizeof(session->trouble), "%s", text);
-	if (session->state >= SESSION_IDLE)
-		session_end(session, session->trouble);
-	else
+	if (text != session->trouble)
+		snprintf(session->trouble, sizeof(session->trouble), "%s", text);
+	if (session->state < SESSION_IDLE) {
 		host_failed(session);
+		return;
+	}
+	session->tx.elsewhere = session->delivery != NULL && upstream_session_broke_off(session);
+	session_end(session, session->trouble);
 }
 
 /*
@@ -451,13 +454,26 @@ static void after_starttls(struct session *session)
 		start_tls(session);
 }
 
+bool session_login_trouble(const struct peer_reply *reply)
+{
+	return reply->code == 530 || reply->code == 535 || reply->code == 538;
+}
+
+/*
+ * The login as such is refused (RFC 4954 6), and so it will be by other hosts. Other answers of
+ * class 5 are this host's trouble, with the command or with itself.
+ */
+static bool is_login_refused(const struct peer_reply *reply)
+{
+	return session_login_trouble(reply) || reply->code == 534 ||
+	       (reply->code / 100 == 5 && strncmp(reply->enhanced, "5.7.", 4) == 0);
+}
+
 static void after_auth(struct session *session)
 {
-	unsigned code = session->reply.code;
-
-	if (code == 235) {
+	if (session->reply.code == 235) {
 		session_idle(session);
-	} else if (code >= 500) {
+	} else if (is_login_refused(&session->reply)) {
 		describe_reply(session, "the upstream refuses our login");
 		upstream_stop(session->upstream, session_host(session), session->trouble);
 		session_end(session, session->trouble);
@@ -481,7 +497,7 @@ static void on_reply(struct session *session)
 	if (session->state >= SESSION_IDLE && is_goodbye(session)) {
 		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
 		        session->reply.code, session->reply.text);
-		session_end(session, session->trouble);
+		trouble(session, session->trouble);
 		return;
 	}
 	switch (session->state) {

@@ -73,9 +73,11 @@ void transaction_lost(struct session *session)
 		attempt_delivery_held(delivery, false);
 		return;
 	}
-	if (!session->tx.mail_answered && session->transactions > 1 && !delivery->repeated &&
+	/* A kept connection had died meanwhile, which says nothing of the upstream, or another
+	 * host may do better. */
+	bool again = session->transactions > 1 || session->tx.elsewhere;
+	if (again && !session->tx.mail_answered && !delivery->repeated &&
 	        !session->upstream->removed) {
-		/* A kept connection had died meanwhile: says nothing of the upstream. */
 		delivery->repeated = true;
 		upstream_deliver(session->upstream, delivery);
 		return;
@@ -99,15 +101,10 @@ static void reset(struct session *session)
 
 /* ---- replies ---- */
 
-/* It wants a login that it does not accept or that we do not have: not the sender's fault. */
-static bool is_login_trouble(const struct peer_reply *reply)
-{
-	return reply->code == 530 || reply->code == 535 || reply->code == 538;
-}
-
 static enum fate fate_of(const struct peer_reply *reply)
 {
-	return reply->code / 100 == 5 && !is_login_trouble(reply) ? FATE_FAILED : FATE_DEFERRED;
+	return reply->code / 100 == 5 && !session_login_trouble(reply) ? FATE_FAILED
+	                                                               : FATE_DEFERRED;
 }
 
 static const char *status_of(const struct peer_reply *reply)
@@ -273,7 +270,7 @@ static void on_envelope_reply(struct session *session)
 	struct transaction *tx = &session->tx;
 
 	/* To RCPT and DATA it is about that recipient or message, and for now. */
-	if (!tx->mail_answered && is_login_trouble(&session->reply)) {
+	if (!tx->mail_answered && session_login_trouble(&session->reply)) {
 		stop_upstream(session);
 		return;
 	}
@@ -348,6 +345,7 @@ static void on_reset_reply(struct session *session)
 		session_out_of_step(session, "the upstream did not understand RSET");
 		return;
 	}
+	upstream_transaction_ended(session);
 	give_back(session);
 	session_idle(session);
 }
@@ -362,6 +360,7 @@ static void on_dot_reply(struct session *session)
 		session_out_of_step(session, "the upstream did not understand the final dot");
 		return;
 	}
+	upstream_transaction_ended(session);
 	if (session->tx.accepted > 0 && class == 2) {
 		record_delivered(session);
 		again = session->tx.too_many && !relay_of(session)->stopping &&

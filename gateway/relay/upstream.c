@@ -304,7 +304,7 @@ struct delivery *upstream_next_delivery(struct upstream *upstream)
 
 size_t upstream_choose_host(const struct upstream *upstream, size_t from)
 {
-	while (from < upstream->host_count && upstream->hosts[from].rest_ms != 0)
+	while (from < upstream->host_count && upstream->hosts[from].rests)
 		from++;
 	return from;
 }
@@ -324,7 +324,7 @@ static void probe_hosts(void *arg)
 		return;
 	for (size_t i = 0; i < upstream->host_count; i++) {
 		struct host *host = &upstream->hosts[i];
-		if (host->rest_ms == 0 || host->probed)
+		if (!host->rests || host->probed)
 			continue;
 		if (host->rests_until_ms > now)
 			next = MIN_OF(next, host->rests_until_ms);
@@ -341,14 +341,16 @@ void upstream_host_failed(
 	struct host *host = &upstream->hosts[index];
 
 	host->resolved_ms = 0;
-	/* Connections that were on their way when it failed fail with it: that is one failure. */
-	if (host->rest_ms == 0 || since_ms > host->failed_ms) {
-		host->rest_ms = host->rest_ms == 0
-		                        ? HOST_REST_MS
-		                        : MIN_OF(2 * host->rest_ms, (uint64_t)HOST_REST_MAX_MS);
+	/* Connections that were there when it failed fail with it: that is one failure. */
+	if (host->rest_ms == 0)
+		host->rest_ms = HOST_REST_MS;
+	else if (since_ms > host->failed_ms)
+		host->rest_ms = MIN_OF(2 * host->rest_ms, (uint64_t)HOST_REST_MAX_MS);
+	if (!host->rests || since_ms > host->failed_ms) {
 		host->failed_ms = clock_mono_ms();
 		host->rests_until_ms = host->failed_ms + host->rest_ms;
 	}
+	host->rests = true;
 	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s port=%u why=%s",
 	        upstream->settings->name, host->name, host->port, LOG_VALUE(slice_str(text)));
 }
@@ -386,12 +388,37 @@ void upstream_session_ready(struct session *session)
 
 	on_its_way_no_more(session);
 	if (host != NULL)
-		host->rest_ms = 0;
+		host->rests = false;
 	if (!upstream->down)
 		return;
 	upstream->down = false;
 	LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
 	task_wake_some(&upstream->held, SIZE_MAX);
+}
+
+void upstream_transaction_ended(struct session *session)
+{
+	struct host *host = host_of(session);
+
+	session->served = true;
+	if (host != NULL)
+		host->rest_ms = 0;
+}
+
+bool upstream_session_broke_off(struct session *session)
+{
+	struct upstream *upstream = session->upstream;
+	struct host *host = host_of(session);
+
+	if (host == NULL || session->served)
+		return false;
+	for (size_t i = 0; i < upstream->host_count; i++)
+		if (&upstream->hosts[i] != host && !upstream->hosts[i].rests) {
+			upstream_host_failed(
+			        upstream, session->host, session->since_ms, session->trouble);
+			return true;
+		}
+	return false;
 }
 
 void upstream_session_ended(struct session *session, bool was_connecting)

@@ -148,6 +148,35 @@ def test_the_next_host_gets_the_mail_soon(stage):
             host.close()
 
 
+NO_MAIL = {"drops": {"MAIL": "DROP"}, "leaves": {"MAIL": "421 4.3.2 not now"}, "babbles": {"MAIL": "hello"},
+           "auth-500": {"AUTH": "500 5.5.2 too long"}, "auth-503": {"AUTH": "503 5.5.1 not here"},
+           "auth-554": {"AUTH": "554 5.3.0 out of order"}, "later": {"DATA": "DROP"}}
+
+
+def test_a_host_that_serves_no_mail_makes_way(stage):
+    """It takes connections and breaks off, or its answer to our login says nothing of the password."""
+    good, bad = good_host(stage), {name: good_host(stage) for name in NO_MAIL}
+    try:
+        for name, host in bad.items():
+            host.reply = lambda verb, _line, answers=NO_MAIL[name]: answers.get(verb)
+        routes(stage, {name: [host.port, good.port] for name, host in bad.items()}, idle_timeout="1s", **AUTHENTICATED)
+        first = delivery_times(stage, good, bad)
+        print(f"# the first time: {words(first)}")
+        assert max(first.values()) < FIRST_S, first
+        assert {event["to"] for event in stage.gateway.events("message.deferred")} <= {"bob@later.example"}
+        for _ in range(5):
+            delivery_times(stage, good, bad)
+        assert not stage.gateway.events("upstream.stopped")
+        for name, host in bad.items():
+            assert host.connections <= 5, f"{name}: {host.connections} connections are more than the first and a few probes"
+        stage.gateway.wait_queue(0)
+    finally:
+        stage.gateway.extra = ""
+        good.stop()
+        for host in bad.values():
+            host.stop()
+
+
 def test_a_host_that_is_back_gets_mail_again(stage):
     """A probe finds it, without mail; and the other host had all of it meanwhile."""
     good, first = good_host(stage), good_host(stage)
