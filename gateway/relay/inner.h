@@ -207,6 +207,7 @@ struct upstream {
 	size_t connecting, probing; /* of these: on their way to be ready, for mail or as probes */
 	struct list held;           /* tasks that wait for it */
 	bool removed, stopped, down;
+	bool login_works;    /* under these settings, since it was stopped */
 	struct timer resume; /* tries it again when it is stopped */
 	struct timer rest;   /* the first rest of a host ends */
 };

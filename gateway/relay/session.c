@@ -349,7 +349,7 @@ void session_idle(struct session *session)
 		session_give(session, delivery);
 	else
 		list_prepend(&upstream->idle, &session->link);
-	if (is_new && session->is_probe)
+	if (is_new)
 		upstream_serve(upstream);
 }
 

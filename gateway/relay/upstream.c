@@ -161,7 +161,7 @@ void upstream_renew(struct upstream *upstream, struct upstream *fresh)
 	memcpy(upstream->hosts, fresh->hosts, sizeof(upstream->hosts));
 	upstream->host_count = fresh->host_count;
 	fresh->host_count = 0;
-	upstream->removed = false;
+	upstream->removed = upstream->login_works = false;
 	upstream_free(fresh);
 	end_former_sessions(upstream);
 	upstream_serve(upstream);
@@ -237,6 +237,17 @@ static struct delivery *next_waiting(struct upstream *upstream)
 	return delivery;
 }
 
+/*
+ * How many connections may be on their way for mail. With a login one tries it first: a wrong
+ * password is wrong once, and not as often as would make the upstream shut us out.
+ */
+static size_t connecting_max(const struct upstream *upstream)
+{
+	bool tries_login = upstream->settings->username[0] != '\0' && !upstream->login_works;
+
+	return tries_login ? MIN_OF(upstream->waiting_count, (size_t)1) : upstream->waiting_count;
+}
+
 void upstream_serve(struct upstream *upstream)
 {
 	struct delivery *delivery;
@@ -245,7 +256,7 @@ void upstream_serve(struct upstream *upstream)
 		return;
 	while (!list_is_empty(&upstream->idle) && (delivery = next_waiting(upstream)) != NULL)
 		session_give(pop_idle(upstream), delivery);
-	while (upstream->connecting < upstream->waiting_count &&
+	while (upstream->connecting < connecting_max(upstream) &&
 	        upstream->session_count - upstream->probing < upstream->settings->connections &&
 	        upstream_choose_host(upstream, 0) < upstream->host_count)
 		if (session_start(upstream, 0) < 0)
@@ -389,6 +400,7 @@ void upstream_session_ready(struct session *session)
 	on_its_way_no_more(session);
 	if (host != NULL)
 		host->rests = false;
+	upstream->login_works = true;
 	if (!upstream->down)
 		return;
 	upstream->down = false;
@@ -443,6 +455,7 @@ void upstream_stop(struct upstream *upstream, const char *host, const char *text
 	if (upstream->stopped)
 		return;
 	upstream->stopped = true;
+	upstream->login_works = false;
 	LOG(NULL, EV_UPSTREAM_STOPPED, "upstream=%s host=%s reply=%s", upstream->settings->name,
 	        host, LOG_VALUE(slice_str(text)));
 	timer_start(&upstream->resume, RESUME_MS);

@@ -465,15 +465,19 @@ def test_upstream_with_tls_and_login(stage):
 def test_upstream_refuses_our_login(stage):
     certificate, key = stage.authority.issue("upstream", "DNS:localhost")
     upstream = Upstream(free_port(), certificate, key, logins={"us": "right"}).start()
+    answer = threading.Event()
+    upstream.reply = lambda verb, _line: answer.wait(20) and None if verb == "AUTH" else None
     secret = stage.folder / "upstream.password"
     secret.write_text("wrong\n")
     configured(stage, hosts=[f"localhost:{upstream.port}"], tls="verify", ca_file=str(stage.authority.certificate),
                username="us", password_file=str(secret))
     for i in range(3):
         send(stage, f"held {i}")
+    answer.set()
     stage.gateway.wait_event("upstream.stopped")
     assert not stage.gateway.events("message.bounced")
     assert stage.gateway.queue_count() == 3
+    assert sum(command.startswith("AUTH") for command in upstream.commands) == 1, "one message tries the login first"
     secret.write_text("right\n")
     stage.gateway.process.send_signal(signal.SIGHUP)
     upstream.wait(3)
