@@ -133,3 +133,8 @@ int peer_reply_line(struct peer_reply *reply, struct slice line)
 	reply->lines++;
 	return line.len > 3 && line.ptr[3] == '-' ? 0 : 1;
 }
+
+bool peer_reply_wants_login(const struct peer_reply *reply)
+{
+	return reply->code == 530 || reply->code == 535 || reply->code == 538;
+}

@@ -56,6 +56,9 @@ struct peer_reply {
 
 void peer_reply_start(struct peer_reply *reply);
 
+/* It wants a login that it does not accept or that we do not have (RFC 4954 6). */
+bool peer_reply_wants_login(const struct peer_reply *reply);
+
 /*
  * Takes the next line (without CRLF). 1: the reply is complete; 0: more lines
  * follow; -EBADMSG: malformed (also by NUL or a bare CR), too long or too many: not a reply

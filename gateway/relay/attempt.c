@@ -190,6 +190,7 @@ static void make_room(struct attempt *attempt)
 	if (attempt->handed_over)
 		return;
 	attempt->handed_over = true;
+	upstream_task_came(attempt->task);
 	attempt->task->relay->preparing--;
 	relay_dispatch_soon(attempt->task->relay);
 }
@@ -449,6 +450,7 @@ void attempt_start(struct task *task)
 
 	task->state = TASK_RUNNING;
 	if (attempt == NULL) {
+		upstream_task_came(task);
 		task->state = TASK_WAITING;
 		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
 		return;

@@ -47,8 +47,7 @@ struct session;
 struct relay {
 	const struct conf *conf;
 	struct loop *loop;
-	struct jobs *jobs;  /* disk, signatures, SASL */
-	struct jobs *names; /* looks up hosts; apart: a name server may be silent for long */
+	struct jobs *jobs; /* disk, signatures, SASL */
 	struct spool_out *spool;
 	struct keys *keys;
 	struct accounts *accounts;
@@ -186,7 +185,8 @@ struct host {
 	bool rests;
 	uint64_t rest_ms; /* the last rest's length; 0: it has served since */
 	uint64_t failed_ms, rests_until_ms;
-	bool probed; /* a probe is on its way */
+	bool probed;      /* a probe is on its way */
+	bool login_works; /* it was ready once, and has not refused it since */
 };
 
 struct upstream {
@@ -206,8 +206,9 @@ struct upstream {
 	size_t session_count;       /* without those that have ended, or have no host of it now */
 	size_t connecting, probing; /* of these: on their way to be ready, for mail or as probes */
 	struct list held;           /* tasks that wait for it */
+	struct defer wake;          /* of these */
+	size_t coming;              /* woken, and not yet here with a delivery */
 	bool removed, stopped, down;
-	bool login_works;    /* under these settings, since it was stopped */
 	struct timer resume; /* tries it again when it is stopped */
 	struct timer rest;   /* the first rest of a host ends */
 };
@@ -238,22 +239,28 @@ void upstream_remove(struct upstream *upstream);
 /* The first host from `from` on whose breaker is closed, or host_count. */
 size_t upstream_choose_host(const struct upstream *upstream, size_t from);
 
-/*
- * From its sessions: one is ready; the host of one, which set out at `since_ms`, did not serve;
- * one has ended.
- */
+/* A task that an upstream has woken has a delivery for it now, or will not have one. */
+void upstream_task_came(struct task *task);
+
+/* From its sessions: one is ready. */
 void upstream_session_ready(struct session *session);
 /* A transaction came to the end of its dialogue, however it ended: the host serves. */
 void upstream_transaction_ended(struct session *session);
 /* The host of one broke off in a transaction. If it has ended none on this session and another
  * host may be tried, it rests. Whether it does so. */
 bool upstream_session_broke_off(struct session *session);
+/* A host did not serve a session that set out to it at `since_ms`. */
 void upstream_host_failed(
         struct upstream *upstream, size_t index, uint64_t since_ms, const char *text);
+/* It has ended. */
 void upstream_session_ended(struct session *session, bool was_connecting);
 
 /* From a session that is idle: the next delivery, or NULL. */
 struct delivery *upstream_next_delivery(struct upstream *upstream);
+
+/* From a session whose host refuses our login: whether another host has accepted it, so that this
+ * one alone does not serve. */
+bool upstream_login_refused(struct session *session);
 
 /* From a session: the upstream refuses our login. Its mail waits and does not age. */
 void upstream_stop(struct upstream *upstream, const char *host, const char *text);
@@ -265,10 +272,13 @@ void upstream_shut(struct upstream *upstream);
 
 /*
  * Looks up a host's name unless that is being done, for whichever upstream and settings; all
- * sessions that wait for it go on by session_resolved(). 0, -ENOMEM, or -EAGAIN when the workers
- * are swamped.
+ * sessions that wait for it go on by session_resolved(). 0, -ENOMEM, or -EAGAIN when there can be
+ * no more threads.
  */
 int lookup_start(struct relay *relay, const struct host *host) must_check;
+
+/* Nobody waits for those in flight any more. The loop does not run again. */
+void lookups_abandon(struct relay *relay);
 
 /* ---- session.c, transaction.c: one connection ---- */
 
@@ -312,7 +322,6 @@ struct session {
 	char *username, *password; /* for the login; copies, because a reload may come */
 	struct ehlo ehlo;
 	struct peer_reply reply;
-	unsigned reply_lines;
 	unsigned owed; /* replies to the commands that were sent; the greeting is one */
 	bool secure;
 	char trouble[400];     /* why it ends, or why the last host did not serve */
@@ -346,8 +355,6 @@ int session_start(struct upstream *upstream, size_t host) must_check;
 int session_probe(struct upstream *upstream, size_t host) must_check;
 /* The addresses of its host are known now, or why they are not: `text`. */
 void session_resolved(struct session *session, const char *text);
-/* A session that is idle gets work. */
-void session_give(struct session *session, struct delivery *delivery);
 /* Says QUIT and goes. Only when idle. */
 void session_quit(struct session *session);
 /* Ends it now; a delivery that it has comes back, deferred or to be repeated. */
@@ -357,8 +364,6 @@ void session_out_of_step(struct session *session, const char *text);
 
 /* For transaction.c. */
 const char *session_host(const struct session *session);
-/* It wants a login that it does not accept or that we do not have: not the sender's fault. */
-bool session_login_trouble(const struct peer_reply *reply);
 /* The transaction is over, the connection lives. */
 void session_idle(struct session *session);
 /* The only way to another state, or to wait anew in the same one; see states[] in session.c. */
@@ -371,6 +376,7 @@ bool session_job_orphaned(struct session *session);
 /* Frees it when nothing can call it any more. */
 void session_release(struct session *session);
 
+/* A session that is idle gets work. */
 void transaction_start(struct session *session, struct delivery *delivery);
 void transaction_reply(struct session *session);
 void transaction_drained(struct session *session);

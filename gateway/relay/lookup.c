@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Names of hosts become addresses, on workers of their own: one look-up of a name at a time,
- * however many sessions wait and however often the settings change, because a name server may be
- * silent for long and then keeps the worker. Who waits has a deadline of its own; what is found
- * later counts for the next one.
+ * Names of hosts become addresses, each on a thread of its own: a name server may be silent for
+ * long, and then it must hold up neither other names nor the end of the process. One look-up of a
+ * name at a time, however many sessions wait and however often the settings change. Who waits has a
+ * deadline of its own; what is found later counts for the next one.
  */
 #include <errno.h>
 #include <netdb.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,17 +17,26 @@
 
 struct lookup {
 	struct list link; /* in relay.lookups */
-	struct job job;
+	struct post post;
 	struct relay *relay;
 	char *name;
 	uint16_t port;
-	struct addresses found; /* owner, also of what follows: the job, while it runs */
+	struct addresses found; /* owner, also of what follows: the thread, until it is posted */
 	int result;             /* of getaddrinfo() */
+	bool posted, abandoned;
 };
 
-static void run(struct job *job)
+/* Of `abandoned` and `posted`, and held while a look-up is posted. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+
+static void free_lookup(struct lookup *lookup)
 {
-	struct lookup *lookup = container_of(job, struct lookup, job);
+	free(lookup->name);
+	free(lookup);
+}
+
+static void look_up(struct lookup *lookup)
+{
 	struct addresses *found = &lookup->found;
 	const struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
 	struct addrinfo *first = NULL;
@@ -41,6 +51,21 @@ static void run(struct job *job)
 		                                             &found->at[found->count]) == 0)
 			found->count++;
 	freeaddrinfo(first);
+}
+
+static void *run(void *arg)
+{
+	struct lookup *lookup = arg;
+
+	look_up(lookup);
+	pthread_mutex_lock(&lock);
+	lookup->posted = !lookup->abandoned;
+	if (lookup->posted)
+		loop_post(lookup->relay->loop, &lookup->post);
+	else
+		free_lookup(lookup);
+	pthread_mutex_unlock(&lock);
+	return NULL;
 }
 
 static bool is_about(const struct lookup *lookup, const struct host *host)
@@ -66,13 +91,12 @@ static void take(
 	}
 }
 
-static void done(struct job *job)
+static void done(struct post *post)
 {
-	struct lookup *lookup = container_of(job, struct lookup, job);
+	struct lookup *lookup = container_of(post, struct lookup, post);
 	struct relay *relay = lookup->relay;
 	char text[200];
 
-	relay->busy--;
 	list_remove(&lookup->link);
 	snprintf(text, sizeof(text), "the name of the host cannot be resolved: %s",
 	        lookup->result != 0 ? gai_strerror(lookup->result) : "no address");
@@ -82,8 +106,17 @@ static void done(struct job *job)
 			if (is_about(lookup, &upstream->hosts[i]))
 				take(upstream, i, lookup, lookup->found.count > 0 ? NULL : text);
 	}
-	free(lookup->name);
-	free(lookup);
+	free_lookup(lookup);
+}
+
+static int start_thread(struct lookup *lookup)
+{
+	pthread_t thread;
+
+	int r = -pthread_create(&thread, NULL, run, lookup);
+	if (r == 0)
+		pthread_detach(thread);
+	return r;
 }
 
 int lookup_start(struct relay *relay, const struct host *host)
@@ -97,18 +130,30 @@ int lookup_start(struct relay *relay, const struct host *host)
 	if (lookup == NULL)
 		return -ENOMEM;
 	*lookup = (struct lookup){
-	        .job = {.loop = relay->loop, .run = run, .done = done},
+	        .post.run = done,
 	        .relay = relay,
 	        .name = strdup(host->name),
 	        .port = host->port,
 	};
-	int r = lookup->name != NULL ? jobs_submit(relay->names, &lookup->job) : -ENOMEM;
+	int r = lookup->name != NULL ? start_thread(lookup) : -ENOMEM;
 	if (r < 0) {
-		free(lookup->name);
-		free(lookup);
+		free_lookup(lookup);
 		return r;
 	}
-	relay->busy++;
 	list_append(&relay->lookups, &lookup->link);
 	return 0;
+}
+
+void lookups_abandon(struct relay *relay)
+{
+	struct list *link;
+
+	pthread_mutex_lock(&lock);
+	while ((link = list_pop(&relay->lookups)) != NULL) {
+		struct lookup *lookup = list_entry(link, struct lookup, link);
+		lookup->abandoned = true;
+		if (lookup->posted)
+			free_lookup(lookup);
+	}
+	pthread_mutex_unlock(&lock);
 }

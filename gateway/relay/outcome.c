@@ -286,13 +286,23 @@ static void try_later(struct attempt *attempt, uint32_t recipient, const struct 
 	task_wait(task);
 }
 
-/* The delivery that waits for its upstream, whose recovery should wake the message; or NULL. */
+/*
+ * The delivery that waits for its upstream, whose recovery should wake the message; or NULL. One
+ * that waits without ageing only if all do: the others could leave.
+ */
 static struct delivery *find_waiting(struct attempt *attempt)
 {
-	for (uint32_t i = 0; i < attempt->delivery_count; i++)
-		if (attempt->deliveries[i].held || attempt->deliveries[i].upstream->down)
-			return &attempt->deliveries[i];
-	return NULL;
+	struct delivery *frozen = NULL;
+
+	for (uint32_t i = 0; i < attempt->delivery_count; i++) {
+		struct delivery *delivery = &attempt->deliveries[i];
+		if (!delivery->held && !delivery->upstream->down)
+			continue;
+		if (!delivery->frozen)
+			return delivery;
+		frozen = delivery;
+	}
+	return frozen;
 }
 
 /* Waits for its time; also for its upstream, or for a route to be configured. */

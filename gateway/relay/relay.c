@@ -15,7 +15,6 @@
 #include "gateway/relay/sasl_client.h"
 
 #define WORKERS       4
-#define NAME_WORKERS  4
 #define JOBS_MAX      8192
 #define PREPARING_MAX 64 /* enough to keep workers and connections busy */
 #define STOP_CHECK_MS 10
@@ -144,7 +143,7 @@ int relay_reload(struct relay *relay, const struct conf *conf, const struct slic
 		else
 			upstream_resume(upstream);
 	}
-	task_wake_some(&relay->routeless, SIZE_MAX);
+	task_wake_all(&relay->routeless);
 	return 0;
 }
 
@@ -202,8 +201,6 @@ static int start(struct relay *relay, const struct relay_settings *settings, str
 	int r = sasl_client_prepare(why);
 	if (r == 0)
 		r = jobs_new(WORKERS, JOBS_MAX, &relay->jobs);
-	if (r == 0)
-		r = jobs_new(NAME_WORKERS, JOBS_MAX, &relay->names);
 	if (r == 0)
 		r = start_asking(relay, settings, why);
 	if (r == 0)
@@ -331,7 +328,7 @@ void relay_free(struct relay *relay)
 	keys_free(relay->keys);
 	history_free(relay->history);
 	jobs_free(relay->jobs);
-	jobs_free(relay->names);
+	lookups_abandon(relay);
 	loop_defer_cancel(&relay->dispatch);
 	scheduler_done(&relay->scheduler);
 	if (relay->conf != NULL)

@@ -118,6 +118,7 @@ void task_end(struct task *task)
 	if (task->state == TASK_READY)
 		scheduler_remove(&task->relay->scheduler, task);
 	list_remove(&task->link);
+	upstream_task_came(task);
 	task->state = TASK_GONE;
 	free(TAKE(task->last));
 }
@@ -138,6 +139,7 @@ void task_wait(struct task *task)
 
 void task_hold(struct task *task, struct list *held, bool frozen)
 {
+	upstream_task_came(task);
 	task->state = TASK_WAITING;
 	task->frozen = frozen;
 	list_append(held, &task->link);
@@ -160,12 +162,12 @@ void task_release(struct task *task)
 	task_wait(task);
 }
 
-void task_wake_some(struct list *held, size_t most)
+void task_wake_all(struct list *held)
 {
 	struct list *link;
 
 	/* A task leaves the list as it wakes; one that cannot, for lack of memory, left too. */
-	while (most-- > 0 && (link = list_pop(held)) != NULL)
+	while ((link = list_pop(held)) != NULL)
 		task_wake(list_entry(link, struct task, link));
 }
 
@@ -178,6 +180,7 @@ void task_wake(struct task *task)
 	unfreeze(task);
 	task->overdue = false;
 	if (scheduler_add(&task->relay->scheduler, task) < 0) {
+		upstream_task_came(task);
 		timer_start(&task->timer, NO_MEMORY_WAIT_MS);
 		return;
 	}

@@ -216,6 +216,7 @@ static void host_failed(struct session *session)
 	}
 	session->host++;
 	session->addr = 0;
+	session->since_ms = session->address_since_ms = clock_mono_ms();
 	if (session->job_runs) {
 		make_way(session);
 		return;
@@ -263,8 +264,6 @@ void session_out_of_step(struct session *session, const char *text)
 	trouble(session, text);
 }
 
-static bool try_next_address(struct session *session);
-
 static void on_timeout(void *arg)
 {
 	struct session *session = arg;
@@ -274,8 +273,6 @@ static void on_timeout(void *arg)
 		session_quit(session);
 		return;
 	}
-	if (session->state == SESSION_CONNECTING && try_next_address(session))
-		return;
 	snprintf(text, sizeof(text), "the upstream did not answer in time (%s)",
 	        states[session->state].name);
 	trouble(session, text);
@@ -293,7 +290,6 @@ static void say(
 	assert_bug(len > 2 && len < (int)sizeof(line) &&
 	           !line_has_controls(slice_of(line, (size_t)len - 2)));
 	session_enter(session, state);
-	session->reply_lines = 0;
 	session->owed++;
 	peer_reply_start(&session->reply);
 	conn_write(session->conn, slice_of(line, (size_t)len));
@@ -346,17 +342,11 @@ void session_idle(struct session *session)
 	}
 	delivery = upstream_next_delivery(upstream);
 	if (delivery != NULL)
-		session_give(session, delivery);
+		transaction_start(session, delivery);
 	else
 		list_prepend(&upstream->idle, &session->link);
 	if (is_new)
 		upstream_serve(upstream);
-}
-
-void session_give(struct session *session, struct delivery *delivery)
-{
-	session->transactions++;
-	transaction_start(session, delivery);
 }
 
 static void login(struct job *job)
@@ -454,18 +444,13 @@ static void after_starttls(struct session *session)
 		start_tls(session);
 }
 
-bool session_login_trouble(const struct peer_reply *reply)
-{
-	return reply->code == 530 || reply->code == 535 || reply->code == 538;
-}
-
 /*
- * The login as such is refused (RFC 4954 6), and so it will be by other hosts. Other answers of
- * class 5 are this host's trouble, with the command or with itself.
+ * The login as such is refused (RFC 4954 6). Other answers of class 5 are this host's trouble, with
+ * the command or with itself.
  */
 static bool is_login_refused(const struct peer_reply *reply)
 {
-	return session_login_trouble(reply) || reply->code == 534 ||
+	return peer_reply_wants_login(reply) || reply->code == 534 ||
 	       (reply->code / 100 == 5 && strncmp(reply->enhanced, "5.7.", 4) == 0);
 }
 
@@ -473,7 +458,7 @@ static void after_auth(struct session *session)
 {
 	if (session->reply.code == 235) {
 		session_idle(session);
-	} else if (is_login_refused(&session->reply)) {
+	} else if (is_login_refused(&session->reply) && !upstream_login_refused(session)) {
 		describe_reply(session, "the upstream refuses our login");
 		upstream_stop(session->upstream, session_host(session), session->trouble);
 		session_end(session, session->trouble);
@@ -547,7 +532,7 @@ static int take_line(struct session *session)
 	if (!line.crlf)
 		return -EBADMSG;
 	int r = peer_reply_line(&session->reply, line.text);
-	if (session->state == SESSION_EHLO && session->reply_lines++ > 0 && line.text.len > 4)
+	if (session->state == SESSION_EHLO && session->reply.lines > 1 && line.text.len > 4)
 		ehlo_take_line(&session->ehlo, slice_part(line.text, 4, line.text.len));
 	conn_consume(session->conn, used);
 	return r;
@@ -580,7 +565,6 @@ static void on_data(void *arg)
 		}
 		/* The TLS of a new connection or a new state reads on by itself. */
 		peer_reply_start(&session->reply);
-		session->reply_lines = 0;
 	}
 	/* Nor is what begins before, and would end as one when the command has left. */
 	if (session->conn == conn && session->owed == 0 && conn_input(conn).len > 0)
@@ -593,7 +577,6 @@ static void on_secure(void *arg)
 
 	session->secure = true;
 	peer_reply_start(&session->reply);
-	session->reply_lines = 0;
 	if (session->upstream->settings->tls_mode == CONF_TLS_IMPLICIT)
 		session_enter(session, SESSION_GREETING);
 	else
@@ -621,25 +604,11 @@ static void on_connected(void *arg)
 
 /* ---- hosts and addresses ---- */
 
-static void connect_next(struct session *session);
-
-static bool try_next_address(struct session *session)
-{
-	if (session->addr + 1 >= session->addresses.count)
-		return false;
-	next_address(session);
-	conn_free(TAKE(session->conn));
-	connect_next(session);
-	return true;
-}
-
 static void on_closed(void *arg, enum conn_end end, const char *text)
 {
 	struct session *session = arg;
 	char words[sizeof(session->trouble)];
 
-	if (session->state == SESSION_CONNECTING && try_next_address(session))
-		return;
 	snprintf(words, sizeof(words), "%s: %.300s",
 	        session->state == SESSION_CONNECTING ? "cannot connect"
 	        : end == CONN_END_TLS                ? "TLS failed"
@@ -710,7 +679,7 @@ static void try_host(struct session *session)
 	session->since_ms = session->address_since_ms = clock_mono_ms();
 	session_enter(session, SESSION_RESOLVING);
 	if (session->host_name == NULL) {
-		session_end(session, "out of memory");
+		trouble(session, "out of memory");
 		return;
 	}
 	if (host->is_address ||
@@ -720,7 +689,7 @@ static void try_host(struct session *session)
 	}
 	session->waits_for_name = true;
 	if (lookup_start(upstream->relay, host) < 0)
-		session_end(session, "too much to do");
+		trouble(session, "too much to do");
 }
 
 int session_job(struct session *session, struct jobs *jobs, void (*run)(struct job *),

@@ -44,9 +44,10 @@ struct task {
 	/* Waits for a stopped upstream, an unknown route, a held account or its hour: does not age.
 	 */
 	bool frozen;
-	bool overdue;          /* its time woke it, not its upstream */
-	uint64_t counted_from; /* monotonic ms: age that is not yet in the entry */
-	char *last;            /* what the last attempt came to, printable; or NULL */
+	bool overdue;               /* its time woke it, not its upstream */
+	uint64_t counted_from;      /* monotonic ms: age that is not yet in the entry */
+	char *last;                 /* what the last attempt came to, printable; or NULL */
+	struct upstream *coming_to; /* that woke it and keeps room for it, or NULL */
 };
 
 /*
@@ -92,8 +93,8 @@ void task_wake(struct task *task);
 /* Lets a task that was held wait for the entry's next_us again. Not in a list any more. */
 void task_release(struct task *task);
 
-/* As task_wake() for so many of those that are in a list. */
-void task_wake_some(struct list *held, size_t most);
+/* As task_wake() for all that are in a list. */
+void task_wake_all(struct list *held);
 
 /* How long it has tried to be delivered, in ms; also written into the entry. */
 uint64_t task_age(struct task *task);

@@ -103,8 +103,8 @@ static void reset(struct session *session)
 
 static enum fate fate_of(const struct peer_reply *reply)
 {
-	return reply->code / 100 == 5 && !session_login_trouble(reply) ? FATE_FAILED
-	                                                               : FATE_DEFERRED;
+	return reply->code / 100 == 5 && !peer_reply_wants_login(reply) ? FATE_FAILED
+	                                                                : FATE_DEFERRED;
 }
 
 static const char *status_of(const struct peer_reply *reply)
@@ -270,7 +270,7 @@ static void on_envelope_reply(struct session *session)
 	struct transaction *tx = &session->tx;
 
 	/* To RCPT and DATA it is about that recipient or message, and for now. */
-	if (!tx->mail_answered && session_login_trouble(&session->reply)) {
+	if (!tx->mail_answered && peer_reply_wants_login(&session->reply)) {
 		stop_upstream(session);
 		return;
 	}
@@ -501,6 +501,7 @@ void transaction_start(struct session *session, struct delivery *delivery)
 {
 	uint32_t count = 0;
 
+	session->transactions++;
 	session->delivery = delivery;
 	session->tx = (struct transaction){.at_line_start = true};
 	session->content.body_fd = -1;
@@ -569,8 +570,8 @@ static void have_piece(struct job *job)
 	if (session_job_orphaned(session))
 		return;
 	if (session->job_result < 0) {
-		LOG(&session->delivery->attempt->log, EV_MESSAGE_DAMAGED, "error=%d",
-		        -session->job_result);
+		if (session->job_result == -EBADMSG)
+			LOG(&session->delivery->attempt->log, EV_MESSAGE_DAMAGED, "");
 		session_end(session, "the message cannot be read now");
 		return;
 	}

@@ -20,6 +20,7 @@
 #define WAITING_MAX 100
 
 static void probe_hosts(void *arg);
+static void wake_held(struct defer *defer);
 
 static void on_resume(void *arg)
 {
@@ -87,6 +88,7 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 	list_init(&upstream->held);
 	timer_init(&upstream->resume, relay->loop, on_resume, upstream);
 	timer_init(&upstream->rest, relay->loop, probe_hosts, upstream);
+	upstream->wake.run = wake_held;
 	upstream->password = slice_dup(password);
 	int r = upstream->password != NULL ? make_tls(settings, &upstream->tls, why) : -ENOMEM;
 	if (r == 0)
@@ -161,7 +163,8 @@ void upstream_renew(struct upstream *upstream, struct upstream *fresh)
 	memcpy(upstream->hosts, fresh->hosts, sizeof(upstream->hosts));
 	upstream->host_count = fresh->host_count;
 	fresh->host_count = 0;
-	upstream->removed = upstream->login_works = false;
+	/* Nobody has tried the new hosts. */
+	upstream->removed = upstream->down = false;
 	upstream_free(fresh);
 	end_former_sessions(upstream);
 	upstream_serve(upstream);
@@ -174,6 +177,7 @@ void upstream_free(struct upstream *upstream)
 	assert_bug(list_is_empty(&upstream->sessions));
 	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
+	loop_defer_cancel(&upstream->wake);
 	wipe_password(upstream);
 	free_hosts(upstream);
 	tls_client_unref(upstream->tls);
@@ -206,14 +210,10 @@ static void defer_waiting(struct upstream *upstream, size_t but, const char *tex
 	}
 }
 
-/* There is no host to try: also what was held is deferred, each for its own time. */
+/* There is no host to try. What is held stays so, and has its attempt when its time has come. */
 static void go_down(struct upstream *upstream, size_t but, const char *text)
 {
-	bool was_down = upstream->down;
-
 	upstream->down = true;
-	if (!was_down)
-		task_wake_some(&upstream->held, SIZE_MAX);
 	defer_waiting(upstream, but, text);
 }
 
@@ -237,38 +237,45 @@ static struct delivery *next_waiting(struct upstream *upstream)
 	return delivery;
 }
 
-/*
- * How many connections may be on their way for mail. With a login one tries it first: a wrong
- * password is wrong once, and not as often as would make the upstream shut us out.
- */
-static size_t connecting_max(const struct upstream *upstream)
+/* Whether a host other than this one has accepted the login of these settings. */
+static bool login_works(const struct upstream *upstream, const struct host *but)
 {
-	bool tries_login = upstream->settings->username[0] != '\0' && !upstream->login_works;
+	for (size_t i = 0; i < upstream->host_count; i++)
+		if (&upstream->hosts[i] != but && upstream->hosts[i].login_works)
+			return true;
+	return false;
+}
 
-	return tries_login ? MIN_OF(upstream->waiting_count, (size_t)1) : upstream->waiting_count;
+/*
+ * Whether one more connection may set out. With a login one tries it first: a wrong password is
+ * wrong once, and not as often as would make the upstream shut us out.
+ */
+static bool may_set_out(const struct upstream *upstream)
+{
+	return upstream->connecting + upstream->probing == 0 ||
+	       upstream->settings->username[0] == '\0' || login_works(upstream, NULL);
 }
 
 void upstream_serve(struct upstream *upstream)
 {
 	struct delivery *delivery;
+	bool no_way = upstream_choose_host(upstream, 0) == upstream->host_count;
 
 	if (upstream->relay->stopping)
 		return;
 	while (!list_is_empty(&upstream->idle) && (delivery = next_waiting(upstream)) != NULL)
-		session_give(pop_idle(upstream), delivery);
-	while (upstream->connecting < connecting_max(upstream) &&
-	        upstream->session_count - upstream->probing < upstream->settings->connections &&
-	        upstream_choose_host(upstream, 0) < upstream->host_count)
-		if (session_start(upstream, 0) < 0)
-			break;
+		transaction_start(pop_idle(upstream), delivery);
+	while (!no_way && upstream->connecting < upstream->waiting_count && may_set_out(upstream) &&
+	        upstream->session_count - upstream->probing < upstream->settings->connections)
+		no_way = session_start(upstream, 0) < 0;
 	probe_hosts(upstream);
 	/* A probe may take long, and serves one delivery when it is ready: no more wait for it. */
-	if (upstream->session_count == upstream->probing &&
+	if (no_way && upstream->session_count == upstream->probing &&
 	        upstream->waiting_count > upstream->probing)
 		go_down(upstream, upstream->probing, "no host of the upstream can be reached now");
 }
 
-/* So many may wait for a session; the tasks of others are held until half of them have left. */
+/* So many may wait for a session; the tasks of others are held, unloaded. */
 static size_t room_to_wait(const struct upstream *upstream)
 {
 	return MIN_OF(2 * upstream->settings->connections, (uint64_t)WAITING_MAX);
@@ -293,13 +300,36 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 	upstream_serve(upstream);
 }
 
-/* Those that were held because all connections were busy have nobody else to wake them. */
-static void wake_held(struct upstream *upstream)
+/* Wakes of what is held as many as there is room for, so that each is loaded and signed once. */
+static void wake_held(struct defer *defer)
 {
-	size_t half = room_to_wait(upstream) / 2;
+	struct upstream *upstream = container_of(defer, struct upstream, wake);
+	struct list *link;
 
-	if (!upstream->down && !upstream->stopped && upstream->waiting_count < half)
-		task_wake_some(&upstream->held, half);
+	while (!upstream->down && !upstream->stopped && !upstream->relay->stopping &&
+	        upstream->waiting_count + upstream->coming < room_to_wait(upstream) &&
+	        (link = list_pop(&upstream->held)) != NULL) {
+		struct task *task = list_entry(link, struct task, link);
+		task->coming_to = upstream;
+		upstream->coming++;
+		task_wake(task);
+	}
+}
+
+static void wake_held_soon(struct upstream *upstream)
+{
+	loop_defer(upstream->relay->loop, &upstream->wake);
+}
+
+void upstream_task_came(struct task *task)
+{
+	struct upstream *upstream = TAKE(task->coming_to);
+
+	if (upstream == NULL)
+		return;
+	upstream->coming--;
+	/* It may have gone elsewhere, and nobody else would wake the next. */
+	wake_held_soon(upstream);
 }
 
 struct delivery *upstream_next_delivery(struct upstream *upstream)
@@ -307,7 +337,7 @@ struct delivery *upstream_next_delivery(struct upstream *upstream)
 	struct delivery *delivery =
 	        upstream->stopped || upstream->relay->stopping ? NULL : next_waiting(upstream);
 
-	wake_held(upstream);
+	wake_held_soon(upstream);
 	return delivery;
 }
 
@@ -339,7 +369,7 @@ static void probe_hosts(void *arg)
 			continue;
 		if (host->rests_until_ms > now)
 			next = MIN_OF(next, host->rests_until_ms);
-		else
+		else if (may_set_out(upstream))
 			host->probed = session_probe(upstream, i) == 0;
 	}
 	if (next != UINT64_MAX)
@@ -398,14 +428,15 @@ void upstream_session_ready(struct session *session)
 	struct host *host = host_of(session);
 
 	on_its_way_no_more(session);
-	if (host != NULL)
+	if (host != NULL) {
 		host->rests = false;
-	upstream->login_works = true;
+		host->login_works = true;
+	}
 	if (!upstream->down)
 		return;
 	upstream->down = false;
 	LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
-	task_wake_some(&upstream->held, SIZE_MAX);
+	wake_held_soon(upstream);
 }
 
 void upstream_transaction_ended(struct session *session)
@@ -447,7 +478,16 @@ void upstream_session_ended(struct session *session, bool was_connecting)
 	        (!session->is_probe || upstream_choose_host(upstream, 0) == upstream->host_count))
 		go_down(upstream, 0, session->trouble);
 	upstream_serve(upstream);
-	wake_held(upstream);
+	wake_held_soon(upstream);
+}
+
+bool upstream_login_refused(struct session *session)
+{
+	struct host *host = host_of(session);
+
+	if (host != NULL)
+		host->login_works = false;
+	return login_works(session->upstream, host);
 }
 
 void upstream_stop(struct upstream *upstream, const char *host, const char *text)
@@ -455,7 +495,6 @@ void upstream_stop(struct upstream *upstream, const char *host, const char *text
 	if (upstream->stopped)
 		return;
 	upstream->stopped = true;
-	upstream->login_works = false;
 	LOG(NULL, EV_UPSTREAM_STOPPED, "upstream=%s host=%s reply=%s", upstream->settings->name,
 	        host, LOG_VALUE(slice_str(text)));
 	timer_start(&upstream->resume, RESUME_MS);
@@ -469,8 +508,8 @@ void upstream_resume(struct upstream *upstream)
 		upstream->hosts[i].rests_until_ms = 0;
 	if (upstream->stopped)
 		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
-	upstream->stopped = false;
-	task_wake_some(&upstream->held, SIZE_MAX);
+	upstream->stopped = upstream->down = false;
+	wake_held_soon(upstream);
 }
 
 void upstream_remove(struct upstream *upstream)
@@ -482,7 +521,7 @@ void upstream_remove(struct upstream *upstream)
 	upstream->stopped = false;
 	defer_waiting(upstream, 0, "the route of this mail is not configured any more");
 	end_former_sessions(upstream);
-	task_wake_some(&upstream->held, SIZE_MAX);
+	task_wake_all(&upstream->held);
 }
 
 void upstream_shut(struct upstream *upstream)

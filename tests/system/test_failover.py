@@ -182,6 +182,68 @@ def test_a_host_that_serves_no_mail_makes_way(stage):
             host.stop()
 
 
+def test_a_host_is_tried_before_it_is_blamed(stage):
+    """The first of three took all the time that there was; the second has its own."""
+    silent, second, third = Deaf(b""), Upstream(free_port()).start(), Upstream(free_port()).start()
+    try:
+        routes(stage, {"three": [silent.port, second.port, third.port]}, tls="none")
+        assert delivery_times(stage, second, ["three"])["three"] < FIRST_S
+        assert not third.messages
+    finally:
+        stage.gateway.extra = ""
+        silent.close()
+        second.stop()
+        third.stop()
+
+
+def test_a_login_that_one_host_refuses(stage):
+    """Another has accepted it: the first is as one that does not serve, also while the other is away."""
+    good, bad = Upstream(free_port(), logins={"us": "pw"}).start(), Upstream(free_port(), logins={"us": "other"})
+    try:
+        routes(stage, {"both": [bad.port, good.port]}, tls="none", idle_timeout="1s", **AUTHENTICATED)
+        assert "both" in delivery_times(stage, good, ["both"])
+        good.stop()
+        bad.start()
+        client = connect(stage)
+        client.sendmail(LOGIN, ["bob@both.example"], message("later"))
+        client.quit()
+        eventually(lambda: any(c.startswith("AUTH") for c in bad.commands))
+        good.start()
+        assert good.wait(2, 30)[1].subject == "later"
+        assert not stage.gateway.events("upstream.stopped")
+    finally:
+        stage.gateway.extra = ""
+        good.stop()
+        bad.stop()
+    stage.gateway.wait_queue(0)
+
+
+def test_a_login_that_every_host_refuses(stage):
+    """Told once to each at most, also where probes find all of them back in one moment."""
+    hosts = [Upstream(free_port(), logins={"us": "other"}) for _ in range(4)]
+    for host in hosts:
+        host.reply = lambda verb, _line: time.sleep(0.3) if verb == "AUTH" else None
+    try:
+        routes(stage, {"four": [host.port for host in hosts]}, tls="none", **AUTHENTICATED)
+        client = connect(stage)
+        client.sendmail(LOGIN, ["bob@four.example"], message("before"))
+        stage.gateway.wait_event("message.deferred")
+        for host in hosts:
+            host.start()
+        client.sendmail(LOGIN, ["bob@four.example"], message("after"))
+        client.quit()
+        stage.gateway.wait_event("upstream.stopped")
+        assert sum(c.startswith("AUTH") for host in hosts for c in host.commands) == 1
+        for host in hosts:
+            host.logins["us"] = "pw"
+        stage.gateway.tool("queue", "retry", "all")
+        stage.gateway.wait_queue(0)
+    finally:
+        stage.gateway.extra = ""
+        for host in hosts:
+            host.stop()
+
+
 def test_a_host_that_is_back_gets_mail_again(stage):
     """A probe finds it, without mail; and the other host had all of it meanwhile."""
     good, first = good_host(stage), good_host(stage)
@@ -234,28 +296,74 @@ def test_an_upstream_that_hangs_keeps_mail_from_no_other(stage):
         hanging.stop()
 
 
+def queued_for(stage, recipients):
+    """The line of the tool about the message that has so many."""
+    return next(line for line in stage.gateway.tool("queue", "list").splitlines() if f"/{recipients} attempts" in line)
+
+
 def deferred(stage):
     return {event["qid"] for event in stage.gateway.events("message.deferred")}
 
 
-def test_what_was_held_is_deferred_when_the_upstream_goes_down(stage):
-    """More than may wait for a connection, each for its own time from then on."""
-    silent = Deaf(b"")
+def test_what_is_held_costs_nothing_while_the_upstream_comes_and_goes(stage):
+    """It takes a few and goes; the others are not loaded each time for being told so, and leave when it stays."""
+    comes = Upstream(free_port())
     try:
         stage.gateway.retry = {"first": "1h", "max": "2h"}
-        routes(stage, {"silent": [silent.port]}, tls="none", connections=1, greeting_timeout="1s")
+        routes(stage, {"comes": [comes.port]}, tls="none", connections=1)
         client = connect(stage)
-        for i in range(10):
-            client.sendmail(LOGIN, ["bob@silent.example"], message(f"{i}"))
+        for i in range(100):
+            client.sendmail(LOGIN, ["bob@comes.example"], message(f"{i}"))
         client.quit()
-        eventually(lambda: len(deferred(stage)) == 10)
-        for line in stage.gateway.tool("queue", "list").splitlines():
-            assert "attempts=1 " in line, line
+        eventually(lambda: stage.gateway.tool("queue", "list").count("state=waiting") == 100)
+        for _ in range(3):
+            before, taken = len(stage.gateway.events("message.deferred")), len(comes.messages)
+            comes.reply = lambda verb, _line, end=taken + 3: \
+                "421 4.3.2 not now" if len(comes.messages) >= end and verb in ("CONNECT", "MAIL") else None
+            comes.start()
+            eventually(lambda end=taken + 3: len(comes.messages) >= end, 90)
+            stage.gateway.wait_event("upstream.failed", why="the upstream does not serve: 421 4.3.2 not now")
+            comes.stop()
+            assert len(stage.gateway.events("message.deferred")) - before <= 10
+        comes.reply = None
+        comes.start()
+        comes.wait(100, 90)
+        stage.gateway.wait_queue(0)
     finally:
         stage.gateway.extra = ""
-        silent.close()
-        for line in stage.gateway.tool("queue", "list").splitlines():
-            stage.gateway.tool("queue", "delete", line.split()[0].removeprefix("qid="))
+        comes.stop()
+
+
+def test_what_waits_for_two_upstreams_leaves_by_one(stage):
+    """One is stopped, the other busy: the part for that one leaves when it is free."""
+    answer = threading.Event()
+    stopped, busy = Upstream(free_port()), Upstream(free_port())
+    stopped.reply = lambda verb, _line: "530 5.7.0 log in first" if verb == "MAIL" else None
+    busy.reply = lambda verb, _line: answer.wait(60) and None if verb == "DOT" else None
+    try:
+        stopped.start()
+        busy.start()
+        routes(stage, {"stopped": [stopped.port], "busy": [busy.port]}, tls="none", connections=1)
+        client = connect(stage)
+        client.sendmail(LOGIN, ["bob@stopped.example"], message("stops"))
+        stage.gateway.wait_event("upstream.stopped")
+        for i in range(4):  # one is being sent, two wait loaded, one is held
+            client.sendmail(LOGIN, ["bob@busy.example"], message(f"{i}"))
+        client.sendmail(LOGIN, ["bob@stopped.example", "bob@busy.example"], message("both"))
+        client.quit()
+        eventually(lambda: "state=waiting" in queued_for(stage, 2))
+        answer.set()
+        assert {m.subject for m in busy.wait(5)} == {"0", "1", "2", "3", "both"}
+        eventually(lambda: "state=upstream-stopped" in queued_for(stage, 2))
+        stopped.reply = None
+        stage.gateway.tool("queue", "retry", "all")
+        stopped.wait(2)
+        stage.gateway.wait_queue(0)
+    finally:
+        answer.set()
+        stage.gateway.extra = ""
+        stopped.stop()
+        busy.stop()
 
 
 def test_who_waits_for_a_busy_upstream_is_told(stage):

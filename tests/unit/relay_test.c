@@ -356,7 +356,6 @@ static struct bench *set_up(const char *upstreams, unsigned deliveries)
 	sem_init(&name_server, 0, 0);
 	bench->relay.loop = loop;
 	assert_int_equal(jobs_new(2, 100, &bench->relay.jobs), 0);
-	assert_int_equal(jobs_new(2, 100, &bench->relay.names), 0);
 	list_init(&bench->relay.upstreams);
 	list_init(&bench->relay.routeless);
 	list_init(&bench->relay.lookups);
@@ -376,7 +375,8 @@ static void end_without_sessions(void *arg)
 {
 	struct upstream *upstream = arg;
 
-	if (list_is_empty(&upstream->sessions) && upstream->relay->busy == 0)
+	if (list_is_empty(&upstream->sessions) && list_is_empty(&upstream->relay->lookups) &&
+	        upstream->relay->busy == 0)
 		loop_stop(loop);
 	else
 		timer_start(&upstream->resume, 1);
@@ -393,20 +393,23 @@ static void tear_down(struct bench *bench)
 	loop_run(loop);
 	timer_stop(&bench->patience);
 	jobs_free(bench->relay.jobs);
-	jobs_free(bench->relay.names);
 	upstream_free(bench->upstream);
 	conf_unref(bench->relay.conf);
 	arena_reset(&bench->attempt.arena);
 	free(bench);
 }
 
+static void run_one_turn(void)
+{
+	loop_stop(loop);
+	loop_run(loop);
+}
+
 /* Until the first look-up is on its way. */
 static void run_until_asked(struct bench *bench)
 {
-	while (bench->relay.busy < 1) {
-		loop_stop(loop);
-		loop_run(loop);
-	}
+	while (list_is_empty(&bench->relay.lookups))
+		run_one_turn();
 }
 
 /* A delivery to this upstream gets as far as the listener. */
@@ -481,6 +484,17 @@ static void each_address_of_a_host_is_tried(void **state)
 	expect_connection(upstreams, 1);
 }
 
+static sem_t posted;
+
+void __real_loop_post(struct loop *to, struct post *post);
+void __wrap_loop_post(struct loop *to, struct post *post);
+
+void __wrap_loop_post(struct loop *to, struct post *post)
+{
+	__real_loop_post(to, post);
+	sem_post(&posted);
+}
+
 static struct upstream *to_shut;
 
 static void shut(struct post *post)
@@ -502,13 +516,14 @@ static void a_stop_and_a_name_in_one_turn(void **state)
 	struct bench *bench = set_up(upstreams, 1);
 	to_shut = bench->upstream;
 	run_until_asked(bench);
+	sem_init(&posted, 0, 0);
 	loop_post(loop, &post);
 	sem_post(&name_server);
-	jobs_free(bench->relay.names); /* with the worker at its end the address is posted too */
-	assert_int_equal(jobs_new(2, 100, &bench->relay.names), 0);
+	sem_wait(&posted);
+	sem_wait(&posted); /* the address too */
 	loop_stop(loop);
 	loop_run(loop);
-	assert_int_equal(bench->relay.busy, 0);
+	assert_true(list_is_empty(&bench->relay.lookups));
 	tear_down(bench);
 	assert_int_equal(connection, -1);
 }
@@ -518,38 +533,80 @@ static void dispatch_nothing(struct defer *defer)
 	(void)defer;
 }
 
-/*
- * The only host rests no longer, and a probe is on its way: it serves one, and may take long. What
- * was held while it was busy does not wait for that either.
- */
+/* A message of the queue with its task behind it, as the spool keeps them. */
+struct queued {
+	struct spool_entry entry;
+	struct task task;
+};
+
+/* The only host rests no longer, and a probe is on its way: it serves one, and may take long. */
 static void one_delivery_waits_for_a_probe(void **state)
 {
-	/* A message of the queue with its task behind it, as the spool keeps them. */
-	static struct {
-		struct spool_entry entry;
-		struct task task;
-	} busy;
 	char upstreams[100];
 
 	(void)state;
 	snprintf(upstreams, sizeof(upstreams),
 	        "isp = { hosts = [\"127.0.0.1:%u\"]  tls = \"none\" }", own_port);
 	struct bench *bench = set_up(upstreams, 0);
-	bench->upstream->hosts[0].rest_ms = 1000;
-	bench->relay.dispatch.run = dispatch_nothing;
-	scheduler_init(&bench->relay.scheduler);
-	task_begin(&bench->relay, &busy.entry);
-	task_hold(&busy.task, &bench->upstream->held, false);
+	bench->upstream->hosts[0].rests = true;
 	for (unsigned i = 0; i < 3; i++)
 		deliver(bench, i);
-	assert_int_equal(busy.task.state, TASK_READY);
-	task_end(&busy.task);
-	scheduler_done(&bench->relay.scheduler);
 	assert_int_equal(bench->upstream->probing, 1);
 	assert_int_equal(bench->upstream->session_count, 1);
 	assert_int_equal(bench->results[0].fate, FATE_OPEN);
 	assert_int_equal(bench->results[1].fate, FATE_DEFERRED);
 	assert_int_equal(bench->results[2].fate, FATE_DEFERRED);
+	tear_down(bench);
+}
+
+static size_t count_ready(const struct queued *queued, size_t count)
+{
+	size_t ready = 0;
+
+	for (size_t i = 0; i < count; i++)
+		ready += queued[i].task.state == TASK_READY;
+	return ready;
+}
+
+/*
+ * Each is loaded and signed when there is room for it, and not for nothing; also if those before it
+ * go elsewhere. As long as the upstream is down none is, and none waits for ever.
+ */
+static void what_is_held_comes_as_there_is_room(void **state)
+{
+	enum { HELD = 10, ROOM = 4 };
+	static struct queued queued[HELD];
+
+	(void)state;
+	struct bench *bench =
+	        set_up("isp = { hosts = [\"127.0.0.1:9\"]  tls = \"none\"  connections = 2 }", 0);
+	struct upstream *upstream = bench->upstream;
+	bench->relay.dispatch.run = dispatch_nothing;
+	scheduler_init(&bench->relay.scheduler);
+	for (size_t i = 0; i < HELD; i++) {
+		task_begin(&bench->relay, &queued[i].entry);
+		task_hold(&queued[i].task, &upstream->held, false);
+		assert_true(timer_is_running(&queued[i].task.timer));
+	}
+	upstream->down = true;
+	assert_null(upstream_next_delivery(upstream));
+	run_one_turn();
+	assert_int_equal(count_ready(queued, HELD), 0);
+
+	upstream_resume(upstream);
+	run_one_turn();
+	assert_int_equal(count_ready(queued, HELD), ROOM);
+	assert_null(upstream_next_delivery(upstream));
+	run_one_turn();
+	assert_int_equal(count_ready(queued, HELD), ROOM);
+
+	upstream_task_came(&queued[0].task);
+	run_one_turn();
+	assert_int_equal(count_ready(queued, HELD), ROOM + 1);
+	for (size_t i = 0; i < HELD; i++)
+		task_end(&queued[i].task);
+	assert_int_equal(upstream->coming, 0);
+	scheduler_done(&bench->relay.scheduler);
 	tear_down(bench);
 }
 
@@ -562,10 +619,7 @@ static void mail_that_waits_goes_to_the_new_host_at_once(void **state)
 	struct bench *bench = set_up("isp = { hosts = [\"slow.example:25\"]  tls = \"none\""
 	                             "  connections = 1  connect_timeout = \"5m\" }",
 	        1);
-	while (bench->relay.busy < 1) {
-		loop_stop(loop);
-		loop_run(loop);
-	}
+	run_until_asked(bench);
 	snprintf(upstreams, sizeof(upstreams),
 	        "isp = { hosts = [\"127.0.0.1:%u\"]  tls = \"none\"  connections = 1 }", own_port);
 	reload(&bench->relay, upstreams, true);
@@ -675,6 +729,44 @@ static void work(struct job *job)
 static void worked(struct job *job)
 {
 	loop_stop(job->loop);
+}
+
+/* A name server that is silent about the names of one upstream keeps no other from its own. */
+static void silent_names_hold_up_no_other_name(void **state)
+{
+	char upstreams[1000];
+
+	(void)state;
+	snprintf(upstreams, sizeof(upstreams),
+	        "dead = { hosts = [\"slow.example:1\", \"slow.example:2\", \"slow.example:3\","
+	        " \"slow.example:4\", \"slow.example:5\", \"slow.example:6\"]  tls = \"none\" }\n"
+	        "isp = { hosts = [\"two.example:%u\"]  tls = \"none\" }",
+	        own_port);
+	struct bench *bench = set_up(upstreams, 0);
+	struct upstream *dead = relay_find_upstream(&bench->relay, SLICE("dead"));
+	for (size_t i = 0; i < dead->host_count; i++)
+		assert_int_equal(lookup_start(&bench->relay, &dead->hosts[i]), 0);
+	deliver(bench, 0);
+	loop_run(loop);
+	assert_true(connection >= 0);
+	tear_down(bench);
+	upstream_free(dead);
+}
+
+/* The end waits for no name server; what it says later goes to nobody. */
+static void a_silent_name_holds_up_no_end(void **state)
+{
+	(void)state;
+	struct bench *bench = set_up("isp = { hosts = [\"slow.example:25\"]  tls = \"none\" }", 1);
+	run_until_asked(bench);
+	bench->relay.stopping = true;
+	upstream_shut(bench->upstream);
+	run_one_turn();
+	assert_true(list_is_empty(&bench->upstream->sessions));
+	assert_int_equal(bench->relay.busy, 0);
+	assert_false(list_is_empty(&bench->relay.lookups));
+	lookups_abandon(&bench->relay);
+	tear_down(bench);
 }
 
 /* However many sessions wait for a silent name server, messages are read and signed. */
@@ -846,12 +938,15 @@ int main(void)
 	        LISTENING_TEST(each_address_of_a_host_is_tried),
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(one_delivery_waits_for_a_probe),
+	        LISTENING_TEST(what_is_held_comes_as_there_is_room),
 	        LISTENING_TEST(mail_that_waits_goes_to_the_new_host_at_once),
 	        LISTENING_TEST(an_address_that_closes_makes_way),
 	        LISTENING_TEST(an_address_that_is_busy_makes_way),
 	        LISTENING_TEST(an_address_that_hangs_makes_way),
 	        LISTENING_TEST(an_address_that_hangs_makes_way_in_a_hurry),
 	        LISTENING_TEST(the_address_that_served_is_the_first_next_time),
+	        LISTENING_TEST(silent_names_hold_up_no_other_name),
+	        LISTENING_TEST(a_silent_name_holds_up_no_end),
 	        LISTENING_TEST(slow_names_hold_up_no_other_work),
 	        cmocka_unit_test(a_row_in_the_words_of_the_database),
 	        cmocka_unit_test(the_longest_row_fits),
