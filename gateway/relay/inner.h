@@ -106,7 +106,7 @@ struct delivery {
 	struct upstream *upstream;
 	uint32_t *recipients; /* numbers */
 	uint32_t count;
-	bool repeated;     /* a kept connection had died; tried on another one */
+	unsigned repeats;  /* before MAIL was answered the connection died: how often so far */
 	bool held, frozen; /* came back untried: waits for the upstream */
 	bool stopped_it;   /* the answer to it stopped the upstream */
 };
@@ -180,13 +180,16 @@ struct host {
 	struct addresses addresses;
 	bool is_address;      /* its name is one: never looked up */
 	uint64_t resolved_ms; /* 0: never */
-	/* Its breaker: open, and no mail goes there, from a failure until a probe has found it
-	 * ready. It rests, then one connection probes it. */
-	bool rests;
+	/* Its breaker: open from a failure until a transaction has ended. It rests, then one
+	 * connection probes it, which carries one message after the other. */
+	bool is_open;
 	uint64_t rest_ms; /* the last rest's length; 0: it has served since */
 	uint64_t failed_ms, rests_until_ms;
-	bool probed;      /* a probe is on its way */
+	bool probed;       /* by a connection that has not served yet */
+	size_t broken_off; /* so many times at its addresses, since it served */
+	/* Under these settings: */
 	bool login_works; /* it was ready once, and has not refused it since */
+	bool takes_mail;  /* it has accepted a sender */
 };
 
 struct upstream {
@@ -206,11 +209,13 @@ struct upstream {
 	size_t session_count;       /* without those that have ended, or have no host of it now */
 	size_t connecting, probing; /* of these: on their way to be ready, for mail or as probes */
 	struct list held;           /* tasks that wait for it */
-	struct defer wake;          /* of these */
-	size_t coming;              /* woken, and not yet here with a delivery */
+	struct defer catch_up;
+	size_t coming; /* of these: woken, and not yet here with a delivery */
 	bool removed, stopped, down;
-	struct timer resume; /* tries it again when it is stopped */
-	struct timer rest;   /* the first rest of a host ends */
+	struct timer resume;   /* tries it again when it is stopped */
+	struct timer rest;     /* the first rest of a host ends */
+	struct timer patience; /* with who tries a new login */
+	uint64_t tried_ms;     /* when the last connection set out */
 };
 
 /* All of a reload that can fail. 0 or -errno with the reason. The password is copied. */
@@ -230,6 +235,9 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery);
  * a host ready. */
 void upstream_serve(struct upstream *upstream);
 
+/* The task waits for it, for its time at most; frozen: without ageing. */
+void upstream_hold(struct upstream *upstream, struct task *task, bool frozen);
+
 /* Tries it again although it was stopped or down. */
 void upstream_resume(struct upstream *upstream);
 
@@ -244,11 +252,18 @@ void upstream_task_came(struct task *task);
 
 /* From its sessions: one is ready. */
 void upstream_session_ready(struct session *session);
+/* MAIL was accepted. */
+void upstream_takes_mail(struct session *session);
 /* A transaction came to the end of its dialogue, however it ended: the host serves. */
 void upstream_transaction_ended(struct session *session);
-/* The host of one broke off in a transaction. If it has ended none on this session and another
- * host may be tried, it rests. Whether it does so. */
-bool upstream_session_broke_off(struct session *session);
+/* Whether another address or another host could be tried in place of what this session has. */
+bool upstream_has_other_way(const struct session *session);
+/*
+ * The host of one broke off in a transaction, maybe with the code of a reply (else 0). If it has
+ * ended none on this session its next address is tried, or it rests, if there is another host or
+ * it said that it does not serve. Whether mail could go another way at once.
+ */
+bool upstream_session_broke_off(struct session *session, unsigned code);
 /* A host did not serve a session that set out to it at `since_ms`. */
 void upstream_host_failed(
         struct upstream *upstream, size_t index, uint64_t since_ms, const char *text);
@@ -261,6 +276,9 @@ struct delivery *upstream_next_delivery(struct upstream *upstream);
 /* From a session whose host refuses our login: whether another host has accepted it, so that this
  * one alone does not serve. */
 bool upstream_login_refused(struct session *session);
+
+/* From a session whose host wants a login: whether that is so of all mail; else of one sender. */
+bool upstream_wants_login(const struct session *session);
 
 /* From a session: the upstream refuses our login. Its mail waits and does not age. */
 void upstream_stop(struct upstream *upstream, const char *host, const char *text);
@@ -361,6 +379,9 @@ void session_quit(struct session *session);
 void session_end(struct session *session, const char *text);
 /* The same; what it said in this transaction is not believed, its refusals neither. */
 void session_out_of_step(struct session *session, const char *text);
+
+/* Tells that the address it has does not serve. */
+void session_log_address(const struct session *session);
 
 /* For transaction.c. */
 const char *session_host(const struct session *session);

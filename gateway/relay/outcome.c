@@ -320,7 +320,7 @@ static void wait_for_time(
 	else if (waiting != NULL && waiting->stopped_it)
 		task->frozen = true; /* its time comes after that of what only waits */
 	else if (waiting != NULL)
-		task_hold(task, &waiting->upstream->held, false);
+		upstream_hold(waiting->upstream, task, false);
 }
 
 /* A bounce that its account may not get yet. */
@@ -364,7 +364,7 @@ void outcome_record(struct attempt *attempt)
 	} else if (accounts_hold(task->relay->accounts, task)) {
 		return; /* suspended while it waited for a connection */
 	} else if (waiting != NULL) {
-		task_hold(task, &waiting->upstream->held, waiting->frozen);
+		upstream_hold(waiting->upstream, task, waiting->frozen);
 	} else {
 		task->state = TASK_WAITING;
 		timer_start(&task->timer, NO_MEMORY_WAIT_MS);

@@ -73,6 +73,10 @@ static uint64_t patience(const struct session *session, enum session_state state
 
 	memcpy(&timeout, (const char *)session->upstream->settings + states[state].timeout,
 	        sizeof(timeout));
+	/* A host that is silent at the first MAIL does not serve either. */
+	if (state == SESSION_ENVELOPE && !session->served && !session->tx.mail_answered &&
+	        upstream_has_other_way(session))
+		return MIN_OF(timeout, (uint64_t)HURRY_MS);
 	if (state >= SESSION_IDLE || !may_fail_over(session))
 		return timeout;
 	until = MIN_OF(until, session->since_ms + HURRY_HOST_MS);
@@ -188,22 +192,28 @@ static void next_address(struct session *session)
 	session->address_since_ms = clock_mono_ms();
 }
 
+void session_log_address(const struct session *session)
+{
+	char address[ADDR_TEXT];
+
+	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s address=%s why=%s",
+	        session->upstream->settings->name, session_host(session),
+	        addr_format(&session->addresses.at[session->addr], address),
+	        LOG_VALUE(slice_str(session->trouble)));
+}
+
 /* It did not get as far as being ready: the next address of the host, or the next host. */
 static void host_failed(struct session *session)
 {
 	/* A login that is being made keeps this session. */
 	bool more = session->conn != NULL && session->addr + 1 < session->addresses.count &&
 	            !session->job_runs;
-	char address[ADDR_TEXT];
 
 	conn_free(TAKE(session->conn));
 	timer_stop(&session->timer);
 	session->waits_for_name = false;
 	if (more) {
-		LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s address=%s why=%s",
-		        session->upstream->settings->name, session_host(session),
-		        addr_format(&session->addresses.at[session->addr], address),
-		        LOG_VALUE(slice_str(session->trouble)));
+		session_log_address(session);
 		next_address(session);
 		session_enter(session, SESSION_RESOLVING);
 		loop_defer(session->upstream->relay->loop, &session->later);
@@ -226,8 +236,11 @@ static void host_failed(struct session *session)
 	loop_defer(session->upstream->relay->loop, &session->later);
 }
 
-/* Something is wrong with the connection, whatever it was doing. */
-static void trouble(struct session *session, const char *text)
+/*
+ * Something is wrong with the connection, whatever it was doing. `code`: of the reply that says
+ * so, or 0.
+ */
+static void trouble_code(struct session *session, const char *text, unsigned code)
 {
 	if (text != session->trouble)
 		snprintf(session->trouble, sizeof(session->trouble), "%s", text);
@@ -235,8 +248,14 @@ static void trouble(struct session *session, const char *text)
 		host_failed(session);
 		return;
 	}
-	session->tx.elsewhere = session->delivery != NULL && upstream_session_broke_off(session);
+	session->tx.elsewhere =
+	        session->delivery != NULL && upstream_session_broke_off(session, code);
 	session_end(session, session->trouble);
+}
+
+static void trouble(struct session *session, const char *text)
+{
+	trouble_code(session, text, 0);
 }
 
 /*
@@ -482,7 +501,7 @@ static void on_reply(struct session *session)
 	if (session->state >= SESSION_IDLE && is_goodbye(session)) {
 		snprintf(session->trouble, sizeof(session->trouble), "%u %.300s",
 		        session->reply.code, session->reply.text);
-		trouble(session, session->trouble);
+		trouble_code(session, session->trouble, session->reply.code);
 		return;
 	}
 	switch (session->state) {

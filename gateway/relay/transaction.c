@@ -22,6 +22,7 @@
 #define UNSENT_MAX  131072 /* then we wait for the kernel */
 #define DIAGNOSTIC  700
 #define COMMAND_MAX 32768 /* of a batch: 50 paths of at most 256 octets, and MAIL */
+#define REPEATS_MAX 10    /* of a delivery that nobody has answered: one may be what kills them */
 
 static void send_more(struct session *session);
 static void pump(struct session *session);
@@ -76,9 +77,9 @@ void transaction_lost(struct session *session)
 	/* A kept connection had died meanwhile, which says nothing of the upstream, or another
 	 * host may do better. */
 	bool again = session->transactions > 1 || session->tx.elsewhere;
-	if (again && !session->tx.mail_answered && !delivery->repeated &&
+	if (again && !session->tx.mail_answered && delivery->repeats < REPEATS_MAX &&
 	        !session->upstream->removed) {
-		delivery->repeated = true;
+		delivery->repeats++;
 		upstream_deliver(session->upstream, delivery);
 		return;
 	}
@@ -160,9 +161,10 @@ static void stop_upstream(struct session *session)
 
 static void on_mail(struct session *session)
 {
-	session->tx.mail_answered = true;
-	if (session->reply.code / 100 == 2)
+	if (session->reply.code / 100 == 2) {
+		upstream_takes_mail(session);
 		return;
+	}
 	session->tx.mail_refused = true;
 	refuse_all(session, FATE_OPEN);
 }
@@ -265,18 +267,32 @@ static void on_data_reply(struct session *session)
 	reset(session);
 }
 
+static bool is_not_understood(unsigned code)
+{
+	return code == 500 || code == 502 || code == 503;
+}
+
 static void on_envelope_reply(struct session *session)
 {
 	struct transaction *tx = &session->tx;
 
-	/* To RCPT and DATA it is about that recipient or message, and for now. */
-	if (!tx->mail_answered && peer_reply_wants_login(&session->reply)) {
+	/* Else it is about that sender, recipient or message, and for now. */
+	if (!tx->mail_answered && peer_reply_wants_login(&session->reply) &&
+	        upstream_wants_login(session)) {
 		stop_upstream(session);
 		return;
 	}
+	/* RFC 5321 4.2.4: no verdict on the sender, it does not know the command, or knows it not
+	 * now. */
+	if (!tx->mail_answered && is_not_understood(session->reply.code)) {
+		session_out_of_step(session, "the upstream did not understand MAIL");
+		return;
+	}
+	bool is_mail = !tx->mail_answered;
+	tx->mail_answered = true;
 	/* RFC 5321 4.5.3.2: each command has its time, and not all of a batch the time of one. */
 	session_enter(session, SESSION_ENVELOPE);
-	if (!tx->mail_answered)
+	if (is_mail)
 		on_mail(session);
 	else if (tx->answered < tx->sent)
 		on_recipient(session);

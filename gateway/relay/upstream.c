@@ -16,15 +16,27 @@
 
 #define HOST_REST_MS     1000 /* after the first failure; doubles */
 #define HOST_REST_MAX_MS 60000
+/* Who tries a new login has so long to himself: one that is silent must not hold up all mail. */
+#define TRY_MS 4000
 /* Deliveries that wait for a session, loaded and signed, while others are prepared. */
 #define WAITING_MAX 100
 
 static void probe_hosts(void *arg);
-static void wake_held(struct defer *defer);
+static void catch_up(struct defer *defer);
 
 static void on_resume(void *arg)
 {
 	upstream_resume(arg);
+}
+
+static void catch_up_soon(struct upstream *upstream)
+{
+	loop_defer(upstream->relay->loop, &upstream->catch_up);
+}
+
+static void on_patience_over(void *arg)
+{
+	catch_up_soon(arg);
 }
 
 static void wipe_password(struct upstream *upstream)
@@ -88,7 +100,8 @@ int upstream_new(struct relay *relay, const struct conf *conf, const struct conf
 	list_init(&upstream->held);
 	timer_init(&upstream->resume, relay->loop, on_resume, upstream);
 	timer_init(&upstream->rest, relay->loop, probe_hosts, upstream);
-	upstream->wake.run = wake_held;
+	timer_init(&upstream->patience, relay->loop, on_patience_over, upstream);
+	upstream->catch_up.run = catch_up;
 	upstream->password = slice_dup(password);
 	int r = upstream->password != NULL ? make_tls(settings, &upstream->tls, why) : -ENOMEM;
 	if (r == 0)
@@ -177,7 +190,8 @@ void upstream_free(struct upstream *upstream)
 	assert_bug(list_is_empty(&upstream->sessions));
 	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
-	loop_defer_cancel(&upstream->wake);
+	timer_stop(&upstream->patience);
+	loop_defer_cancel(&upstream->catch_up);
 	wipe_password(upstream);
 	free_hosts(upstream);
 	tls_client_unref(upstream->tls);
@@ -250,10 +264,18 @@ static bool login_works(const struct upstream *upstream, const struct host *but)
  * Whether one more connection may set out. With a login one tries it first: a wrong password is
  * wrong once, and not as often as would make the upstream shut us out.
  */
-static bool may_set_out(const struct upstream *upstream)
+static bool may_set_out(struct upstream *upstream)
 {
-	return upstream->connecting + upstream->probing == 0 ||
-	       upstream->settings->username[0] == '\0' || login_works(upstream, NULL);
+	uint64_t now = clock_mono_ms();
+
+	if (upstream->connecting + upstream->probing == 0 ||
+	        upstream->settings->username[0] == '\0' || login_works(upstream, NULL) ||
+	        now >= upstream->tried_ms + TRY_MS) {
+		upstream->tried_ms = now;
+		return true;
+	}
+	timer_start(&upstream->patience, upstream->tried_ms + TRY_MS - now);
+	return false;
 }
 
 void upstream_serve(struct upstream *upstream)
@@ -265,8 +287,9 @@ void upstream_serve(struct upstream *upstream)
 		return;
 	while (!list_is_empty(&upstream->idle) && (delivery = next_waiting(upstream)) != NULL)
 		transaction_start(pop_idle(upstream), delivery);
-	while (!no_way && upstream->connecting < upstream->waiting_count && may_set_out(upstream) &&
-	        upstream->session_count - upstream->probing < upstream->settings->connections)
+	while (!no_way && upstream->connecting < upstream->waiting_count &&
+	        upstream->session_count - upstream->probing < upstream->settings->connections &&
+	        may_set_out(upstream))
 		no_way = session_start(upstream, 0) < 0;
 	probe_hosts(upstream);
 	/* A probe may take long, and serves one delivery when it is ready: no more wait for it. */
@@ -301,12 +324,11 @@ void upstream_deliver(struct upstream *upstream, struct delivery *delivery)
 }
 
 /* Wakes of what is held as many as there is room for, so that each is loaded and signed once. */
-static void wake_held(struct defer *defer)
+static void wake_held(struct upstream *upstream)
 {
-	struct upstream *upstream = container_of(defer, struct upstream, wake);
 	struct list *link;
 
-	while (!upstream->down && !upstream->stopped && !upstream->relay->stopping &&
+	while (!upstream->down && !upstream->stopped &&
 	        upstream->waiting_count + upstream->coming < room_to_wait(upstream) &&
 	        (link = list_pop(&upstream->held)) != NULL) {
 		struct task *task = list_entry(link, struct task, link);
@@ -316,9 +338,21 @@ static void wake_held(struct defer *defer)
 	}
 }
 
-static void wake_held_soon(struct upstream *upstream)
+static void catch_up(struct defer *defer)
 {
-	loop_defer(upstream->relay->loop, &upstream->wake);
+	struct upstream *upstream = container_of(defer, struct upstream, catch_up);
+
+	if (upstream->relay->stopping)
+		return;
+	upstream_serve(upstream);
+	wake_held(upstream);
+}
+
+void upstream_hold(struct upstream *upstream, struct task *task, bool frozen)
+{
+	task_hold(task, &upstream->held, frozen);
+	/* It may have got ready, or have nobody who probes it, since the delivery came back. */
+	catch_up_soon(upstream);
 }
 
 void upstream_task_came(struct task *task)
@@ -329,7 +363,7 @@ void upstream_task_came(struct task *task)
 		return;
 	upstream->coming--;
 	/* It may have gone elsewhere, and nobody else would wake the next. */
-	wake_held_soon(upstream);
+	catch_up_soon(upstream);
 }
 
 struct delivery *upstream_next_delivery(struct upstream *upstream)
@@ -337,7 +371,7 @@ struct delivery *upstream_next_delivery(struct upstream *upstream)
 	struct delivery *delivery =
 	        upstream->stopped || upstream->relay->stopping ? NULL : next_waiting(upstream);
 
-	wake_held_soon(upstream);
+	catch_up_soon(upstream);
 	return delivery;
 }
 
@@ -345,7 +379,7 @@ struct delivery *upstream_next_delivery(struct upstream *upstream)
 
 size_t upstream_choose_host(const struct upstream *upstream, size_t from)
 {
-	while (from < upstream->host_count && upstream->hosts[from].rests)
+	while (from < upstream->host_count && upstream->hosts[from].is_open)
 		from++;
 	return from;
 }
@@ -365,7 +399,7 @@ static void probe_hosts(void *arg)
 		return;
 	for (size_t i = 0; i < upstream->host_count; i++) {
 		struct host *host = &upstream->hosts[i];
-		if (!host->rests || host->probed)
+		if (!host->is_open || host->probed)
 			continue;
 		if (host->rests_until_ms > now)
 			next = MIN_OF(next, host->rests_until_ms);
@@ -387,11 +421,11 @@ void upstream_host_failed(
 		host->rest_ms = HOST_REST_MS;
 	else if (since_ms > host->failed_ms)
 		host->rest_ms = MIN_OF(2 * host->rest_ms, (uint64_t)HOST_REST_MAX_MS);
-	if (!host->rests || since_ms > host->failed_ms) {
+	if (!host->is_open || since_ms > host->failed_ms) {
 		host->failed_ms = clock_mono_ms();
 		host->rests_until_ms = host->failed_ms + host->rest_ms;
 	}
-	host->rests = true;
+	host->is_open = true;
 	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s port=%u why=%s",
 	        upstream->settings->name, host->name, host->port, LOG_VALUE(slice_str(text)));
 }
@@ -411,15 +445,10 @@ static struct host *host_of(const struct session *session)
 /* It is ready, or will never be. */
 static void on_its_way_no_more(struct session *session)
 {
-	struct host *host = host_of(session);
-
-	if (!session->is_probe) {
+	if (session->is_probe)
+		session->upstream->probing--;
+	else
 		session->upstream->connecting--;
-		return;
-	}
-	session->upstream->probing--;
-	if (host != NULL)
-		host->probed = false;
 }
 
 void upstream_session_ready(struct session *session)
@@ -428,15 +457,29 @@ void upstream_session_ready(struct session *session)
 	struct host *host = host_of(session);
 
 	on_its_way_no_more(session);
-	if (host != NULL) {
-		host->rests = false;
+	if (host != NULL)
 		host->login_works = true;
-	}
 	if (!upstream->down)
 		return;
 	upstream->down = false;
 	LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
-	wake_held_soon(upstream);
+	catch_up_soon(upstream);
+}
+
+void upstream_takes_mail(struct session *session)
+{
+	struct host *host = host_of(session);
+
+	if (host != NULL)
+		host->takes_mail = true;
+}
+
+bool upstream_wants_login(const struct session *session)
+{
+	const struct host *host = host_of(session);
+
+	return session->upstream->settings->username[0] == '\0' && host != NULL &&
+	       !host->takes_mail;
 }
 
 void upstream_transaction_ended(struct session *session)
@@ -444,41 +487,85 @@ void upstream_transaction_ended(struct session *session)
 	struct host *host = host_of(session);
 
 	session->served = true;
-	if (host != NULL)
-		host->rest_ms = 0;
+	/* Others that were there when it failed say nothing of whether it serves again. */
+	if (host == NULL || (host->is_open && session->since_ms <= host->failed_ms))
+		return;
+	if (host->is_open)
+		catch_up_soon(session->upstream);
+	host->is_open = host->probed = false;
+	host->rest_ms = host->broken_off = 0;
 }
 
-bool upstream_session_broke_off(struct session *session)
+static bool has_other_host(const struct session *session)
 {
-	struct upstream *upstream = session->upstream;
+	const struct upstream *upstream = session->upstream;
+
+	for (size_t i = 0; i < upstream->host_count; i++)
+		if (i != session->host && !upstream->hosts[i].is_open)
+			return true;
+	return false;
+}
+
+bool upstream_has_other_way(const struct session *session)
+{
+	const struct host *host = host_of(session);
+
+	return host != NULL &&
+	       (has_other_host(session) || host->broken_off + 1 < session->addresses.count);
+}
+
+/* The next session tries it last. */
+static void put_last(struct host *host, const struct addr *address)
+{
+	struct addresses *addresses = &host->addresses;
+	struct addr bad = *address;
+
+	for (size_t i = 0; i + 1 < addresses->count; i++)
+		if (addr_same_ip(&addresses->at[i], &bad)) {
+			memmove(&addresses->at[i], &addresses->at[i + 1],
+			        (addresses->count - i - 1) * sizeof(bad));
+			addresses->at[addresses->count - 1] = bad;
+			return;
+		}
+}
+
+bool upstream_session_broke_off(struct session *session, unsigned code)
+{
 	struct host *host = host_of(session);
 
 	if (host == NULL || session->served)
 		return false;
-	for (size_t i = 0; i < upstream->host_count; i++)
-		if (&upstream->hosts[i] != host && !upstream->hosts[i].rests) {
-			upstream_host_failed(
-			        upstream, session->host, session->since_ms, session->trouble);
-			return true;
-		}
-	return false;
+	put_last(host, &session->addresses.at[session->addr]);
+	if (++host->broken_off < session->addresses.count) {
+		session_log_address(session);
+		return true;
+	}
+	host->broken_off = 0;
+	bool other_way = has_other_host(session);
+	if (other_way || code == 421)
+		upstream_host_failed(
+		        session->upstream, session->host, session->since_ms, session->trouble);
+	return other_way;
 }
 
 void upstream_session_ended(struct session *session, bool was_connecting)
 {
 	struct upstream *upstream = session->upstream;
+	struct host *host = host_of(session);
 
 	if (!session->uncounted)
 		upstream->session_count--;
 	if (was_connecting)
 		on_its_way_no_more(session);
+	if (session->is_probe && host != NULL)
+		host->probed = false;
 	/* A probe that has failed says nothing of the other hosts. */
 	if (was_connecting && session->generation == upstream->generation &&
 	        upstream->session_count == 0 && !upstream->stopped &&
 	        (!session->is_probe || upstream_choose_host(upstream, 0) == upstream->host_count))
 		go_down(upstream, 0, session->trouble);
 	upstream_serve(upstream);
-	wake_held_soon(upstream);
+	catch_up_soon(upstream);
 }
 
 bool upstream_login_refused(struct session *session)
@@ -509,7 +596,7 @@ void upstream_resume(struct upstream *upstream)
 	if (upstream->stopped)
 		LOG(NULL, EV_UPSTREAM_RESUMED, "upstream=%s", upstream->settings->name);
 	upstream->stopped = upstream->down = false;
-	wake_held_soon(upstream);
+	catch_up_soon(upstream);
 }
 
 void upstream_remove(struct upstream *upstream)

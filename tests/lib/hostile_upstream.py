@@ -337,6 +337,7 @@ class Talk:
     def on_rcpt(self, line):
         recipient = line[line.index("<") + 1:line.rindex(">")]
         self.named.append(recipient)
+        self.note_shift()  # the answer may be the end of this connection
         if recipient.startswith("never"):
             self.said_no = True
             self.send(b"550 5.1.1 no such user\r\n")

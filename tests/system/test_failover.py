@@ -152,15 +152,21 @@ def test_the_next_host_gets_the_mail_soon(stage):
 
 NO_MAIL = {"drops": {"MAIL": "DROP"}, "leaves": {"MAIL": "421 4.3.2 not now"}, "babbles": {"MAIL": "hello"},
            "auth-500": {"AUTH": "500 5.5.2 too long"}, "auth-503": {"AUTH": "503 5.5.1 not here"},
-           "auth-554": {"AUTH": "554 5.3.0 out of order"}, "later": {"DATA": "DROP"}}
+           "auth-554": {"AUTH": "554 5.3.0 out of order"}, "lost": {"MAIL": "503 5.5.1 EHLO first"},
+           "hangs": {"MAIL": "HANG"}, "later": {"DATA": "DROP"}}
 
 
 def test_a_host_that_serves_no_mail_makes_way(stage):
     """It takes connections and breaks off, or its answer to our login says nothing of the password."""
     good, bad = good_host(stage), {name: good_host(stage) for name in NO_MAIL}
+    over = threading.Event()
+
+    def answer(verb, answers):
+        return None if answers.get(verb) == "HANG" and over.wait(60) else answers.get(verb)
+
     try:
         for name, host in bad.items():
-            host.reply = lambda verb, _line, answers=NO_MAIL[name]: answers.get(verb)
+            host.reply = lambda verb, _line, answers=NO_MAIL[name]: answer(verb, answers)
         began = time.monotonic()
         routes(stage, {name: [host.port, good.port] for name, host in bad.items()}, idle_timeout="1s", **AUTHENTICATED)
         first = delivery_times(stage, good, bad)
@@ -176,6 +182,7 @@ def test_a_host_that_serves_no_mail_makes_way(stage):
             assert failures[str(host.port)] <= rests, f"{name} has failed {failures[str(host.port)]} times"
         stage.gateway.wait_queue(0)
     finally:
+        over.set()
         stage.gateway.extra = ""
         good.stop()
         for host in bad.values():
@@ -194,6 +201,107 @@ def test_a_host_is_tried_before_it_is_blamed(stage):
         silent.close()
         second.stop()
         third.stop()
+
+
+def test_one_login_that_hangs_holds_up_no_others(stage):
+    """A balancer with one server that hangs: the next connection gets another one."""
+    over, upstream = threading.Event(), Upstream(free_port(), logins={"us": "pw"})
+    upstream.reply = lambda verb, _line: \
+        over.wait(60) and None if verb == "AUTH" and sum(c.startswith("AUTH") for c in upstream.commands) == 1 else None
+    try:
+        upstream.start()
+        routes(stage, {"balanced": [upstream.port]}, tls="none", **AUTHENTICATED)
+        client = connect(stage)
+        for i in range(20):
+            client.sendmail(LOGIN, ["bob@balanced.example"], message(f"{i}"))
+        client.quit()
+        upstream.wait(20, FIRST_S)
+        assert not stage.gateway.events("message.deferred")
+    finally:
+        over.set()
+        stage.gateway.extra = ""
+        upstream.stop()
+    stage.gateway.wait_queue(0)
+
+
+def crowd_of_messages(stage, name, count):
+    client = connect(stage)
+    for i in range(count):
+        client.sendmail(LOGIN, [f"bob@{name}.example"], message(f"{i}"))
+    client.quit()
+
+
+def test_connections_that_take_one_message(stage):
+    """It closes at the second MAIL: that is tried again at once, and not put off."""
+    taken, upstream = threading.local(), Upstream(free_port())
+
+    def reply(verb, _line):
+        taken.count = 0 if verb == "CONNECT" else getattr(taken, "count", 0) + (verb == "MAIL")
+        return "421 4.7.0 one is enough" if verb == "MAIL" and taken.count > 1 else None
+
+    upstream.reply = reply
+    try:
+        upstream.start()
+        routes(stage, {"one": [upstream.port]}, tls="none")
+        crowd_of_messages(stage, "one", 60)
+        upstream.wait(60)
+        stage.gateway.wait_queue(0)
+        assert len(deferred(stage)) <= 3
+    finally:
+        stage.gateway.extra = ""
+        upstream.stop()
+
+
+def test_an_upstream_that_has_enough_is_left_alone(stage):
+    """It says so to each MAIL, or to each connection but two: it is not asked for every message again."""
+    closing, busy = Upstream(free_port()), Upstream(free_port())
+    closing.reply = lambda verb, _line: "421 4.7.0 come back later" if verb == "MAIL" else None
+    busy.reply = lambda verb, _line: "421 4.7.0 two are enough" if verb == "CONNECT" and len(busy.open) > 2 else None
+    try:
+        closing.start()
+        busy.start()
+        began = time.monotonic()
+        routes(stage, {"closing": [closing.port], "busy": [busy.port]}, tls="none")
+        crowd_of_messages(stage, "closing", 50)
+        crowd_of_messages(stage, "busy", 5)
+        time.sleep(1.5)  # those that set out at first have been refused, and one probe
+        before = closing.connections, busy.connections
+        while time.monotonic() < began + 8:
+            crowd_of_messages(stage, "busy", 5)
+        rests = 1 + math.log2(time.monotonic() - began)
+        assert closing.connections - before[0] <= rests, f"{closing.connections} connections to one that closes"
+        assert busy.connections - before[1] <= rests, f"{busy.connections} connections to one that serves two"
+        closing.reply = busy.reply = None
+        stage.gateway.tool("queue", "retry", "all")
+        stage.gateway.wait_queue(0)
+    finally:
+        stage.gateway.extra = ""
+        closing.stop()
+        busy.stop()
+
+
+def test_an_upstream_that_is_back_gets_what_waited_for_another(stage):
+    """One recipient's is down, the other's takes its time: back meanwhile, the first gets its part."""
+    answer, back, slow = threading.Event(), Upstream(free_port()), Upstream(free_port())
+    slow.reply = lambda verb, _line: answer.wait(60) and None if verb == "DOT" else None
+    try:
+        slow.start()
+        stage.gateway.retry = {"first": "1h", "max": "2h"}
+        routes(stage, {"back": [back.port], "slow": [slow.port]}, tls="none")
+        client = connect(stage)
+        client.sendmail(LOGIN, ["bob@back.example", "bob@slow.example"], message("both"))
+        client.quit()
+        stage.gateway.wait_event("upstream.failed")
+        back.start()
+        time.sleep(1.5)  # its rest ends, and nothing is there that could go
+        answer.set()
+        back.wait(1, FIRST_S)
+        stage.gateway.wait_queue(0)
+    finally:
+        answer.set()
+        stage.gateway.extra = ""
+        back.stop()
+        slow.stop()
 
 
 def test_a_login_that_one_host_refuses(stage):

@@ -3,7 +3,9 @@
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
+#include <pthread.h>
 #include <semaphore.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -201,8 +203,9 @@ static sem_t name_server;
 static uint16_t own_port; /* where connections are taken */
 static struct listener *listener, *other_listener;
 static int connection; /* that came, or -1 */
-/* At the same port of another address: whether it hangs; else what it says before it closes. */
-static bool other_hangs;
+/* At the same port of another address: whether it hangs, or greets; else what it says before it
+ * closes. */
+static bool other_hangs, other_greets;
 static const char *other_says;
 static int other_connection; /* that hangs, or -1 */
 
@@ -261,10 +264,33 @@ static void on_connection(void *arg, int fd, const struct addr *peer)
 	loop_stop(loop);
 }
 
+/* Takes no mail: it closes at MAIL. */
+static void *greet(void *arg)
+{
+	int fd = (int)(intptr_t)arg;
+	char octets[1000];
+
+	(void)!write(fd, "220 x\r\n", 7);
+	(void)!read(fd, octets, sizeof(octets));
+	(void)!write(fd, "250 x\r\n", 7);
+	(void)!read(fd, octets, sizeof(octets));
+	close(fd);
+	return NULL;
+}
+
 static void on_other_connection(void *arg, int fd, const struct addr *peer)
 {
+	pthread_t thread;
+
 	(void)arg;
 	(void)peer;
+	if (other_greets) {
+		/* So that its thread may block. */
+		assert_int_equal(fcntl(fd, F_SETFL, 0), 0);
+		assert_int_equal(pthread_create(&thread, NULL, greet, (void *)(intptr_t)fd), 0);
+		pthread_detach(thread);
+		return;
+	}
 	if (other_hangs && other_connection < 0) {
 		other_connection = fd;
 		return;
@@ -295,7 +321,7 @@ static int listen_here(void **state)
 {
 	(void)state;
 	connection = other_connection = -1;
-	other_hangs = false;
+	other_hangs = other_greets = false;
 	other_says = "";
 	assert_int_equal(loop_new(&loop), 0);
 	own_port = listen_at(INADDR_LOOPBACK, 0, on_connection, &listener);
@@ -325,10 +351,17 @@ static void out_of_patience(void *arg)
 #define DELIVERIES_MAX 20
 
 /* An upstream with mail that waits for it: as much of `relay` as that takes. */
+/* A message of the queue with its task behind it, as the spool keeps them. */
+struct queued {
+	struct spool_entry entry;
+	struct task task;
+};
+
 struct bench {
 	struct relay relay;
 	struct upstream *upstream;
 	struct attempt attempt; /* with so many deliveries that it does not end here */
+	struct queued message;  /* that it is about: a bounce, which no account holds */
 	struct result results[DELIVERIES_MAX];
 	uint32_t recipients[DELIVERIES_MAX];
 	struct delivery deliveries[DELIVERIES_MAX];
@@ -363,6 +396,9 @@ static struct bench *set_up(const char *upstreams, unsigned deliveries)
 	bench->upstream = relay_find_upstream(&bench->relay, SLICE("isp"));
 	arena_init(&bench->attempt.arena, 65536);
 	bench->attempt.results = bench->results;
+	bench->message.entry.is_dsn = true;
+	bench->message.task.entry = &bench->message.entry;
+	bench->attempt.task = &bench->message.task;
 	bench->attempt.open = 1;
 	timer_init(&bench->patience, loop, out_of_patience, NULL);
 	timer_start(&bench->patience, PATIENCE_MS);
@@ -533,12 +569,6 @@ static void dispatch_nothing(struct defer *defer)
 	(void)defer;
 }
 
-/* A message of the queue with its task behind it, as the spool keeps them. */
-struct queued {
-	struct spool_entry entry;
-	struct task task;
-};
-
 /* The only host rests no longer, and a probe is on its way: it serves one, and may take long. */
 static void one_delivery_waits_for_a_probe(void **state)
 {
@@ -548,7 +578,7 @@ static void one_delivery_waits_for_a_probe(void **state)
 	snprintf(upstreams, sizeof(upstreams),
 	        "isp = { hosts = [\"127.0.0.1:%u\"]  tls = \"none\" }", own_port);
 	struct bench *bench = set_up(upstreams, 0);
-	bench->upstream->hosts[0].rests = true;
+	bench->upstream->hosts[0].is_open = true;
 	for (unsigned i = 0; i < 3; i++)
 		deliver(bench, i);
 	assert_int_equal(bench->upstream->probing, 1);
@@ -644,6 +674,14 @@ static void expect_the_second_address(const char *next_host)
 static void an_address_that_closes_makes_way(void **state)
 {
 	(void)state;
+	expect_the_second_address("");
+}
+
+/* The next address has the message at once, although the host has no other name. */
+static void an_address_that_takes_no_mail_makes_way(void **state)
+{
+	(void)state;
+	other_greets = true;
 	expect_the_second_address("");
 }
 
@@ -941,6 +979,7 @@ int main(void)
 	        LISTENING_TEST(what_is_held_comes_as_there_is_room),
 	        LISTENING_TEST(mail_that_waits_goes_to_the_new_host_at_once),
 	        LISTENING_TEST(an_address_that_closes_makes_way),
+	        LISTENING_TEST(an_address_that_takes_no_mail_makes_way),
 	        LISTENING_TEST(an_address_that_is_busy_makes_way),
 	        LISTENING_TEST(an_address_that_hangs_makes_way),
 	        LISTENING_TEST(an_address_that_hangs_makes_way_in_a_hurry),
