@@ -3,10 +3,15 @@
 #include "gateway/base/log.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
@@ -25,6 +30,10 @@ static const struct {
 };
 
 #define TOLD_EVERY_MS 60000
+/* A line waits so long for who reads the log; none does once one was lost. */
+#define WAIT_MS 100
+
+static _Atomic uint64_t lost; /* lines, since one could be written */
 
 static const char *log_process = "posternd";
 static enum log_level log_lowest = LOG_INFO;
@@ -101,12 +110,38 @@ void log_ctx_add(struct log_ctx *ctx, const char *key, struct slice value)
 		ctx->text[used] = '\0';
 }
 
-void log_event(const struct log_ctx *ctx, enum event event, const char *format, ...)
+void log_open(void)
+{
+	int fd = open("/proc/self/fd/2", O_WRONLY | O_APPEND | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+
+	/* Not of a socket, which is told with each line not to wait, nor of what is not ours. */
+	if (fd < 0)
+		return;
+	(void)!dup2(fd, STDERR_FILENO);
+	close(fd);
+}
+
+/* Who reads the log may be late, or stand still: that must not stop the mail. */
+static bool put(const char *line, size_t len)
+{
+	struct pollfd log = {.fd = STDERR_FILENO, .events = POLLOUT};
+	ssize_t n;
+
+	if (poll(&log, 1, atomic_load(&lost) > 0 ? 0 : WAIT_MS) == 0)
+		return false;
+	do {
+		n = send(STDERR_FILENO, line, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+		if (n < 0 && errno == ENOTSOCK)
+			n = write(STDERR_FILENO, line, len);
+	} while (n < 0 && errno == EINTR);
+	return n == (ssize_t)len;
+}
+
+printf_like(3, 0) static bool put_event(
+        const struct log_ctx *ctx, enum event event, const char *format, va_list args)
 {
 	char line[LINE_SIZE], when[CLOCK_TEXT_SIZE];
 
-	if (events[event].level < log_lowest)
-		return;
 	int64_t now = clock_wall_us();
 	clock_iso(now / 1000000, when);
 	int len = snprintf(line, sizeof(line), "event=%s time=%.19s.%03uZ process=%s%s",
@@ -115,18 +150,46 @@ void log_event(const struct log_ctx *ctx, enum event event, const char *format, 
 	size_t used = MIN_OF((size_t)len, sizeof(line) - 2);
 
 	if (format[0] != '\0') {
-		va_list args;
 		line[used++] = ' ';
-		va_start(args, format);
 		len = vsnprintf(line + used, sizeof(line) - used, format, args);
-		va_end(args);
 		if (len > 0)
 			used = MIN_OF(used + (size_t)len, sizeof(line) - 2);
 	}
 	line[used++] = '\n';
-	/* A log that cannot be written must not stop the mail. */
-	while (write(STDERR_FILENO, line, used) < 0 && errno == EINTR)
-		continue;
+	return put(line, used);
+}
+
+printf_like(2, 3) static bool put_own(enum event event, const char *format, ...)
+{
+	va_list args;
+
+	va_start(args, format);
+	bool is_put = put_event(NULL, event, format, args);
+	va_end(args);
+	return is_put;
+}
+
+static void tell_lost(void)
+{
+	uint64_t count = atomic_exchange(&lost, 0);
+
+	if (count > 0 && !put_own(EV_LOG_LOST, "lines=%" PRIu64, count))
+		atomic_fetch_add(&lost, count);
+}
+
+void log_event(const struct log_ctx *ctx, enum event event, const char *format, ...)
+{
+	va_list args;
+
+	if (events[event].level < log_lowest)
+		return;
+	va_start(args, format);
+	bool is_put = put_event(ctx, event, format, args);
+	va_end(args);
+	if (is_put)
+		tell_lost();
+	else
+		atomic_fetch_add(&lost, 1);
 }
 
 bool log_is_due(uint64_t *told_ms)

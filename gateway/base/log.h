@@ -7,7 +7,8 @@
  *
  * Events are named in events.def. Whatever a peer said goes through LOG_VALUE,
  * which quotes and escapes; secrets never come here. A line is one write(2), so
- * lines of several threads and processes never mix. Any thread.
+ * lines of several threads and processes never mix. If nobody reads them they are lost,
+ * and counted, after a tenth of a second once: the log never stops the mail. Any thread.
  */
 #pragma once
 
@@ -53,6 +54,9 @@ const char *log_value_format(struct log_value *value, struct slice slice);
  * is told of once a minute, not once a newcomer, for that would be another flood.
  */
 bool log_is_due(uint64_t *told_ms);
+
+/* Once, by the first process, before it logs: lets standard error not block, where that can be. */
+void log_open(void);
 
 /*
  * Before threads start: the process name in each line, and the lowest level that

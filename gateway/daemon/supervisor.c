@@ -621,6 +621,7 @@ int supervisor_main(const char *conf_path)
 	struct supervisor supervisor = {.conf_path = conf_path};
 	struct why why;
 
+	log_open();
 	log_init("posternd", LOG_INFO);
 	clock_init();
 	/* Whatever the caller has: a stricter one would shut `relay` out of in/. */

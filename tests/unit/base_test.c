@@ -3,6 +3,7 @@
 #include "tests/unit/unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -309,6 +310,46 @@ static void records_keep_their_first_error(void **state)
 	buf_done(&out);
 }
 
+/* Standard error becomes a pipe that nobody reads, until it is read to its end. */
+static void a_log_that_nobody_reads_stops_nobody(void **state)
+{
+	enum { LINES = 2000, OCTETS = 1 << 20 };
+	static char octets[OCTETS];
+	int ends[2], before = dup(STDERR_FILENO);
+	uint64_t began = clock_mono_ms();
+	size_t used = 0;
+	ssize_t n;
+
+	(void)state;
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+	log_open();
+	for (unsigned i = 0; i < LINES; i++)
+		LOG(NULL, EV_READY, "number=%u and more so that the pipe is full soon", i);
+	assert_int_equal(fcntl(ends[0], F_SETFL, O_NONBLOCK), 0);
+	while ((n = read(ends[0], octets + used, OCTETS - 1 - used)) > 0)
+		used += (size_t)n;
+	LOG(NULL, EV_READY, "number=%u", LINES);
+	n = read(ends[0], octets + used, OCTETS - 1 - used);
+	assert_true(dup2(before, STDERR_FILENO) >= 0);
+	close(before);
+	close(ends[0]);
+	close(ends[1]);
+	assert_true(n > 0);
+	used += (size_t)n;
+	octets[used] = '\0';
+	assert_true(clock_mono_ms() - began < 5000);
+
+	unsigned lines = 0;
+	for (const char *at = octets; (at = strchr(at, '\n')) != NULL; at++)
+		lines++;
+	const char *lost = strstr(octets, "event=log.lost");
+	assert_non_null(lost);
+	assert_non_null(strstr(octets, "number=2000"));
+	/* Each is there, or counted. */
+	assert_int_equal(lines - 2 + strtoul(strstr(lost, "lines=") + 6, NULL, 10), LINES);
+}
+
 static void log_values_cannot_forge_lines(void **state)
 {
 	(void)state;
@@ -360,6 +401,7 @@ int main(void)
 	        cmocka_unit_test(heaps_have_the_smallest_first),
 	        cmocka_unit_test(records_keep_their_first_error),
 	        cmocka_unit_test(log_values_cannot_forge_lines),
+	        cmocka_unit_test(a_log_that_nobody_reads_stops_nobody),
 	        cmocka_unit_test(what_was_noted_lately_is_known),
 	};
 
