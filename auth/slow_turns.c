@@ -81,13 +81,14 @@ static struct place *find_room(struct slow_turns *turns, const struct place *wan
 	return is_over(last, now) || goes_before(wanted, last) ? last : NULL;
 }
 
-static unsigned others_of_network(const struct slow_turns *turns, const struct place *place)
+static unsigned others_of_network(
+        const struct slow_turns *turns, const struct place *place, uint64_t now)
 {
 	unsigned count = 0;
 
 	for (unsigned i = 0; i < PLACES; i++) {
 		const struct place *other = &turns->places[i];
-		count += other->login != 0 && other->network == place->network && other->waits &&
+		count += !is_over(other, now) && other->network == place->network && other->waits &&
 		         other->number < place->number;
 	}
 	return count;
@@ -111,7 +112,7 @@ static struct place *find_or_add(
 {
 	struct place *place = find(turns, who);
 
-	if (place != NULL && place->waits)
+	if (place != NULL && place->waits && !is_over(place, now))
 		return place;
 	struct place wanted = {
 	        .login = who->login.tag,
@@ -119,7 +120,7 @@ static struct place *find_or_add(
 	        .number = ++turns->last_number,
 	        .waits = true,
 	};
-	wanted.rank = who->failures + others_of_network(turns, &wanted);
+	wanted.rank = who->failures + others_of_network(turns, &wanted, now);
 	if (place == NULL)
 		place = find_room(turns, &wanted, now);
 	if (place != NULL)

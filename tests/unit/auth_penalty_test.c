@@ -436,6 +436,31 @@ static void who_has_gone_holds_up_nobody(void **state)
 	slow_turns_free(turns);
 }
 
+/* Neither the others of a network nor he himself: a place is kept for a minute. */
+static void places_of_long_ago_count_no_more(void **state)
+{
+	struct slow_turns *turns = busy_turns();
+
+	(void)state;
+	for (unsigned i = 0; i < 20; i++)
+		assert_false(takes(turns, slow_guesser(10, i, 0)));
+	pass_ms(60000);
+	assert_false(takes(turns, slow_guesser(11, 0, 0)));
+	assert_false(takes(turns, slow_guesser(12, 0, 5)));
+	/* One of the crowd is new, one is a newcomer; both are behind who asked before them. */
+	assert_false(takes(turns, slow_guesser(10, 0, 0)));
+	assert_false(takes(turns, slow_guesser(10, 20, 0)));
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(10, 0, 0)));
+	assert_true(takes(turns, slow_guesser(11, 0, 0)));
+	slow_turns_end(turns);
+	assert_true(takes(turns, slow_guesser(10, 0, 0)));
+	slow_turns_end(turns);
+	assert_false(takes(turns, slow_guesser(12, 0, 5)));
+	assert_true(takes(turns, slow_guesser(10, 20, 0)));
+	slow_turns_free(turns);
+}
+
 /* The same from many threads; what the thread sanitizer looks at. */
 static void *guess(void *arg)
 {
@@ -484,6 +509,7 @@ int main(void)
 	        penalty_test(who_is_known_in_a_network_is_so_for_a_day),
 	        cmocka_unit_test(an_owner_goes_before_who_has_failed),
 	        cmocka_unit_test(who_has_gone_holds_up_nobody),
+	        cmocka_unit_test(places_of_long_ago_count_no_more),
 	};
 
 	open_clock();
