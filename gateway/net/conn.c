@@ -276,7 +276,7 @@ static void begin_handshake(struct conn *conn)
  */
 static bool must_answer(const struct conn *conn)
 {
-	if (conn->client != NULL)
+	if (conn->state != STATE_HANDSHAKE || conn->client != NULL)
 		return false;
 	switch (gnutls_handshake_get_last_out(conn->session)) {
 	case GNUTLS_HANDSHAKE_SERVER_HELLO_DONE:  /* the last of the answer in TLS 1.2 */
@@ -391,7 +391,8 @@ static void finish_closing(struct conn *conn)
 	char waste[4096];
 	ssize_t got;
 
-	if (conn->state == STATE_DEAD) {
+	/* A goodbye is not worth a signature: in a crowd they would all go to who is given up. */
+	if (conn->state == STATE_DEAD || must_answer(conn)) {
 		conn->freed = true;
 		return;
 	}
@@ -498,7 +499,7 @@ static void on_ready(void *arg, unsigned events)
 	enter(conn);
 	if (conn->state == STATE_CONNECTING)
 		finish_connect(conn);
-	else if (conn->state == STATE_HANDSHAKE && must_answer(conn))
+	else if (must_answer(conn))
 		loop_defer_dear(conn->loop, &conn->answer_due);
 	else if (conn->state == STATE_HANDSHAKE)
 		conn->step_due = true;

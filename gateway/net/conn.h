@@ -60,7 +60,8 @@ void conn_free(struct conn *conn);
 
 /*
  * Gives the connection up: what was written is still sent, then it closes in
- * order, within a few seconds whatever the peer does. Until on_gone, the only
+ * order, within a few seconds whatever the peer does. A server that has not
+ * answered its client's handshake closes at once. Until on_gone, the only
  * callback that follows, it has its descriptor and may only be freed.
  */
 void conn_close_when_sent(struct conn *conn);

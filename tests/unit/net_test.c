@@ -899,8 +899,10 @@ static void noise_is_no_handshake(void **state)
 	peer_done(&b);
 }
 
-/* What the server sends to a client of which only this has come; then that has left, or not. */
-static size_t answer_to(struct slice hello, bool leaves)
+enum in_line { STAYS, LEAVES, IS_GIVEN_UP };
+
+/* What the server sends to a client of which only this has come, when it is next in the line. */
+static size_t answer_to(struct slice hello, enum in_line fate)
 {
 	static char answer[16384];
 	struct peer a;
@@ -911,11 +913,18 @@ static size_t answer_to(struct slice hello, bool leaves)
 	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, &a, &a.conn), 0);
 	conn_start_tls_server(a.conn, server, TLS_ASK_NOTHING);
 	assert_int_equal(send(fds[1], hello.ptr, hello.len, 0), hello.len);
-	if (leaves)
+	if (fate == LEAVES)
 		shutdown(fds[1], SHUT_WR);
+	if (fate == IS_GIVEN_UP) {
+		loop_stop(loop);
+		loop_run(loop);
+		conn_write(a.conn, SLICE("too late"));
+		conn_close_when_sent(a.conn);
+	}
 	run_some_turns();
-	assert_int_equal(a.closed, leaves);
-	assert_true(!leaves || a.end == CONN_END_EOF);
+	assert_int_equal(a.gone, fate == IS_GIVEN_UP);
+	assert_int_equal(a.closed, fate == LEAVES);
+	assert_true(fate != LEAVES || a.end == CONN_END_EOF);
 	ssize_t got = recv(fds[1], answer, sizeof(answer), 0);
 	close(fds[1]);
 	peer_done(&a);
@@ -923,7 +932,7 @@ static size_t answer_to(struct slice hello, bool leaves)
 }
 
 /* In a crowd the line may be longer than their patience. */
-static void who_has_left_is_not_answered(void **state)
+static void who_has_left_or_was_given_up_is_not_answered(void **state)
 {
 	char hello[4096];
 	struct peer b;
@@ -937,8 +946,9 @@ static void who_has_left_is_not_answered(void **state)
 	run_some_turns();
 	ssize_t len = recv(fds[1], hello, sizeof(hello), 0);
 	assert_true(len > 0);
-	assert_true(answer_to(slice_of(hello, (size_t)len), false) > 0);
-	assert_int_equal(answer_to(slice_of(hello, (size_t)len), true), 0);
+	assert_true(answer_to(slice_of(hello, (size_t)len), STAYS) > 0);
+	assert_int_equal(answer_to(slice_of(hello, (size_t)len), LEAVES), 0);
+	assert_int_equal(answer_to(slice_of(hello, (size_t)len), IS_GIVEN_UP), 0);
 	close(fds[1]);
 	peer_done(&b);
 }
@@ -1220,7 +1230,7 @@ int main(void)
 	        cmocka_unit_test(what_is_no_header_of_a_proxy),
 	        TEST(who_was_answered_stands_in_line_no_more),
 	        TEST(noise_is_no_handshake),
-	        TEST(who_has_left_is_not_answered),
+	        TEST(who_has_left_or_was_given_up_is_not_answered),
 	        TEST(a_certificate_has_a_fingerprint),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
