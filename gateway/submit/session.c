@@ -363,13 +363,6 @@ static void take_down(struct session *session, enum closing why)
 	serving->on_session_ended(serving);
 }
 
-void session_close(struct session *session, enum closing why)
-{
-	take_down(session, why);
-	conn_free(session->conn);
-	give_place_back(session);
-}
-
 void session_close_with(struct session *session, enum closing why, enum reply reply)
 {
 	if (reply != REPLY_COUNT)
@@ -582,9 +575,12 @@ static void on_closed(void *arg, enum conn_end end, const char *text)
 	        /* Not from here: no command is run while half as much waits (on_data()). */
 	        [CONN_END_OVERFLOW] = CLOSING_ERROR,
 	};
+	struct session *session = arg;
 
 	(void)text;
-	session_close(arg, closings[end]);
+	take_down(session, closings[end]);
+	conn_free(session->conn);
+	give_place_back(session);
 }
 
 static const struct conn_events conn_events = {

@@ -161,9 +161,6 @@ struct session {
 int session_new(
         struct serving *serving, int fd, const struct addr *peer, size_t listener) must_check;
 
-/* Ends it at once, without a word. */
-void session_close(struct session *session, enum closing why);
-
 /* Says the reply (or nothing: REPLY_COUNT), then ends it in order. */
 void session_close_with(struct session *session, enum closing why, enum reply reply);
 
