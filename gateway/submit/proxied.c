@@ -32,7 +32,8 @@ struct proxied {
 	char header[PROXY_HEADER_MAX];
 };
 
-static void tell(struct proxied_waiting *waiting, const struct addr *peer, enum proxied_refusal why)
+static void tell_refused(
+        struct proxied_waiting *waiting, const struct addr *peer, enum proxied_answer why)
 {
 	static const char *const texts[] = {
 	        [PROXIED_NO_PROXY] = "it is none of the listener's proxies",
@@ -61,11 +62,11 @@ static void release(struct proxied *proxied)
 	free(proxied);
 }
 
-static void refuse(struct proxied *proxied, enum proxied_refusal why)
+static void refuse(struct proxied *proxied, enum proxied_answer why)
 {
 	int fd = proxied->fd;
 
-	tell(proxied->waiting, &proxied->peer, why);
+	tell_refused(proxied->waiting, &proxied->peer, why);
 	release(proxied);
 	close(fd);
 }
@@ -143,8 +144,7 @@ static bool is_proxy(const struct conf_listener *listener, const struct addr *pe
 	return false;
 }
 
-/* PROXIED_REFUSALS, or why it is not taken. */
-static enum proxied_refusal take(
+static enum proxied_answer take(
         struct proxied_waiting *waiting, int fd, const struct addr *peer, proxied_fn fn, void *arg)
 {
 	if (waiting->count >= waiting->most)
@@ -168,17 +168,17 @@ static enum proxied_refusal take(
 	list_append(&waiting->list, &proxied->link);
 	waiting->count++;
 	watch_set(proxied->watch, WATCH_READ);
-	return PROXIED_REFUSALS;
+	return PROXIED_TAKEN;
 }
 
 void proxied_take(struct proxied_waiting *waiting, const struct conf_listener *listener, int fd,
         const struct addr *peer, proxied_fn fn, void *arg)
 {
-	enum proxied_refusal why =
+	enum proxied_answer answer =
 	        is_proxy(listener, peer) ? take(waiting, fd, peer, fn, arg) : PROXIED_NO_PROXY;
 
-	if (why == PROXIED_REFUSALS)
+	if (answer == PROXIED_TAKEN)
 		return;
-	tell(waiting, peer, why);
+	tell_refused(waiting, peer, answer);
 	close(fd);
 }

@@ -17,7 +17,8 @@
 /* Takes the descriptor over; what the client itself has said is still to be read from it. */
 typedef void (*proxied_fn)(void *arg, int fd, const struct addr *client);
 
-enum proxied_refusal {
+enum proxied_answer {
+	PROXIED_TAKEN,
 	PROXIED_NO_PROXY, /* it is none of the listener's */
 	PROXIED_TOO_MANY,
 	PROXIED_MEMORY,
@@ -25,7 +26,7 @@ enum proxied_refusal {
 	PROXIED_CLOSED,
 	PROXIED_LATE,
 	PROXIED_UNREADABLE,
-	PROXIED_REFUSALS
+	PROXIED_ANSWERS
 };
 
 /* Those that have not said it yet; embedded. */
@@ -33,7 +34,7 @@ struct proxied_waiting {
 	struct loop *loop;
 	struct list list;
 	uint64_t count, most; /* `most` is the owner's to set */
-	uint64_t told_ms[PROXIED_REFUSALS];
+	uint64_t told_ms[PROXIED_ANSWERS];
 };
 
 void proxied_init(struct proxied_waiting *waiting, struct loop *loop);
