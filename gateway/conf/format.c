@@ -52,8 +52,6 @@ static void put_value(struct writer *writer, const struct option *option, const 
 		}
 		put(writer, "]");
 		break;
-	case OPTION_TYPE_COUNT:
-		break;
 	}
 	case OPTION_COUNT:
 	case OPTION_SIZE:
@@ -69,6 +67,8 @@ static void put_value(struct writer *writer, const struct option *option, const 
 	case OPTION_TLS_POLICY:
 	case OPTION_NEWLINE:
 		put_quoted(writer, option_word(option->type, *(const unsigned *)field));
+		break;
+	case OPTION_TYPE_COUNT:
 		break;
 	}
 }
