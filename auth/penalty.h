@@ -10,8 +10,9 @@
  * failures, so that a thousand at once are not a way around it. Who has logged in from a network
  * does not wait for what others do there.
  *
- * Memory is bounded: two tables of fixed size, their places chosen by a secret key. In a full
- * one who has failed least makes room. Any thread; a microsecond or two.
+ * Memory is bounded: three tables of fixed size, of logins, of networks and of who has logged in,
+ * their places chosen by a secret key. In a full one who has failed least makes room, of those who
+ * have logged in the one from longest ago. Any thread; a microsecond or two.
  */
 #pragma once
 
