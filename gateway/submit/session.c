@@ -19,7 +19,6 @@
 #define OUTPUT_MAX    65536
 #define LINE_MAX_SMTP 4096  /* RFC 5321 4.5.3.1.4 asks for 512 */
 #define LINE_MAX_AUTH 12290 /* RFC 4954 4: 12,288 without CRLF */
-#define ANSWER_MS     30000 /* for `auth`; longer than auth_link waits */
 #define LAST_WORDS_MS 300   /* for the rest of a message that will not be taken */
 /* Lines run in one turn of the loop, before the others get theirs. */
 #define TURN_LINES_STRANGER 8
@@ -35,19 +34,25 @@
 #define LOGIN_OK   (S(READY) | S(CLOSED))
 #define COMMAND_OK (S(TLS) | S(START) | S(READY) | S(DISCARD) | S(CLOSED))
 
+/*
+ * The time of a state is that of a session with an account; before the login there is only
+ * login_timeout, so that the states of a handshake and of a login have none. Nor have those that
+ * wait for `auth`, since auth_link brings an answer in its own time, nor those of a message, which
+ * has its pace.
+ */
 static const struct {
 	unsigned successors;
-	size_t timeout; /* offset in struct conf_submission; 0: ANSWER_MS, or the pace */
+	size_t timeout; /* offset in struct conf_submission; 0: none */
 	const char *name;
 } states[ST_COUNT] = {
 #define T(field) offsetof(struct conf_submission, field)
         /*            may go to                            deadline            in the log */
-        [ST_TLS] = {S(START) | S(CLOSED), T(command_timeout), "handshake"},
+        [ST_TLS] = {S(START) | S(CLOSED), 0, "handshake"},
         [ST_START] = {COMMAND_OK, T(command_timeout), "before EHLO"},
         [ST_READY] = {COMMAND_OK | S(AUTH_WAIT) | S(AUTH_MORE) | S(WHO) | S(MAIL),
                 T(command_timeout), "between transactions"},
         [ST_AUTH_WAIT] = {LOGIN_OK | S(AUTH_MORE), 0, "login"},
-        [ST_AUTH_MORE] = {LOGIN_OK | S(AUTH_WAIT), T(command_timeout), "login response"},
+        [ST_AUTH_MORE] = {LOGIN_OK | S(AUTH_WAIT), 0, "login response"},
         [ST_WHO] = {LOGIN_OK, 0, "look-up before MAIL"},
         [ST_MAIL] = {COMMAND_OK | S(RCPT), T(command_timeout), "MAIL"},
         [ST_RCPT] = {COMMAND_OK | S(RCPT) | S(ADMIT), T(command_timeout), "RCPT"},
@@ -81,7 +86,7 @@ static bool has_deadline(const struct session *session)
 
 void session_move(struct session *session, enum session_state to)
 {
-	uint64_t timeout = ANSWER_MS;
+	uint64_t timeout;
 
 	assert_bug(session->state == to || (states[session->state].successors & 1U << to) != 0);
 	if (is_message(to) && !is_message(session->state))
@@ -89,12 +94,15 @@ void session_move(struct session *session, enum session_state to)
 	session->state = to;
 	if (!has_deadline(session) || to == ST_CLOSED)
 		return;
-	if (is_message(to))
-		timeout = pace_left_ms(&session->pace, clock_mono_ms());
-	else if (states[to].timeout != 0)
+	if (is_message(to)) {
+		timer_start(&session->timer, pace_left_ms(&session->pace, clock_mono_ms()));
+	} else if (states[to].timeout != 0) {
 		memcpy(&timeout, (const char *)&session->conf->submission + states[to].timeout,
 		        sizeof(timeout));
-	timer_start(&session->timer, timeout);
+		timer_start(&session->timer, timeout);
+	} else {
+		timer_stop(&session->timer);
+	}
 }
 
 static void restart_timer(struct session *session, uint64_t ms)
@@ -389,7 +397,7 @@ void sessions_cut_off(struct serving *serving)
 /* Whether the client waits for `auth` or the spool, and not we for it. */
 static bool waits_for_us(const struct session *session)
 {
-	return (S(AUTH_WAIT) | S(WHO) | S(ADMIT) | S(COMMIT)) & 1U << session->state ||
+	return (S(AUTH_WAIT) | S(WHO) | S(COMMIT)) & 1U << session->state ||
 	       (is_message(session->state) && session->pace.paused);
 }
 
