@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: ISC */
 /*
  * Who may connect: counts of connections in all and of each network (an address of IPv4, a /56 of
- * IPv6, as in auth/penalty.h), and which networks have logged in lately.
+ * IPv6, as in auth/penalty.h), and which networks are remembered.
  *
- * A stranger is a connection without a login from a network that has not logged in lately.
- * Strangers have half of all connections at most, and none of the last quarter: silent ones cannot
- * take what the others need, nor do others take of that half. When strangers hold half of their
- * half, a network of them that has many already gets no more, so that a newcomer still gets in.
- * When half of all connections are taken, a network that has logged in lately gets no more either
- * while many of it have not: 16, or with few connections in all a 32nd of these.
+ * A network is remembered for seven days after a login from there, in memory only, and 32,768 of
+ * them at most. A connection that has not logged in, from any other network, is a stranger's.
+ *
+ * - There are at most `connections`, and `connections_per_address` of a network.
+ * - Strangers have at most half of `connections`, and get none of the last quarter. Once they have
+ *   a quarter, a network of theirs with 16 gets no more.
+ * - Once half of `connections` are taken, a remembered network gets no more while 16 of it have not
+ *   logged in, or a 32nd of `connections` if that is less.
+ *
+ * So silent strangers cannot take what the others need, nor one network what all strangers have;
+ * and who has logged in once cannot take everything without doing so again.
  *
  * Any thread.
  */
