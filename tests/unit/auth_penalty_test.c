@@ -3,9 +3,6 @@
 #include "tests/unit/unit.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -13,31 +10,10 @@
 #include "auth/queue.h"
 #include "auth/slow_turns.h"
 #include "gateway/base/clock.h"
+#include "tests/unit/test_clock.h"
 
 #define FREE_OF_LOGIN   5 /* failures that cost nothing */
 #define FREE_OF_NETWORK 50
-
-static _Atomic int64_t *clock_shift; /* microseconds */
-
-static void pass_ms(int64_t ms)
-{
-	*clock_shift += ms * 1000;
-}
-
-/* A file that moves the clock. */
-static void open_clock(void)
-{
-	char path[] = "/tmp/postern-clock-XXXXXX";
-	int fd = mkstemp(path);
-
-	assert_true(fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0);
-	clock_shift = mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(clock_shift, MAP_FAILED);
-	setenv("POSTERN_TEST_CLOCK", path, 1);
-	clock_init();
-	unlink(path);
-	close(fd);
-}
 
 static int make(void **state)
 {
@@ -91,7 +67,7 @@ static void the_wait_doubles_and_is_bounded(void **state)
 	fail_freely(*state, "a", "192.0.2.1");
 	for (size_t i = 0; i < ARRAY_LEN(waits); i++) {
 		assert_about(wait_of(*state, "a", "192.0.2.1"), waits[i]);
-		pass_ms((int64_t)waits[i]);
+		test_clock_pass_ms((int64_t)waits[i]);
 		/* Told once. */
 		assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_WRONG), PENALTY_NO_NEWS);
 	}
@@ -105,11 +81,11 @@ static void failures_are_forgotten(void **state)
 {
 	fail_freely(*state, "a", "192.0.2.1");
 	assert_about(wait_of(*state, "a", "192.0.2.1"), 1000);
-	pass_ms(5L * 60 * 1000);
+	test_clock_pass_ms(5L * 60 * 1000);
 	/* One is, and one more may come at once; then it is told anew. */
 	assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_WRONG), PENALTY_LOGIN_SLOWED);
 	assert_about(wait_of(*state, "a", "192.0.2.1"), 1000);
-	pass_ms(26L * 60 * 1000);
+	test_clock_pass_ms(26L * 60 * 1000);
 	fail_freely(*state, "a", "192.0.2.1");
 }
 
@@ -118,7 +94,7 @@ static void a_right_password_clears_the_login_not_the_network(void **state)
 	char login[16];
 
 	fail_freely(*state, "a", "192.0.2.1");
-	pass_ms(1000);
+	test_clock_pass_ms(1000);
 	assert_int_equal(attempt(*state, "a", "192.0.2.1", PENALTY_RIGHT), PENALTY_NO_NEWS);
 	fail_freely(*state, "a", "192.0.2.1");
 	penalty_right(*state, SLICE("a"), SLICE("192.0.2.1")); /* from memory */
@@ -152,7 +128,7 @@ static void one_wrong_device_does_not_shut_its_network_out(void **state)
 			tried++;
 		}
 		assert_int_equal(wait_of(*state, "neighbour", "192.0.2.1"), 0);
-		pass_ms(20000);
+		test_clock_pass_ms(20000);
 	}
 	assert_in_range(tried, 24 * 50, 24 * 75);
 }
@@ -216,7 +192,7 @@ static void a_flood_does_not_push_out_who_has_failed_more(void **state)
 		snprintf(address, sizeof(address), "10.%u.%u.%u", i >> 16, i >> 8 & 255, i & 255);
 		(void)attempt(*state, login, address, PENALTY_WRONG);
 	}
-	pass_ms(1000);
+	test_clock_pass_ms(1000);
 	for (unsigned i = 0; i < 500; i++) {
 		snprintf(login, sizeof(login), "guessed-%u", i);
 		snprintf(address, sizeof(address), "198.51.100.%u", i % 250);
@@ -226,94 +202,113 @@ static void a_flood_does_not_push_out_who_has_failed_more(void **state)
 	}
 }
 
+/* A queue, and the link from which the same request comes again and again. */
+struct asked_queue {
+	struct queue *queue;
+	struct link *link;
+	struct buf request;
+	int other_end;
+};
+
+#define NUMBER 7 /* of the request */
+
+static void open_queue(struct asked_queue *asked, enum auth_type type)
+{
+	const struct auth_message message = {.type = type, .number = NUMBER};
+	int fds[2];
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
+	assert_int_equal(link_new(fds[0], &asked->link), 0);
+	asked->other_end = fds[1];
+	assert_int_equal(queue_new(1, &asked->queue), 0);
+	buf_init(&asked->request, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&message, NULL, &asked->request), 0);
+	assert_int_equal(queue_put_due(asked->queue), UINT64_MAX);
+}
+
+static void put(const struct asked_queue *asked)
+{
+	assert_int_equal(queue_put(asked->queue, asked->link, buf_slice(&asked->request)), 0);
+}
+
+static struct request *take(const struct asked_queue *asked)
+{
+	struct request *batch[LIMITS_BATCH_MAX];
+
+	assert_int_equal(queue_take(asked->queue, LANE_OF_ANYTHING, batch), 1);
+	return batch[0];
+}
+
+static void close_queue(struct asked_queue *asked)
+{
+	queue_free(asked->queue);
+	assert_int_equal(asked->link->queued, 0);
+	buf_done(&asked->request);
+	link_unref(asked->link);
+	close(asked->other_end);
+}
+
 /* A request that waits for its turn holds no lane, and nothing of its link's room. */
 static void a_delayed_request_comes_again(void **state)
 {
-	const struct auth_message message = {.type = AUTH_LOGIN_STEP, .number = 7};
-	struct request *batch[LIMITS_BATCH_MAX];
-	struct queue *queue;
-	struct link *link;
-	struct buf datagram;
-	int fds[2];
+	struct asked_queue asked;
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
-	assert_int_equal(link_new(fds[0], &link), 0);
-	assert_int_equal(queue_new(1, &queue), 0);
-	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
-	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
-	assert_int_equal(queue_put_due(queue), UINT64_MAX);
+	open_queue(&asked, AUTH_LOGIN_STEP);
 	for (unsigned i = 0; i < 2; i++) {
-		assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
-		assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
-		assert_int_equal(batch[0]->since_ms, 0);
-		queue_delay(queue, batch[0], 5000);
-		assert_int_equal(queue_delayed(queue), 1);
-		assert_int_equal(link->queued, 0);
+		put(&asked);
+		struct request *request = take(&asked);
+		assert_int_equal(request->since_ms, 0);
+		queue_delay(asked.queue, request, 5000);
+		assert_int_equal(queue_delayed(asked.queue), 1);
+		assert_int_equal(asked.link->queued, 0);
 		assert_in_range(
-		        queue_put_due(queue), clock_mono_ms() + 4000, clock_mono_ms() + 5000);
+		        queue_put_due(asked.queue), clock_mono_ms() + 4000, clock_mono_ms() + 5000);
 		if (i == 0) {
 			/* Its client has gone. */
-			queue_cancel(queue, link, 6);
-			assert_int_equal(queue_delayed(queue), 1);
-			queue_cancel(queue, link, 7);
+			queue_cancel(asked.queue, asked.link, NUMBER - 1);
+			assert_int_equal(queue_delayed(asked.queue), 1);
+			queue_cancel(asked.queue, asked.link, NUMBER);
 		} else {
-			pass_ms(5000);
-			assert_int_equal(queue_put_due(queue), UINT64_MAX);
-			assert_int_equal(link->queued, 1);
-			assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
-			assert_int_not_equal(batch[0]->since_ms, 0);
-			queue_delay(queue, batch[0], 5000); /* dropped with the queue */
+			test_clock_pass_ms(5000);
+			assert_int_equal(queue_put_due(asked.queue), UINT64_MAX);
+			assert_int_equal(asked.link->queued, 1);
+			request = take(&asked);
+			assert_int_not_equal(request->since_ms, 0);
+			queue_delay(asked.queue, request, 5000); /* dropped with the queue */
 		}
-		assert_int_equal(queue_delayed(queue), i);
+		assert_int_equal(queue_delayed(asked.queue), i);
 	}
-	queue_free(queue);
-	assert_int_equal(link->queued, 0);
-	buf_done(&datagram);
-	link_unref(link);
-	close(fds[1]);
+	close_queue(&asked);
 }
 
 /* A client goes while a lane has its step, or before one has: neither comes again. */
 static void a_cancelled_request_does_not_come_again(void **state)
 {
-	const struct auth_message message = {.type = AUTH_LOGIN_START, .number = 7};
-	struct request *batch[LIMITS_BATCH_MAX];
-	struct queue *queue;
-	struct link *link;
-	struct buf datagram;
-	int fds[2];
+	struct asked_queue asked;
 
 	(void)state;
-	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, fds), 0);
-	assert_int_equal(link_new(fds[0], &link), 0);
-	assert_int_equal(queue_new(1, &queue), 0);
-	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
-	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
-	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
-	assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
-	queue_cancel(queue, link, 8);
-	assert_false(queue_is_cancelled(queue, batch[0]));
-	queue_cancel(queue, link, 7);
-	assert_true(queue_is_cancelled(queue, batch[0]));
-	queue_delay(queue, batch[0], 0);
-	assert_int_equal(queue_delayed(queue), 0);
-	assert_int_equal(link->queued, 0);
-	assert_int_equal(queue_put_due(queue), UINT64_MAX);
+	open_queue(&asked, AUTH_LOGIN_START);
+	put(&asked);
+	struct request *request = take(&asked);
+	queue_cancel(asked.queue, asked.link, NUMBER + 1);
+	assert_false(queue_is_cancelled(asked.queue, request));
+	queue_cancel(asked.queue, asked.link, NUMBER);
+	assert_true(queue_is_cancelled(asked.queue, request));
+	queue_delay(asked.queue, request, 0);
+	assert_int_equal(queue_delayed(asked.queue), 0);
+	assert_int_equal(asked.link->queued, 0);
+	assert_int_equal(queue_put_due(asked.queue), UINT64_MAX);
 	/* One that no lane has taken yet. */
-	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
-	queue_cancel(queue, link, 7);
-	assert_int_equal(link->queued, 0);
+	put(&asked);
+	queue_cancel(asked.queue, asked.link, NUMBER);
+	assert_int_equal(asked.link->queued, 0);
 	/* One that a lane ends with: nothing is left of it. */
-	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
-	assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
-	request_free(batch[0]);
-	queue_cancel(queue, link, 7);
-	assert_int_equal(link->queued, 0);
-	queue_free(queue);
-	buf_done(&datagram);
-	link_unref(link);
-	close(fds[1]);
+	put(&asked);
+	request_free(take(&asked));
+	queue_cancel(asked.queue, asked.link, NUMBER);
+	assert_int_equal(asked.link->queued, 0);
+	close_queue(&asked);
 }
 
 /* A try that others' slow hashes kept from being one: it shuts no owner out. */
@@ -336,14 +331,14 @@ static void who_is_known_in_a_network_is_so_for_a_day(void **state)
 	char login[16];
 
 	assert_int_equal(attempt(*state, "known", "192.0.2.1", PENALTY_RIGHT), 0);
-	pass_ms(day_ms - 5000);
+	test_clock_pass_ms(day_ms - 5000);
 	for (unsigned i = 0; i < FREE_OF_NETWORK; i++) {
 		snprintf(login, sizeof(login), "made-up-%u", i);
 		(void)attempt(*state, login, "192.0.2.1", PENALTY_WRONG);
 	}
 	assert_int_not_equal(wait_of(*state, "other", "192.0.2.1"), 0);
 	assert_int_equal(wait_of(*state, "known", "192.0.2.1"), 0);
-	pass_ms(5000);
+	test_clock_pass_ms(5000);
 	(void)attempt(*state, "made-up", "192.0.2.1", PENALTY_WRONG);
 	assert_int_not_equal(wait_of(*state, "known", "192.0.2.1"), 0);
 }
@@ -425,7 +420,7 @@ static void who_has_gone_holds_up_nobody(void **state)
 	assert_false(takes(turns, slow_guesser(11, 0, 0)));
 	slow_turns_end(turns);
 	assert_false(takes(turns, slow_guesser(11, 0, 0)));
-	pass_ms(300);
+	test_clock_pass_ms(300);
 	assert_true(takes(turns, slow_guesser(11, 0, 0)));
 	/* But if he comes back he has kept his place. */
 	assert_false(takes(turns, slow_guesser(12, 0, 0)));
@@ -444,7 +439,7 @@ static void places_of_long_ago_count_no_more(void **state)
 	(void)state;
 	for (unsigned i = 0; i < 20; i++)
 		assert_false(takes(turns, slow_guesser(10, i, 0)));
-	pass_ms(60000);
+	test_clock_pass_ms(60000);
 	assert_false(takes(turns, slow_guesser(11, 0, 0)));
 	assert_false(takes(turns, slow_guesser(12, 0, 5)));
 	/* One of the crowd is new, one is a newcomer; both are behind who asked before them. */
@@ -512,7 +507,7 @@ int main(void)
 	        cmocka_unit_test(places_of_long_ago_count_no_more),
 	};
 
-	open_clock();
+	test_clock_open();
 	/* The others need a clock that can be moved. */
 	if (!POSTERN_TEST_HOOKS)
 		return cmocka_run_group_tests(untimed, NULL, NULL);

@@ -5,7 +5,6 @@
 #include <errno.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -17,6 +16,7 @@
 #include "auth/verifier.h"
 #include "gateway/base/clock.h"
 #include "gateway/base/random.h"
+#include "tests/unit/test_clock.h"
 
 #define REMEMBERED_MAX 100000
 
@@ -76,11 +76,11 @@ static void a_notice_forgets(void **state)
 
 static void what_is_over_makes_room(void **state)
 {
-	_Atomic int64_t *shift = *state;
 	struct identity_store *store;
 	struct identity *identity = make_identity(1);
 	char password[24];
 
+	(void)state;
 	assert_int_equal(identity_store_new(&store), 0);
 	for (unsigned i = 0; i < REMEMBERED_MAX; i++) {
 		snprintf(password, sizeof(password), "%u", i);
@@ -90,7 +90,7 @@ static void what_is_over_makes_room(void **state)
 	identity_remember(store, SLICE("a"), SLICE("new"), identity, &scram);
 	assert_false(knows(store, "new"));
 	if (POSTERN_TEST_HOOKS) {
-		*shift = (int64_t)11 * 60 * 1000000;
+		test_clock_pass_ms(11L * 60 * 1000);
 		identity_remember(store, SLICE("a"), SLICE("new"), identity, &scram);
 		assert_true(knows(store, "new") && !knows(store, "0"));
 	}
@@ -347,22 +347,6 @@ static void a_password_is_the_same_however_it_is_written(void **state)
 		much[i] = "\xef\xb7\xba"[i % 3];
 	struct slice typed = slice_of(much, sizeof(much) / 3 * 3);
 	assert_true(slice_equal(password_prepare(typed, room), typed));
-}
-
-/* A file that moves the clock; its mapping is the state of the tests. */
-static void *open_clock(void)
-{
-	char path[] = "/tmp/postern-clock-XXXXXX";
-	int fd = mkstemp(path);
-
-	assert_true(fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0);
-	void *shift = mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(shift, MAP_FAILED);
-	setenv("POSTERN_TEST_CLOCK", path, 1);
-	clock_init();
-	unlink(path);
-	close(fd);
-	return shift;
 }
 
 /* 100,000 of them are remembered, and each session has an account. */
@@ -672,10 +656,9 @@ static void the_oldest_login_makes_room(void **state)
 
 int main(void)
 {
-	void *shift = open_clock();
 	const struct CMUnitTest tests[] = {
 	        cmocka_unit_test(a_notice_forgets),
-	        cmocka_unit_test_prestate(what_is_over_makes_room, shift),
+	        cmocka_unit_test(what_is_over_makes_room),
 	        cmocka_unit_test(an_app_password_is_remembered_once),
 	        cmocka_unit_test(a_verifier_fits_its_password),
 	        cmocka_unit_test(a_verifier_is_made_for_its_password),
@@ -696,5 +679,6 @@ int main(void)
 	        cmocka_unit_test(the_oldest_login_makes_room),
 	};
 
+	test_clock_open();
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,17 +2,15 @@
 /* Parts of `submit` that can be tried without a network. */
 #include "tests/unit/unit.h"
 
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "gateway/base/clock.h"
 #include "gateway/submit/pace.h"
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
+#include "tests/unit/test_clock.h"
 
 #define ACCOUNT 7
 
@@ -250,23 +248,6 @@ static struct addr stranger(unsigned n)
 	return address(text);
 }
 
-static _Atomic int64_t *clock_shift; /* microseconds */
-
-/* A file that moves the clock. */
-static void open_clock(void)
-{
-	char path[] = "/tmp/postern-clock-XXXXXX";
-	int fd = mkstemp(path);
-
-	assert_true(fd >= 0 && ftruncate(fd, sizeof(int64_t)) == 0);
-	clock_shift = mmap(NULL, sizeof(int64_t), PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	assert_ptr_not_equal(clock_shift, MAP_FAILED);
-	setenv("POSTERN_TEST_CLOCK", path, 1);
-	clock_init();
-	unlink(path);
-	close(fd);
-}
-
 static bool memory_fails;
 
 /* The linker puts it in front of calloc(). */
@@ -484,7 +465,7 @@ static void only_so_many_networks_are_remembered(void **state)
 static void a_network_is_remembered_for_a_week(void **state)
 {
 	const struct slot_limits limits = {.connections = 10, .connections_per_address = 10};
-	const int64_t week_us = 7LL * 24 * 3600 * 1000 * 1000, minute_us = 60LL * 1000 * 1000;
+	const int64_t week_ms = 7L * 24 * 3600 * 1000, minute_ms = 60000;
 	struct slots *slots = make_slots();
 	struct addr friend = address("192.0.2.1:1");
 
@@ -495,9 +476,9 @@ static void a_network_is_remembered_for_a_week(void **state)
 		struct addr peer = stranger(i);
 		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
 	}
-	*clock_shift += week_us - minute_us;
+	test_clock_pass_ms(week_ms - minute_ms);
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
-	*clock_shift += 2 * minute_us;
+	test_clock_pass_ms(2 * minute_ms);
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_STRANGERS_FULL);
 	/* The one of it that waits has become a stranger's: two must go before one can come. */
 	slots_give_back(slots, &friend, true);
@@ -506,10 +487,10 @@ static void a_network_is_remembered_for_a_week(void **state)
 	assert_int_equal(slots_take(slots, &limits, &first), SLOT_STRANGERS_FULL);
 	slots_log_in(slots, &friend);
 	/* A login begins the week anew. */
-	*clock_shift += week_us - minute_us;
+	test_clock_pass_ms(week_ms - minute_ms);
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
 	slots_log_in(slots, &friend);
-	*clock_shift += 2 * minute_us;
+	test_clock_pass_ms(2 * minute_ms);
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
 	slots_free(slots);
 }
@@ -553,7 +534,7 @@ int main(void)
 	        cmocka_unit_test(a_network_is_remembered_for_a_week),
 	};
 
-	open_clock();
+	test_clock_open();
 	/* The other one needs a clock that can be moved. */
 	if (!POSTERN_TEST_HOOKS)
 		return cmocka_run_group_tests(untimed, NULL, NULL);
