@@ -247,19 +247,19 @@ static int enter(struct session *session, const struct auth_account *facts)
 {
 	struct serving *serving = session->serving;
 
-	if (!serving->take_login(serving, facts->id, facts->connections)) {
+	if (!logins_in_use_take(serving->logins, facts->id, facts->connections)) {
 		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
 		return -EUSERS;
 	}
 	session->account = copy_account(serving, facts);
 	if (session->account == NULL) {
-		serving->give_login_back(serving, facts->id);
+		logins_in_use_give_back(serving->logins, facts->id);
 		return -ENOMEM;
 	}
 	session->refused = false; /* nothing was pipelined behind a login */
 	log_ctx_add(&session->log, "account", session->account->facts.login);
 	if (!session->has_logged_in)
-		serving->on_login(serving, &session->peer);
+		slots_log_in(serving->slots, &session->peer);
 	session->has_logged_in = true;
 	return 0;
 }

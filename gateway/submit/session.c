@@ -321,7 +321,7 @@ static void drop_account(struct session *session)
 
 	if (account == NULL)
 		return;
-	session->serving->give_login_back(session->serving, account->facts.id);
+	logins_in_use_give_back(session->serving->logins, account->facts.id);
 	account_free(account);
 }
 
@@ -343,7 +343,7 @@ static void give_place_back(struct session *session)
 
 	list_remove(&session->link);
 	free(session);
-	serving->on_session_gone(serving, &peer, logged_in);
+	slots_give_back(serving->slots, &peer, logged_in);
 }
 
 /* Everything but the connection and its place. */
@@ -688,7 +688,7 @@ void sessions_account_changed(struct serving *serving, uint64_t account, uint64_
 {
 	recent_note(&serving->changed, account, era);
 	/* Thousands may change in one transaction, of which few are here. */
-	if (account != 0 && !serving->has_login(serving, account))
+	if (account != 0 && !logins_in_use_has(serving->logins, account))
 		return;
 	/*
 	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Who

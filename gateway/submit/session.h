@@ -31,7 +31,9 @@
 #include "gateway/net/timer.h"
 #include "gateway/spool/spool.h"
 #include "gateway/submit/auth_link.h"
+#include "gateway/submit/logins_in_use.h"
 #include "gateway/submit/pace.h"
+#include "gateway/submit/slots.h"
 #include "gateway/submit/transaction.h"
 
 enum session_state {
@@ -66,25 +68,16 @@ struct serving {
 	struct loop *loop;
 	struct auth_link *auth;
 	struct spool_in *spool;
-	const struct conf *conf; /* of new sessions */
-	struct tls_server *tls;  /* likewise */
+	struct slots *slots;          /* of all loops */
+	struct logins_in_use *logins; /* likewise */
+	const struct conf *conf;      /* of new sessions */
+	struct tls_server *tls;       /* likewise */
 	struct list sessions;
 	struct list lingering;   /* those that have ended, until their connections are gone */
 	struct recent changed;   /* accounts, by era; 0: maybe all */
 	struct session *running; /* whose input is being read */
 	bool stopping;
-	/* Counts a connection of that account: false when it has `most` already (0: any number). */
-	bool (*take_login)(struct serving *serving, uint64_t account, uint32_t most);
-	void (*give_login_back)(struct serving *serving, uint64_t account);
-	/* Whether there is any connection of it, of this loop or another. */
-	bool (*has_login)(struct serving *serving, uint64_t account);
-	/*
-	 * A session has logged in for the first time; has ended; has given its descriptor back,
-	 * which is up to some seconds later: until then its client has a place.
-	 */
-	void (*on_login)(struct serving *serving, const struct addr *peer);
 	void (*on_session_ended)(struct serving *serving);
-	void (*on_session_gone)(struct serving *serving, const struct addr *peer, bool logged_in);
 };
 
 /* Who the session is: shared by nobody, dropped with it. */
@@ -140,7 +133,7 @@ struct session {
 	bool account_blocked; /* may send no more, in mid-message: its last deadline runs */
 
 	struct account *account; /* NULL: nobody yet */
-	bool has_logged_in;      /* once: serving->on_login() has been called */
+	bool has_logged_in;      /* once: slots_log_in() has been called */
 	uint64_t nobody_at; /* its address was nobody's before this change, from 1; 0: unknown */
 	unsigned failures;
 	struct auth_call *call;    /* a login or an admission */
@@ -157,7 +150,11 @@ struct session {
 	unsigned messages;
 };
 
-/* Takes the descriptor over; `listener` is where in the configuration's. 0 or -errno. */
+/*
+ * Takes the descriptor over, and the slot that was taken for the peer: that is given back with the
+ * descriptor, up to some seconds after the session has ended. `listener` is where in the
+ * configuration's. 0, or -errno: then the slot is still the caller's.
+ */
 int session_new(
         struct serving *serving, int fd, const struct addr *peer, size_t listener) must_check;
 

@@ -17,9 +17,9 @@
 
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
-#include "gateway/base/map.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/listener.h"
+#include "gateway/submit/logins_in_use.h"
 #include "gateway/submit/proxied.h"
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
@@ -39,11 +39,6 @@ struct server {
 	bool drained;
 };
 
-/* Connections of one account. */
-struct account_use {
-	uint64_t account, count;
-};
-
 struct listening {
 	struct submit *submit;
 	struct listener *listener;
@@ -60,9 +55,7 @@ struct submit {
 	size_t listener_count;
 
 	struct slots *slots;
-
-	pthread_mutex_t lock; /* of the next one */
-	struct map accounts;
+	struct logins_in_use *logins;
 
 	/* owner: main loop */
 	const struct conf *conf;
@@ -249,68 +242,9 @@ static void check_drained(struct server *server)
 		loop_post(server->submit->main_loop, &order->post);
 }
 
-static struct slice account_key(const uint64_t *account)
-{
-	return slice_of(account, sizeof(*account));
-}
-
-/* Any loop; so that an account has its number of connections and no more on all of them. */
-static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
-{
-	struct submit *submit = container_of(serving, struct server, serving)->submit;
-
-	pthread_mutex_lock(&submit->lock);
-	struct account_use *use = map_get(&submit->accounts, account_key(&account));
-	if (use == NULL && (use = calloc(1, sizeof(*use))) != NULL) {
-		use->account = account;
-		if (map_put(&submit->accounts, account_key(&use->account), use) < 0)
-			free(TAKE(use));
-	}
-	bool taken = use != NULL && (most == 0 || use->count < most);
-	if (taken)
-		use->count++;
-	pthread_mutex_unlock(&submit->lock);
-	return taken;
-}
-
-static bool has_login(struct serving *serving, uint64_t account)
-{
-	struct submit *submit = container_of(serving, struct server, serving)->submit;
-
-	pthread_mutex_lock(&submit->lock);
-	bool has = map_get(&submit->accounts, account_key(&account)) != NULL;
-	pthread_mutex_unlock(&submit->lock);
-	return has;
-}
-
-static void give_login_back(struct serving *serving, uint64_t account)
-{
-	struct submit *submit = container_of(serving, struct server, serving)->submit;
-
-	pthread_mutex_lock(&submit->lock);
-	struct account_use *use = map_get(&submit->accounts, account_key(&account));
-	if (use != NULL && --use->count == 0) {
-		(void)map_remove(&submit->accounts, account_key(&account));
-		free(use);
-	}
-	pthread_mutex_unlock(&submit->lock);
-}
-
-static void on_login(struct serving *serving, const struct addr *peer)
-{
-	slots_log_in(container_of(serving, struct server, serving)->submit->slots, peer);
-}
-
 static void on_session_ended(struct serving *serving)
 {
 	check_drained(container_of(serving, struct server, serving));
-}
-
-static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
-{
-	struct server *server = container_of(serving, struct server, serving);
-
-	slots_give_back(server->submit->slots, peer, logged_in);
 }
 
 static void on_changed(void *arg, uint64_t account, uint64_t era)
@@ -339,14 +273,11 @@ static int server_init(
 	server->serving = (struct serving){
 	        .loop = loop,
 	        .spool = submit->spool,
+	        .slots = submit->slots,
+	        .logins = submit->logins,
 	        .conf = conf_ref(submit->conf),
 	        .tls = tls_server_ref(tls),
-	        .take_login = take_login,
-	        .give_login_back = give_login_back,
-	        .has_login = has_login,
-	        .on_login = on_login,
 	        .on_session_ended = on_session_ended,
-	        .on_session_gone = on_session_gone,
 	};
 	list_init(&server->serving.sessions);
 	list_init(&server->serving.lingering);
@@ -430,10 +361,10 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 	submit->main_loop = settings->main_loop;
 	submit->wake_fd = settings->wake_fd;
 	submit->conf = conf_ref(settings->conf);
-	pthread_mutex_init(&submit->lock, NULL);
-	map_init(&submit->accounts);
 	proxied_init(&submit->proxied, submit->main_loop);
 	int r = slots_new(&submit->slots);
+	if (r == 0)
+		r = logins_in_use_new(&submit->logins);
 	if (r < 0)
 		why_errno(why, r, "submit");
 	if (r == 0)
@@ -575,10 +506,9 @@ void submit_free(struct submit *submit)
 			loop_free(submit->servers[i].serving.loop);
 	}
 	slots_free(submit->slots);
-	map_done(&submit->accounts);
+	logins_in_use_free(submit->logins);
 	if (submit->wake_fd >= 0)
 		close(submit->wake_fd);
 	conf_unref(submit->conf);
-	pthread_mutex_destroy(&submit->lock);
 	free(submit);
 }

@@ -186,42 +186,9 @@ static void on_question(void *arg, unsigned events)
 	bench_in_harness = false;
 }
 
-static void on_login(struct serving *serving, const struct addr *peer)
-{
-	(void)serving;
-	(void)peer;
-}
-
 static void on_session_ended(struct serving *serving)
 {
 	(void)serving;
-}
-
-static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
-{
-	(void)logged_in;
-	(void)serving;
-	(void)peer;
-}
-
-static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
-{
-	(void)serving;
-	(void)account;
-	(void)most;
-	return true;
-}
-
-static void give_login_back(struct serving *serving, uint64_t account)
-{
-	(void)serving;
-	(void)account;
-}
-
-static bool has_login(struct serving *serving, uint64_t account)
-{
-	(void)serving;
-	return account == ACCOUNT;
 }
 
 static void on_changed(void *arg, uint64_t account, uint64_t era)
@@ -312,13 +279,10 @@ static void set_up(void)
 	bench.folder = bench_folder();
 	load_conf();
 	open_spool();
+	assert_bug(slots_new(&bench.serving.slots) == 0);
+	assert_bug(logins_in_use_new(&bench.serving.logins) == 0);
 	bench.serving.loop = bench.loop;
-	bench.serving.on_login = on_login;
 	bench.serving.on_session_ended = on_session_ended;
-	bench.serving.on_session_gone = on_session_gone;
-	bench.serving.take_login = take_login;
-	bench.serving.give_login_back = give_login_back;
-	bench.serving.has_login = has_login;
 	list_init(&bench.serving.sessions);
 	list_init(&bench.serving.lingering);
 	assert_bug(auth_link_new(bench.loop, on_changed, NULL, &bench.serving.auth) == 0);
@@ -1002,6 +966,7 @@ static void hold_session(struct client *client, struct model *model, struct slic
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
+	const struct slot_limits limits = {.connections = 100, .connections_per_address = 100};
 	struct addr peer = {.u.in.sin_family = AF_INET, .len = sizeof(peer.u.in)};
 	static struct model model;
 	struct slice in = slice_of(data, size);
@@ -1029,10 +994,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	client.fd = pair[0];
 	assert_bug(watch_new(bench.loop, client.fd, on_output, &client, &watch) == 0);
 	watch_set(watch, WATCH_READ);
+	assert_bug(slots_take(bench.serving.slots, &limits, &peer) == SLOT_TAKEN);
 	bench_in_harness = false;
 	int r = session_new(&bench.serving, pair[1], &peer, networks);
 	bench_in_harness = true;
 	assert_bug(r == 0 || bench_memory_failed);
+	if (r < 0)
+		slots_give_back(bench.serving.slots, &peer, false);
 
 	hold_session(&client, &model, in, abrupt);
 

@@ -14,22 +14,16 @@
 
 #define ACCOUNT 7
 
-static bool has_login(struct serving *serving, uint64_t account)
-{
-	(void)serving;
-	(void)account;
-	return false;
-}
-
 /* What a login brings is old if the account has changed since then, whoever else has. */
 static void a_login_is_judged_by_what_changed_since(void **state)
 {
-	static struct serving serving = {.has_login = has_login};
+	static struct serving serving;
 	const struct auth_account before = {.id = ACCOUNT, .era = 10};
 	const struct auth_account after = {.id = ACCOUNT, .era = 12};
 
 	(void)state;
 	list_init(&serving.sessions);
+	assert_int_equal(logins_in_use_new(&serving.logins), 0);
 	assert_false(serving_login_is_stale(&serving, &before));
 	sessions_account_changed(&serving, ACCOUNT, 10);
 	sessions_account_changed(&serving, ACCOUNT + 1, 11);
@@ -38,6 +32,7 @@ static void a_login_is_judged_by_what_changed_since(void **state)
 	sessions_account_changed(&serving, ACCOUNT, 12);
 	assert_true(serving_login_is_stale(&serving, &before));
 	assert_false(serving_login_is_stale(&serving, &after));
+	logins_in_use_free(serving.logins);
 }
 
 /* ---- the pace of a message ---- */
@@ -112,30 +107,9 @@ struct tls_server *__wrap_tls_server_ref(struct tls_server *server)
 	return server;
 }
 
-static bool take_login(struct serving *serving, uint64_t account, uint32_t most)
-{
-	(void)serving;
-	(void)account;
-	(void)most;
-	return true;
-}
-
-static void give_login_back(struct serving *serving, uint64_t account)
-{
-	(void)serving;
-	(void)account;
-}
-
 static void on_session_ended(struct serving *serving)
 {
 	(void)serving;
-}
-
-static void on_session_gone(struct serving *serving, const struct addr *peer, bool logged_in)
-{
-	(void)serving;
-	(void)peer;
-	(void)logged_in;
 }
 
 static const struct conf *make_conf(void)
@@ -172,17 +146,17 @@ static unsigned replies(int fd)
 /* A client says as many NOOP at once: how many of them are answered in one turn, at most. */
 static unsigned lines_of_a_turn(bool logged_in)
 {
-	struct serving serving = {.take_login = take_login,
-	        .give_login_back = give_login_back,
-	        .on_session_ended = on_session_ended,
-	        .on_session_gone = on_session_gone,
-	        .has_login = has_login};
+	const struct slot_limits limits = {.connections = 1, .connections_per_address = 1};
+	struct serving serving = {.on_session_ended = on_session_ended};
 	struct addr peer = {0};
 	char said[6 * SAID_AT_ONCE];
 	unsigned most = 0, all = 0;
 	int fds[2];
 
 	assert_int_equal(loop_new(&serving.loop), 0);
+	assert_int_equal(slots_new(&serving.slots), 0);
+	assert_int_equal(logins_in_use_new(&serving.logins), 0);
+	assert_int_equal(slots_take(serving.slots, &limits, &peer), SLOT_TAKEN);
 	serving.conf = make_conf();
 	list_init(&serving.sessions);
 	list_init(&serving.lingering);
@@ -192,6 +166,7 @@ static unsigned lines_of_a_turn(bool logged_in)
 	if (logged_in) {
 		session->account = calloc(1, sizeof(*session->account));
 		assert_non_null(session->account);
+		assert_true(logins_in_use_take(serving.logins, 0, 1));
 		arena_init(&session->account->arena, 1024);
 	}
 	while (replies(fds[1]) == 0) {
@@ -216,6 +191,8 @@ static unsigned lines_of_a_turn(bool logged_in)
 	assert_int_equal(all, SAID_AT_ONCE);
 	sessions_cut_off(&serving);
 	loop_free(serving.loop);
+	logins_in_use_free(serving.logins);
+	slots_free(serving.slots);
 	conf_unref(serving.conf);
 	close(fds[1]);
 	return most;
@@ -511,6 +488,30 @@ static void without_memory_nobody_new_is_taken(void **state)
 	slots_free(slots);
 }
 
+static void an_account_has_its_connections_and_no_more(void **state)
+{
+	struct logins_in_use *logins;
+
+	(void)state;
+	assert_int_equal(logins_in_use_new(&logins), 0);
+	assert_false(logins_in_use_has(logins, ACCOUNT));
+	assert_true(logins_in_use_take(logins, ACCOUNT, 2));
+	assert_true(logins_in_use_take(logins, ACCOUNT, 2));
+	assert_false(logins_in_use_take(logins, ACCOUNT, 2));
+	assert_true(logins_in_use_take(logins, ACCOUNT, 0)); /* any number */
+	assert_true(logins_in_use_take(logins, ACCOUNT + 1, 1));
+	for (unsigned i = 0; i < 3; i++) {
+		assert_true(logins_in_use_has(logins, ACCOUNT));
+		logins_in_use_give_back(logins, ACCOUNT);
+	}
+	assert_false(logins_in_use_has(logins, ACCOUNT));
+	memory_fails = true;
+	assert_false(logins_in_use_take(logins, ACCOUNT, 0));
+	memory_fails = false;
+	assert_true(logins_in_use_take(logins, ACCOUNT, 1));
+	logins_in_use_free(logins);
+}
+
 #define UNTIMED                                                                                    \
 	cmocka_unit_test(a_login_is_judged_by_what_changed_since),                                 \
 	        cmocka_unit_test(who_dribbles_is_let_go), cmocka_unit_test(a_slow_line_goes_on),   \
@@ -524,7 +525,8 @@ static void without_memory_nobody_new_is_taken(void **state)
 	        cmocka_unit_test(one_network_does_not_take_all_that_strangers_have),               \
 	        cmocka_unit_test(a_single_slot_is_given),                                          \
 	        cmocka_unit_test(without_memory_nobody_new_is_taken),                              \
-	        cmocka_unit_test(only_so_many_networks_are_remembered)
+	        cmocka_unit_test(only_so_many_networks_are_remembered),                            \
+	        cmocka_unit_test(an_account_has_its_connections_and_no_more)
 
 int main(void)
 {
