@@ -18,18 +18,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "gateway/base/buf.h"
 #include "gateway/net/timer.h"
 
-#define TLS_RECORD     16384
-#define LINGER_MS      2000
-#define LINGER_OCTETS  65536
-#define HELLO_MAX      16384
-#define READS_PER_TURN 8 /* then the others get their turn */
+#define TLS_RECORD    16384
+#define LINGER_MS     2000
+#define LINGER_OCTETS 65536
+/* Octets of the peer in a handshake, and where it may send a chain of certificates. */
+#define HANDSHAKE_MAX       16384
+#define HANDSHAKE_CHAIN_MAX 49152
+#define READS_PER_TURN      8 /* then the others get their turn */
 
 enum conn_state {
 	STATE_CONNECTING,
@@ -61,7 +62,7 @@ struct conn {
 	bool readable; /* the socket announced something, and has not been read empty since */
 	bool paused, kicked, told_drained, told_closed, freed;
 	bool step_due;    /* of the handshake */
-	size_t hello;     /* octets of the client's first message, in the handshake */
+	size_t heard;     /* octets of the peer, in the handshake */
 	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
 	bool bye_sent;    /* close_notify and FIN have left */
@@ -253,6 +254,30 @@ static void send_output(struct conn *conn)
 		buf_done(&conn->output);
 }
 
+static bool says_too_much(const struct conn *conn)
+{
+	bool chain = conn->client != NULL || conn->ask == TLS_ASK_CERTIFICATE;
+
+	return conn->heard > (chain ? HANDSHAKE_CHAIN_MAX : HANDSHAKE_MAX);
+}
+
+/*
+ * What GnuTLS reads. It gathers a message of 128 KiB before it looks at it, be it the hello or what
+ * follows its answer, and no option of its own bounds that.
+ */
+static ssize_t pull(gnutls_transport_ptr_t arg, void *room, size_t len)
+{
+	struct conn *conn = arg;
+	ssize_t got = recv(conn->fd, room, len, 0);
+
+	if (got > 0 && conn->state == STATE_HANDSHAKE)
+		conn->heard += (size_t)got;
+	if (!says_too_much(conn))
+		return got;
+	errno = EMSGSIZE;
+	return -1;
+}
+
 static void begin_handshake(struct conn *conn)
 {
 	int r;
@@ -267,6 +292,8 @@ static void begin_handshake(struct conn *conn)
 		die(conn, CONN_END_ERROR, "out of memory");
 		return;
 	}
+	gnutls_transport_set_ptr2(conn->session, conn, (gnutls_transport_ptr_t)(intptr_t)conn->fd);
+	gnutls_transport_set_pull_function(conn->session, pull);
 	conn->state = STATE_HANDSHAKE;
 }
 
@@ -296,19 +323,6 @@ static bool has_left(const struct conn *conn)
 	return poll(&fd, 1, 0) > 0;
 }
 
-/*
- * GnuTLS gathers a ClientHello of 128 KiB before it looks at it, and no option of its own bounds
- * that. Behind the hello a client has nothing to say before it has the answer.
- */
-static bool says_too_much(struct conn *conn)
-{
-	int waiting = 0;
-
-	(void)ioctl(conn->fd, FIONREAD, &waiting);
-	conn->hello += (size_t)waiting;
-	return conn->hello > HELLO_MAX;
-}
-
 static void handshake(struct conn *conn)
 {
 	int r;
@@ -318,6 +332,10 @@ static void handshake(struct conn *conn)
 	while (r == GNUTLS_E_INTERRUPTED || r == GNUTLS_E_WARNING_ALERT_RECEIVED);
 	if (r == GNUTLS_E_AGAIN)
 		return;
+	if (says_too_much(conn)) {
+		die(conn, CONN_END_TLS, "the peer says too much in the handshake");
+		return;
+	}
 	if (r < 0) {
 		/* Tell the peer why; it may be a person with a badly set mail program. */
 		(void)gnutls_alert_send_appropriate(conn->session, r);
@@ -520,8 +538,6 @@ static void on_answer_due(struct defer *defer)
 
 	if (conn->state == STATE_HANDSHAKE && has_left(conn))
 		die(conn, CONN_END_EOF, "the peer closed the connection");
-	else if (conn->state == STATE_HANDSHAKE && says_too_much(conn))
-		die(conn, CONN_END_TLS, "the hello is too long");
 	conn->step_due = true;
 	advance(conn);
 }

@@ -953,6 +953,61 @@ static void who_has_left_or_was_given_up_is_not_answered(void **state)
 	peer_done(&b);
 }
 
+/* A client of TLS 1.2 up to the server's answer, which it leaves unread. */
+static void say_hello(int fd)
+{
+	gnutls_certificate_credentials_t credentials;
+	gnutls_session_t session;
+
+	assert_int_equal(gnutls_init(&session, GNUTLS_CLIENT | GNUTLS_NONBLOCK), 0);
+	assert_int_equal(gnutls_certificate_allocate_credentials(&credentials), 0);
+	assert_int_equal(gnutls_credentials_set(session, GNUTLS_CRD_CERTIFICATE, credentials), 0);
+	assert_int_equal(
+	        gnutls_priority_set_direct(session, "NORMAL:-VERS-ALL:+VERS-TLS1.2", NULL), 0);
+	gnutls_transport_set_int(session, fd);
+	assert_int_equal(gnutls_handshake(session), GNUTLS_E_AGAIN);
+	gnutls_deinit(session);
+	gnutls_certificate_free_credentials(credentials);
+}
+
+/* Whether a server hears this much of a message that is to have 128,000 octets. */
+static bool is_heard_out(enum tls_ask ask, size_t octets)
+{
+	uint8_t record[2005] = {22, 3, 3, 2000 >> 8, 2000 & 0xff};
+	struct peer a;
+	int fds[2];
+
+	peer_init(&a);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, &a, &a.conn), 0);
+	conn_start_tls_server(a.conn, server, ask);
+	say_hello(fds[1]);
+	run_some_turns();
+	/* A certificate, or the client's key, of 0x01f400 octets. */
+	memcpy(record + 5, ask == TLS_ASK_CERTIFICATE ? "\x0b\1\xf4" : "\x10\1\xf4", 4);
+	for (size_t said = 0; said < octets && a.closed == 0; said += 2000) {
+		assert_int_equal(
+		        send(fds[1], record, sizeof(record), MSG_NOSIGNAL), sizeof(record));
+		run_some_turns();
+		memset(record + 5, 0, 4);
+	}
+	assert_true(a.closed == 0 || a.end == CONN_END_TLS);
+	bool heard_out = a.closed == 0;
+	close(fds[1]);
+	peer_done(&a);
+	return heard_out;
+}
+
+/* GnuTLS would gather all of it, of each of thousands. */
+static void who_says_too_much_in_the_handshake_is_cut_off(void **state)
+{
+	(void)state;
+	assert_true(is_heard_out(TLS_ASK_NOTHING, 12000));
+	assert_false(is_heard_out(TLS_ASK_NOTHING, 24000));
+	assert_true(is_heard_out(TLS_ASK_CERTIFICATE, 40000));
+	assert_false(is_heard_out(TLS_ASK_CERTIFICATE, 60000));
+}
+
 /* Of who has shown one; who was asked may have none, and is served. */
 static void a_certificate_has_a_fingerprint(void **state)
 {
@@ -1231,6 +1286,7 @@ int main(void)
 	        TEST(who_was_answered_stands_in_line_no_more),
 	        TEST(noise_is_no_handshake),
 	        TEST(who_has_left_or_was_given_up_is_not_answered),
+	        TEST(who_says_too_much_in_the_handshake_is_cut_off),
 	        TEST(a_certificate_has_a_fingerprint),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
