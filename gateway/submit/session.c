@@ -420,11 +420,26 @@ static bool is_fine(const struct session *session, const struct line *line)
 	       line_is_clean(line->text);
 }
 
+/* Whether it is a BDAT, also one with a control character where the blank should be. */
+static bool is_bdat(const struct session *session, struct slice line)
+{
+	return session->state != ST_AUTH_MORE && slice_starts_with_nocase(line, SLICE("BDAT")) &&
+	       (line.len == 4 || line.ptr[4] == ' ' || line_has_controls(slice_part(line, 4, 5)));
+}
+
+/* A BDAT that is not run: where its chunk ends cannot be known, and a chunk must not be run. */
+static void end_at_bdat(struct session *session)
+{
+	session_close_with(session, CLOSING_BAD_CHUNK, REPLY_BAD_CHUNK);
+}
+
 static void run_line(struct session *session, const struct line *line)
 {
 	if (!is_fine(session, line)) {
 		if (session->state == ST_AUTH_MORE)
 			auth_fail(session, REPLY_BAD_BASE64);
+		else if (is_bdat(session, line->text))
+			end_at_bdat(session);
 		else
 			session_reply(session, REPLY_BAD_CHARACTERS, NULL);
 	} else if (session->state == ST_AUTH_MORE) {
@@ -452,8 +467,11 @@ static bool take_line(struct session *session)
 	struct line line;
 	size_t used;
 
+	bool begins = !session->lines.skipping;
 	enum line_found found =
 	        line_find(&session->lines, input, line_max(session, input) - 1, &line, &used);
+	bool too_long = found == LINE_TOO_LONG || session->lines.skipping;
+	bool lost_chunk = begins && too_long && is_bdat(session, input);
 	/* A copy: running it may change the window. It may hold a password. */
 	if (found == LINE_WHOLE) {
 		memcpy(copy, line.text.ptr, line.text.len);
@@ -463,6 +481,8 @@ static bool take_line(struct session *session)
 	if (found == LINE_WHOLE) {
 		run_line(session, &line);
 		explicit_bzero(copy, line.text.len);
+	} else if (lost_chunk) {
+		end_at_bdat(session);
 	} else if (found == LINE_TOO_LONG) {
 		if (session->state == ST_AUTH_MORE)
 			auth_fail(session, REPLY_RESPONSE_TOO_LONG);

@@ -31,6 +31,7 @@
 #define OUTPUT_MAX     (1U << 20)
 #define ACCOUNT        42
 #define MESSAGE_MAX    10240
+#define COMMAND_MAX    4096
 #define ERRORS_MAX     20
 #define FRUITLESS_MAX  10000
 #define LOGIN_FAILURES 5
@@ -75,6 +76,7 @@ const char *const fuzz_phrases[] = {
         "BDAT 21\r\nFrom: a@x.example\r\n\r\n\xff",
         "BDAT 5\r\n\r\n.\r\n\xff",
         "BDAT 0 LAST\r\n\xff",
+        "BDAT 6 LAST\nQUIT\r\n\xff",
         "BDAT 9000\r\n\xff",
         "FOO\r\nFOO\r\nFOO\r\nFOO\r\nFOO\r\nFOO\r\nFOO\r\n\xff",
         "AUTH EXTERNAL\r\n\xff",
@@ -673,18 +675,37 @@ static void model_response(struct model *model)
 		model_failure(model);
 }
 
+static bool is_bdat(struct slice line)
+{
+	return slice_starts_with_nocase(line, SLICE("BDAT")) &&
+	       (line.len == 4 || line.ptr[4] == ' ' ||
+	               fuzz_has_controls(slice_of(line.ptr + 4, 1)));
+}
+
+/* One that is not run; the chunk of a BDAT would be. */
+static void model_refused_line(struct model *model, struct slice line)
+{
+	if (!is_bdat(line)) {
+		expect_only(model, 500);
+		return;
+	}
+	expect_only(model, 501);
+	model->state = GONE;
+}
+
 static void model_line(struct model *model, struct slice line)
 {
 	bool response = model->state == RESPONSE;
 	bool cr = line.len > 0 && line.ptr[line.len - 1] == '\r';
 	struct slice text = slice_of(line.ptr, line.len - cr);
-	size_t limit = response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : 4096;
+	size_t limit =
+	        response || slice_starts_with_nocase(line, SLICE("AUTH ")) ? 12290 : COMMAND_MAX;
 
 	if (response) {
 		model_response(model);
 	} else if (line.len >= limit || (!cr && !model->normalize) || fuzz_has_controls(text) ||
 	           !slice_is_utf8(text)) {
-		expect_only(model, 500);
+		model_refused_line(model, line);
 	} else {
 		/* The first MAIL makes it somebody, whatever becomes of it. */
 		model->logged_in |= model->granted && model->state == READY &&
@@ -810,11 +831,13 @@ static void model_take(struct model *model)
 			model_chunk(model, slice_of(all.ptr, used));
 		} else {
 			ptrdiff_t end = slice_find(all, '\n');
-			if (end < 0)
+			/* A BDAT is too long before its end has come. */
+			bool over = end < 0 && all.len >= COMMAND_MAX && is_bdat(all);
+			if (end < 0 && !(over && model->state != RESPONSE))
 				break;
-			used = (size_t)end + 1;
+			used = over ? all.len : (size_t)end + 1;
 			model->behind = slice_part(all, used, all.len);
-			model_line(model, slice_of(all.ptr, (size_t)end));
+			model_line(model, over ? all : slice_of(all.ptr, (size_t)end));
 		}
 		model_patience(model);
 		all = slice_part(all, used, all.len);
