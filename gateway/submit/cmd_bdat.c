@@ -43,17 +43,10 @@ static bool announce(struct session *session, struct slice args)
 	return true;
 }
 
-/* A message of twice the ceiling is still answered in order; who sends more is not heard out. */
-static bool is_endless(const struct session *session, uint64_t size)
-{
-	return size / 2 > session->conf->submission.message_size;
-}
-
 void chunk_discard(struct session *session, enum reply reply, const struct reply_args *args)
 {
-	if (is_endless(session, session->chunk.left)) {
-		session_reply(session, reply, args);
-		session_close_with(session, CLOSING_BAD_CHUNK, REPLY_COUNT);
+	if (message_is_endless(session, session->chunk.left)) {
+		message_cut_off(session, reply, args);
 		return;
 	}
 	session_count(session, reply);

@@ -34,13 +34,30 @@ struct transaction_context message_context(struct session *session)
 	};
 }
 
-void message_refuse(struct session *session, enum reply reply, const struct reply_args *args)
+static void log_refusal(const struct session *session, enum reply reply)
 {
 	const struct transaction *transaction = session->transaction;
 
 	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s from=%s rcpts=%u size=%" PRIu64,
 	        transaction->id_text, reply_name(reply), LOG_VALUE(transaction->envelope.sender),
 	        transaction->envelope.recipient_count, transaction->size);
+}
+
+/* One of twice the ceiling is still answered in order. */
+bool message_is_endless(const struct session *session, uint64_t size)
+{
+	return size / 2 > session->conf->submission.message_size;
+}
+
+void message_cut_off(struct session *session, enum reply reply, const struct reply_args *args)
+{
+	session_reply(session, reply, args);
+	session_close_with(session, CLOSING_ENDLESS, REPLY_COUNT);
+}
+
+void message_refuse(struct session *session, enum reply reply, const struct reply_args *args)
+{
+	log_refusal(session, reply);
 	if (session->chunk.left > 0) {
 		chunk_discard(session, reply, args);
 		return;
@@ -226,6 +243,18 @@ void message_finish(struct session *session)
 		message_refuse(session, REPLY_TRY_LATER, NULL);
 }
 
+/* It has been refused long ago, and its end does not come. */
+static void end_endless(struct session *session)
+{
+	const struct transaction_context context = message_context(session);
+	char room[32];
+
+	enum reply refusal = transaction_judge(session->transaction, &context);
+	log_refusal(session, refusal);
+	message_cut_off(session, refusal,
+	        REPLY_ARGS(transaction_refusal_text(session->transaction, &context, room)));
+}
+
 void data_take(struct session *session)
 {
 	const struct transaction_context context = message_context(session);
@@ -239,6 +268,8 @@ void data_take(struct session *session)
 	session_message_took(session, used);
 	if (end)
 		message_finish(session);
+	else if (message_is_endless(session, session->transaction->size))
+		end_endless(session);
 	else if (session->transaction->must_wait)
 		session_message_pause(session);
 }

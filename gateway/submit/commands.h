@@ -82,6 +82,10 @@ struct transaction_context message_context(struct session *session);
 enum reply message_begin(struct session *session);
 /* Refuses it: one reply, the charge given back, back to READY. The session may be gone. */
 void message_refuse(struct session *session, enum reply reply, const struct reply_args *args);
+/* Whether so much, of a message or of a chunk, is more than is heard out. */
+bool message_is_endless(const struct session *session, uint64_t size);
+/* Says this, and ends the session without hearing the rest. */
+void message_cut_off(struct session *session, enum reply reply, const struct reply_args *args);
 /* The final dot has come, or the last chunk. The session may be gone. */
 void message_finish(struct session *session);
 

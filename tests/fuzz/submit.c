@@ -723,6 +723,20 @@ static size_t find_end(struct slice text)
 	return end == NULL ? 0 : (size_t)(end - text.ptr) + 5;
 }
 
+/* It has not ended. When it is too big to be heard out, its reply says so. */
+static void model_half(struct model *model, struct slice text)
+{
+	/* Its size counts neither all dots nor what the ends of lines were. */
+	if (model->replies.len == 0) {
+		assert_bug(text.len <= 4UL * MESSAGE_MAX);
+		return;
+	}
+	assert_bug(text.len > MESSAGE_MAX);
+	unsigned code = expect(model, CODES(451, 550, 552, 553, 554));
+	assert_bug(code != 451 || model->disk_failed);
+	model->state = GONE;
+}
+
 /* The id that a 250 to a final dot ends with. */
 static void note_accepted(struct model *model, struct slice line)
 {
@@ -821,8 +835,10 @@ static void model_take(struct model *model)
 		size_t used;
 		if (model->state == DATA) {
 			used = find_end(all);
-			if (used == 0)
+			if (used == 0) {
+				model_half(model, all);
 				break;
+			}
 			model_message(model, slice_of(all.ptr, used));
 		} else if (model->state == CHUNK) {
 			used = model->chunk.size;
