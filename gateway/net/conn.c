@@ -27,10 +27,12 @@
 #define TLS_RECORD    16384
 #define LINGER_MS     2000
 #define LINGER_OCTETS 65536
-/* Octets of the peer in a handshake, and where it may send a chain of certificates. */
+/* Octets of the peer in a handshake; where it may send a chain of certificates. */
 #define HANDSHAKE_MAX       16384
 #define HANDSHAKE_CHAIN_MAX 49152
-#define READS_PER_TURN      8 /* then the others get their turn */
+/* Later, without any for the owner: more than a record has. */
+#define UNHEARD_MAX    32768
+#define READS_PER_TURN 8 /* then the others get their turn */
 
 enum conn_state {
 	STATE_CONNECTING,
@@ -62,7 +64,7 @@ struct conn {
 	bool readable; /* the socket announced something, and has not been read empty since */
 	bool paused, kicked, told_drained, told_closed, freed;
 	bool step_due;    /* of the handshake */
-	size_t heard;     /* octets of the peer, in the handshake */
+	size_t heard;     /* octets that GnuTLS has read, since the last that it gave out */
 	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
 	bool bye_sent;    /* close_notify and FIN have left */
@@ -135,10 +137,20 @@ static void die_errno(struct conn *conn, int error)
 		die(conn, CONN_END_ERROR, "%s", strerrordesc_np(error));
 }
 
+static size_t heard_max(const struct conn *conn)
+{
+	if (conn->state != STATE_HANDSHAKE)
+		return UNHEARD_MAX;
+	return conn->client != NULL || conn->ask == TLS_ASK_CERTIFICATE ? HANDSHAKE_CHAIN_MAX
+	                                                                : HANDSHAKE_MAX;
+}
+
 static void die_tls(struct conn *conn, int code)
 {
-	if (code == GNUTLS_E_PREMATURE_TERMINATION || code == GNUTLS_E_PULL_ERROR ||
-	        code == GNUTLS_E_PUSH_ERROR)
+	if (conn->heard > heard_max(conn))
+		die(conn, CONN_END_TLS, "the peer says too much of TLS");
+	else if (code == GNUTLS_E_PREMATURE_TERMINATION || code == GNUTLS_E_PULL_ERROR ||
+	         code == GNUTLS_E_PUSH_ERROR)
 		die(conn, CONN_END_EOF, "the peer closed the connection");
 	else if (code == GNUTLS_E_FATAL_ALERT_RECEIVED)
 		die(conn, CONN_END_TLS, "TLS alert from the peer: %s",
@@ -180,6 +192,7 @@ static size_t receive(struct conn *conn)
 			die_tls(conn, (int)got);
 			return 0;
 		}
+		conn->heard = 0;
 	} else {
 		do
 			got = recv(conn->fd, room, want, 0);
@@ -254,25 +267,18 @@ static void send_output(struct conn *conn)
 		buf_done(&conn->output);
 }
 
-static bool says_too_much(const struct conn *conn)
-{
-	bool chain = conn->client != NULL || conn->ask == TLS_ASK_CERTIFICATE;
-
-	return conn->heard > (chain ? HANDSHAKE_CHAIN_MAX : HANDSHAKE_MAX);
-}
-
 /*
- * What GnuTLS reads. It gathers a message of 128 KiB before it looks at it, be it the hello or what
- * follows its answer, and no option of its own bounds that.
+ * What GnuTLS reads. It gathers a message of 128 KiB before it looks at it, be it the hello, what
+ * follows its answer, or an update of keys later, and no option of its own bounds that.
  */
 static ssize_t pull(gnutls_transport_ptr_t arg, void *room, size_t len)
 {
 	struct conn *conn = arg;
 	ssize_t got = recv(conn->fd, room, len, 0);
 
-	if (got > 0 && conn->state == STATE_HANDSHAKE)
+	if (got > 0)
 		conn->heard += (size_t)got;
-	if (!says_too_much(conn))
+	if (conn->heard <= heard_max(conn))
 		return got;
 	errno = EMSGSIZE;
 	return -1;
@@ -332,10 +338,6 @@ static void handshake(struct conn *conn)
 	while (r == GNUTLS_E_INTERRUPTED || r == GNUTLS_E_WARNING_ALERT_RECEIVED);
 	if (r == GNUTLS_E_AGAIN)
 		return;
-	if (says_too_much(conn)) {
-		die(conn, CONN_END_TLS, "the peer says too much in the handshake");
-		return;
-	}
 	if (r < 0) {
 		/* Tell the peer why; it may be a person with a badly set mail program. */
 		(void)gnutls_alert_send_appropriate(conn->session, r);
@@ -352,6 +354,7 @@ static void handshake(struct conn *conn)
 		}
 	}
 	conn->state = STATE_SECURE;
+	conn->heard = 0;
 	if (conn->events->on_secure != NULL && !conn->closing)
 		conn->events->on_secure(conn->arg);
 }

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <gnutls/crypto.h>
 #include <gnutls/x509.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -1008,6 +1009,101 @@ static void who_says_too_much_in_the_handshake_is_cut_off(void **state)
 	assert_false(is_heard_out(TLS_ASK_CERTIFICATE, 60000));
 }
 
+/* A client of TLS 1.3 after its handshake, and how it may send what it likes. */
+struct rude {
+	gnutls_certificate_credentials_t credentials;
+	gnutls_session_t session;
+	gnutls_aead_cipher_hd_t cipher;
+	uint8_t iv[12];
+	unsigned sent; /* records */
+	int fd;
+};
+
+static void rude_init(struct rude *rude, int fd)
+{
+	gnutls_datum_t mac, iv, key;
+	uint8_t number[8];
+	int r;
+
+	*rude = (struct rude){.fd = fd};
+	assert_int_equal(gnutls_init(&rude->session, GNUTLS_CLIENT | GNUTLS_NONBLOCK), 0);
+	assert_int_equal(gnutls_certificate_allocate_credentials(&rude->credentials), 0);
+	assert_int_equal(
+	        gnutls_credentials_set(rude->session, GNUTLS_CRD_CERTIFICATE, rude->credentials),
+	        0);
+	assert_int_equal(
+	        gnutls_priority_set_direct(rude->session, "NORMAL:-VERS-ALL:+VERS-TLS1.3", NULL),
+	        0);
+	gnutls_transport_set_int(rude->session, fd);
+	while ((r = gnutls_handshake(rude->session)) == GNUTLS_E_AGAIN)
+		run_some_turns();
+	assert_int_equal(r, 0);
+	assert_int_equal(gnutls_record_get_state(rude->session, 0, &mac, &iv, &key, number), 0);
+	assert_int_equal(iv.size, sizeof(rude->iv));
+	memcpy(rude->iv, iv.data, iv.size);
+	assert_int_equal(
+	        gnutls_aead_cipher_init(&rude->cipher, gnutls_cipher_get(rude->session), &key), 0);
+}
+
+static void rude_done(struct rude *rude)
+{
+	gnutls_aead_cipher_deinit(rude->cipher);
+	gnutls_deinit(rude->session);
+	gnutls_certificate_free_credentials(rude->credentials);
+	close(rude->fd);
+}
+
+/* A record of that type of content. */
+static void rude_send(struct rude *rude, uint8_t type, const uint8_t *octets, size_t len)
+{
+	uint8_t plain[4096], record[4096 + 32] = {23, 3, 3}, nonce[12];
+	size_t size = len + 1 + 16, sealed = sizeof(record) - 5;
+
+	memcpy(plain, octets, len);
+	plain[len] = type;
+	record[3] = (uint8_t)(size >> 8);
+	record[4] = (uint8_t)size;
+	memcpy(nonce, rude->iv, sizeof(nonce));
+	nonce[11] ^= (uint8_t)rude->sent++;
+	assert_int_equal(gnutls_aead_cipher_encrypt(rude->cipher, nonce, sizeof(nonce), record, 5,
+	                         16, plain, len + 1, record + 5, &sealed),
+	        0);
+	assert_int_equal(sealed, size);
+	assert_int_equal(send(rude->fd, record, 5 + size, MSG_NOSIGNAL), 5 + size);
+	run_some_turns();
+}
+
+static void who_says_too_much_behind_the_handshake_is_cut_off(void **state)
+{
+	uint8_t part[2000] = {24, 1, 0xf4, 0}; /* an update of the key, of 128,000 octets */
+	struct rude rude;
+	struct peer a;
+	int fds[2];
+
+	(void)state;
+	peer_init(&a);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
+	assert_int_equal(conn_new(loop, fds[0], MUCH, &events, &a, &a.conn), 0);
+	conn_start_tls_server(a.conn, server, TLS_ASK_NOTHING);
+	rude_init(&rude, fds[1]);
+	run_some_turns();
+	assert_int_equal(a.secure, 1);
+	rude_send(&rude, 23, (const uint8_t *)"hi", 2);
+	assert_slice_equal(buf_slice(&a.got), "hi");
+	/* What is for the owner may be any number of octets. */
+	for (unsigned i = 0; i < 60; i++)
+		rude_send(&rude, 23, part, sizeof(part));
+	assert_int_equal(a.closed, 0);
+	for (unsigned i = 0; i < 30 && a.closed == 0; i++) {
+		rude_send(&rude, 22, part, sizeof(part));
+		memset(part, 0, 4);
+	}
+	assert_int_equal(a.closed, 1);
+	assert_int_equal(a.end, CONN_END_TLS);
+	rude_done(&rude);
+	peer_done(&a);
+}
+
 /* Of who has shown one; who was asked may have none, and is served. */
 static void a_certificate_has_a_fingerprint(void **state)
 {
@@ -1287,6 +1383,7 @@ int main(void)
 	        TEST(noise_is_no_handshake),
 	        TEST(who_has_left_or_was_given_up_is_not_answered),
 	        TEST(who_says_too_much_in_the_handshake_is_cut_off),
+	        TEST(who_says_too_much_behind_the_handshake_is_cut_off),
 	        TEST(a_certificate_has_a_fingerprint),
 	        TEST(a_certificate_of_nobody_is_refused),
 	        TEST(a_given_up_connection_calls_nobody),
