@@ -324,8 +324,10 @@ static bool is_waiting(void *arg)
 		return false;
 	if (session == NULL)
 		return client->ended;
-	if (session->turn_left == 0 && session_has_input(session))
-		return false; /* for the next turn */
+	/* The rest is for the next turn; when that is over, it is half a line. */
+	if (session->turn_left == 0 && session_has_input(session) &&
+	        loop_turn(bench.loop) <= session->turn + 1)
+		return false;
 	return ((S(START) | S(READY) | S(MAIL) | S(RCPT) | S(AUTH_MORE) | S(DATA) | S(CHUNK) |
 	                S(BDAT) | S(DISCARD)) &
 	               1U << session->state) != 0 &&
