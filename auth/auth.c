@@ -108,6 +108,7 @@ static void run_login(struct auth *auth, struct request **request, struct db *db
 		return;
 	if (!waited)
 		counter_add(CT_LOGINS_DELAYED, 1);
+	(*request)->standing = logins_standing(auth->logins, link, message);
 	queue_delay(auth->queue, TAKE(*request), wait);
 	poke(auth->intake_wake);
 }
@@ -203,8 +204,9 @@ static int take_datagram(struct auth *auth, struct link *link, struct slice data
 	default:
 		return -EBADMSG;
 	}
+	const struct standing standing = logins_standing(auth->logins, link, &message);
 	/* A SETTLE has no answer: lost, it stays charged. */
-	if (queue_put(auth->queue, link, datagram) < 0 && message.type != AUTH_SETTLE)
+	if (queue_put(auth->queue, link, datagram, &standing) < 0 && message.type != AUTH_SETTLE)
 		link_answer_type(link, message.number, AUTH_UNAVAILABLE);
 	return 0;
 }

@@ -500,6 +500,66 @@ bool logins_answer_at_once(
 	return answer_from_memory(logins, &key, &reader, message->client_address, &log);
 }
 
+/* ---- who goes first ---- */
+
+/*
+ * What was said so far in the attempt that a START or a STEP is of, and its address. Whether there
+ * is one; if not, its answer costs nothing.
+ */
+static bool recall_attempt(struct logins *logins, struct link *link,
+        const struct auth_message *message, struct response_reader *ret_reader,
+        char ret_address[ADDR_TEXT])
+{
+	const struct login wanted = {.key = {.link = link, .number = message->number}};
+
+	if (message->type == AUTH_LOGIN_START) {
+		snprintf(ret_address, ADDR_TEXT, "%.*s", SLICE_ARGS(message->client_address));
+		return message->has_initial &&
+		       response_reader_init(ret_reader, message->mechanism) == 0;
+	}
+	pthread_mutex_lock(&logins->lock);
+	const struct login *login = map_get(&logins->waiting, login_key(&wanted));
+	if (login != NULL) {
+		*ret_reader = login->reader;
+		snprintf(ret_address, ADDR_TEXT, "%s", login->address);
+	}
+	pthread_mutex_unlock(&logins->lock);
+	return login != NULL;
+}
+
+static struct standing stand(
+        struct logins *logins, enum standing_kind kind, struct slice login, struct slice address)
+{
+	struct penalty_ticket who = penalty_look(logins->settings.penalty, login, address);
+
+	return (struct standing){
+	        .kind = who.takes_turn ? kind : STANDING_FIRST,
+	        .network = who.network.tag,
+	        .failures = who.failures,
+	};
+}
+
+struct standing logins_standing(
+        struct logins *logins, struct link *link, const struct auth_message *message)
+{
+	const struct standing first = {.kind = STANDING_FIRST};
+	struct response_reader reader;
+	char address[ADDR_TEXT];
+
+	if (message->type == AUTH_LOGIN_NETWORK)
+		return stand(logins, STANDING_LOOK_UP, SLICE(""), message->client_address);
+	if (message->type != AUTH_LOGIN_START && message->type != AUTH_LOGIN_STEP)
+		return first;
+	if (slice_equal_nocase(message->mechanism, SLICE("EXTERNAL")))
+		return stand(
+		        logins, STANDING_LOOK_UP, message->fingerprint, message->client_address);
+	if (!recall_attempt(logins, link, message, &reader, address) ||
+	        !response_read(&reader, message->data) || !reader.guesses)
+		return first;
+	return stand(logins, reader.password.len > 0 ? STANDING_PASSWORD : STANDING_LOOK_UP,
+	        slice_str(reader.login), slice_str(address));
+}
+
 /* ---- by SASL ---- */
 
 /* 0; -EBADMSG: no such mechanism, or no address; -ENOMEM. */

@@ -8,6 +8,7 @@
 #include "auth/link.h"
 #include "auth/outage.h"
 #include "auth/penalty.h"
+#include "auth/queue.h"
 #include "auth/sasl.h"
 #include "auth/last_use.h"
 
@@ -33,6 +34,10 @@ void logins_free(struct logins *logins);
  * (no query, no PBKDF2, no penalty). Whether it did. Any thread; microseconds.
  */
 bool logins_answer_at_once(
+        struct logins *logins, struct link *link, const struct auth_message *message);
+
+/* How a request that is to wait for a lane stands there. Any thread; microseconds. */
+struct standing logins_standing(
         struct logins *logins, struct link *link, const struct auth_message *message);
 
 /* What a lane knows of a request that it has taken. */

@@ -298,6 +298,33 @@ uint64_t penalty_enter(struct penalty *penalty, struct slice login, struct slice
 	return wait;
 }
 
+static unsigned count_failures(const struct table *table, const struct penalty_key *key,
+        const struct rule *rule, uint64_t now)
+{
+	struct entry *entry = find(table, key);
+
+	if (entry == NULL)
+		return 0;
+	forget(entry, rule, now);
+	return entry->failures + entry->running;
+}
+
+struct penalty_ticket penalty_look(
+        struct penalty *penalty, struct slice login, struct slice address)
+{
+	struct penalty_ticket ticket = penalty_ticket_of(penalty, login, address);
+	uint64_t now = clock_mono_ms();
+
+	pthread_mutex_lock(&penalty->lock);
+	ticket.takes_turn = !is_known(penalty, &ticket.login, now);
+	ticket.failures = count_failures(&penalty->logins, &ticket.login, &login_rule, now);
+	if (ticket.takes_turn)
+		ticket.failures +=
+		        count_failures(&penalty->networks, &ticket.network, &network_rule, now);
+	pthread_mutex_unlock(&penalty->lock);
+	return ticket;
+}
+
 unsigned penalty_leave(
         struct penalty *penalty, struct penalty_ticket *ticket, enum penalty_outcome outcome)
 {

@@ -54,6 +54,13 @@ uint64_t penalty_enter(struct penalty *penalty, struct slice login, struct slice
 struct penalty_ticket penalty_ticket_of(
         const struct penalty *penalty, struct slice login, struct slice address);
 
+/*
+ * The same with how it would stand: `failures` as in an attempt, and those that run; `takes_turn`
+ * unless that login has logged in from there. Whether there is such a login makes no difference.
+ */
+struct penalty_ticket penalty_look(
+        struct penalty *penalty, struct slice login, struct slice address);
+
 enum penalty_outcome {
 	PENALTY_RIGHT, /* the login's failures are forgotten; the network's are not */
 	PENALTY_WRONG, /* one more of both */

@@ -8,13 +8,24 @@
 #include <time.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/map.h"
 
 #define CHARGER_STUCK_MS 20
+#define RANKS            128 /* the last one for all that are beyond */
+#define LINES            (1 + 2 * RANKS)
+
+/* One of which requests wait that do not go first. */
+struct network {
+	uint64_t tag; /* key of the map */
+	unsigned waiting;
+};
 
 struct queue {
 	unsigned lanes;
 	pthread_mutex_t lock; /* of all that follows */
-	struct list charges, logins;
+	struct list charges;
+	struct list lines[LINES]; /* of all others: who goes first, then two lines of each rank */
+	struct map networks;
 	struct list delayed; /* in no order: there are few */
 	struct list held;    /* steps of logins that lanes have taken */
 	size_t delayed_count;
@@ -37,7 +48,9 @@ int queue_new(unsigned lanes, struct queue **ret_queue)
 	pthread_cond_init(&queue->wakeup, NULL);
 	pthread_cond_init(&queue->charger_wakeup, NULL);
 	list_init(&queue->charges);
-	list_init(&queue->logins);
+	for (unsigned i = 0; i < LINES; i++)
+		list_init(&queue->lines[i]);
+	map_init(&queue->networks);
 	list_init(&queue->delayed);
 	list_init(&queue->held);
 	queue->next_due_ms = UINT64_MAX;
@@ -80,17 +93,80 @@ static void drop_delayed(struct queue *queue, struct request *request)
 	drop(request);
 }
 
+static struct slice network_key(const struct network *network)
+{
+	return slice_of(&network->tag, sizeof(network->tag));
+}
+
+/* Without memory it is NULL: its requests go as if each were its only one. The lock is held. */
+static struct network *find_or_add_network(struct queue *queue, uint64_t tag)
+{
+	struct network *network = map_get(&queue->networks, slice_of(&tag, sizeof(tag)));
+
+	if (network != NULL || (network = calloc(1, sizeof(*network))) == NULL)
+		return network;
+	network->tag = tag;
+	if (map_put(&queue->networks, network_key(network), network) == 0)
+		return network;
+	free(network);
+	return NULL;
+}
+
+/* The lock is held, as in what follows. */
+static unsigned choose_line(struct queue *queue, struct request *request)
+{
+	const struct standing *standing = &request->standing;
+	unsigned rank = standing->failures;
+
+	if (standing->kind == STANDING_FIRST)
+		return 0;
+	request->network = find_or_add_network(queue, standing->network);
+	if (request->network != NULL)
+		rank += request->network->waiting++;
+	return 1 + 2 * MIN_OF(rank, RANKS - 1U) + (standing->kind == STANDING_PASSWORD);
+}
+
+static void join_line(struct queue *queue, struct request *request)
+{
+	list_append(&queue->lines[choose_line(queue, request)], &request->link_in_queue);
+}
+
+static void leave_line(struct queue *queue, struct request *request)
+{
+	struct network *network = TAKE(request->network);
+
+	list_remove(&request->link_in_queue);
+	if (network == NULL || --network->waiting > 0)
+		return;
+	(void)map_remove(&queue->networks, network_key(network));
+	free(network);
+}
+
+static struct request *first_in_lines(const struct queue *queue)
+{
+	for (unsigned i = 0; i < LINES; i++) {
+		if (!list_is_empty(&queue->lines[i]))
+			return list_entry(queue->lines[i].next, struct request, link_in_queue);
+	}
+	return NULL;
+}
+
 void queue_free(struct queue *queue)
 {
 	struct list *link;
+	struct request *request;
 
 	if (queue == NULL)
 		return;
-	while ((link = list_pop(&queue->charges)) != NULL ||
-	        (link = list_pop(&queue->logins)) != NULL)
+	while ((link = list_pop(&queue->charges)) != NULL)
 		drop(list_entry(link, struct request, link_in_queue));
+	while ((request = first_in_lines(queue)) != NULL) {
+		leave_line(queue, request);
+		drop(request);
+	}
 	while ((link = list_pop(&queue->delayed)) != NULL)
 		drop_delayed(queue, list_entry(link, struct request, link_in_queue));
+	map_done(&queue->networks);
 	pthread_cond_destroy(&queue->wakeup);
 	pthread_cond_destroy(&queue->charger_wakeup);
 	pthread_mutex_destroy(&queue->lock);
@@ -117,23 +193,34 @@ static int request_new(struct link *link, struct slice datagram, struct request 
 	return 0;
 }
 
-int queue_put(struct queue *queue, struct link *link, struct slice datagram)
+static bool is_charge(const struct request *request)
 {
+	return request->message.type == AUTH_ADMIT || request->message.type == AUTH_SETTLE;
+}
+
+int queue_put(struct queue *queue, struct link *link, struct slice datagram,
+        const struct standing *standing)
+{
+	/* A crowd that fills the queue leaves room to those it is not to hold up. */
+	unsigned max = standing->kind == STANDING_FIRST ? 2 * QUEUE_MAX : QUEUE_MAX;
 	struct request *request;
 
-	if (atomic_load(&link->queued) >= QUEUE_MAX)
+	if (atomic_load(&link->queued) >= max)
 		return -ENOBUFS;
 	int r = request_new(link, datagram, &request);
 	if (r < 0)
 		return r;
-	enum auth_type type = request->message.type;
-	bool is_charge = type == AUTH_ADMIT || type == AUTH_SETTLE;
+	request->standing = *standing;
+	bool charges = is_charge(request);
 	pthread_mutex_lock(&queue->lock);
-	list_append(is_charge ? &queue->charges : &queue->logins, &request->link_in_queue);
-	if (is_charge && queue->charger_waits) {
+	if (charges)
+		list_append(&queue->charges, &request->link_in_queue);
+	else
+		join_line(queue, request);
+	if (charges && queue->charger_waits) {
 		queue->charger_waits = false;
 		pthread_cond_signal(&queue->charger_wakeup);
-	} else if (!is_charge || !queue->watched) {
+	} else if (!charges || !queue->watched) {
 		pthread_cond_signal(&queue->wakeup);
 	}
 	pthread_mutex_unlock(&queue->lock);
@@ -176,14 +263,14 @@ static bool charges_are_free(const struct queue *queue)
 	               clock_mono_ms() - queue->charging_since_ms > CHARGER_STUCK_MS);
 }
 
-/* The list that a lane should serve now, or NULL. The lock is held. */
-static struct list *find_work(struct queue *queue, enum lane_kind kind)
+/* The first one of what a lane should serve now, or NULL. The lock is held. */
+static struct request *find_work(struct queue *queue, enum lane_kind kind)
 {
 	bool charger = kind == LANE_OF_CHARGES;
 
 	if (!list_is_empty(&queue->charges) && (charger || charges_are_free(queue)))
-		return &queue->charges;
-	return charger || list_is_empty(&queue->logins) ? NULL : &queue->logins;
+		return list_entry(queue->charges.next, struct request, link_in_queue);
+	return charger ? NULL : first_in_lines(queue);
 }
 
 /* The lock is held. */
@@ -211,20 +298,18 @@ static void wait_for_work(struct queue *queue, enum lane_kind kind)
 }
 
 /* The lock is held. */
-static struct request *hold(struct queue *queue, struct list *link)
+static struct request *hold(struct queue *queue, struct request *request)
 {
-	struct request *request = list_entry(link, struct request, link_in_queue);
-
 	request->holder = queue;
-	list_remove(link);
-	list_append(&queue->held, link);
+	leave_line(queue, request);
+	list_append(&queue->held, &request->link_in_queue);
 	return request;
 }
 
 unsigned queue_take(
         struct queue *queue, enum lane_kind kind, struct request *ret_batch[LIMITS_BATCH_MAX])
 {
-	struct list *work;
+	struct request *work;
 	unsigned count = 0;
 
 	pthread_mutex_lock(&queue->lock);
@@ -234,12 +319,12 @@ unsigned queue_take(
 		wait_for_work(queue, kind);
 	if (queue->ending) {
 		count = 0;
-	} else if (work == &queue->charges) {
+	} else if (is_charge(work)) {
 		count = take_charges(queue, ret_batch);
 		if (kind == LANE_OF_CHARGES)
 			queue->charging_since_ms = clock_mono_ms();
 	} else {
-		ret_batch[count++] = hold(queue, queue->logins.next);
+		ret_batch[count++] = hold(queue, work);
 	}
 	pthread_mutex_unlock(&queue->lock);
 	return count;
@@ -287,7 +372,7 @@ static void put_due(struct queue *queue, uint64_t now)
 		}
 		list_remove(at);
 		leave_delayed(queue, request);
-		list_append(&queue->logins, at);
+		join_line(queue, request);
 		pthread_cond_signal(&queue->wakeup);
 	}
 }
@@ -315,6 +400,15 @@ static struct request *find_step(struct list *list, const struct link *link, uin
 	return NULL;
 }
 
+static struct request *find_in_lines(struct queue *queue, const struct link *link, uint32_t number)
+{
+	struct request *request = NULL;
+
+	for (unsigned i = 0; i < LINES && request == NULL; i++)
+		request = find_step(&queue->lines[i], link, number);
+	return request;
+}
+
 void queue_cancel(struct queue *queue, const struct link *link, uint32_t number)
 {
 	struct request *request;
@@ -325,8 +419,8 @@ void queue_cancel(struct queue *queue, const struct link *link, uint32_t number)
 	} else if ((request = find_step(&queue->delayed, link, number)) != NULL) {
 		list_remove(&request->link_in_queue);
 		drop_delayed(queue, request);
-	} else if ((request = find_step(&queue->logins, link, number)) != NULL) {
-		list_remove(&request->link_in_queue);
+	} else if ((request = find_in_lines(queue, link, number)) != NULL) {
+		leave_line(queue, request);
 		drop(request);
 	}
 	pthread_mutex_unlock(&queue->lock);

@@ -3,7 +3,12 @@
  * What waits for a lane. Charges go first, and of several lanes one takes nothing else: a
  * flood of logins, each a PBKDF2 long, does not hold up messages. While that lane asks the
  * database the next charges gather, and go in one question. When it is stuck, as by one
- * account's locked row, the other lanes take charges too. Any thread.
+ * account's locked row, the other lanes take charges too.
+ *
+ * Then comes who is known, or costs next to nothing. Of all others networks take turns: the
+ * rank of a request is how many of its network wait before it, and the failures that it had.
+ * Of one rank look-ups go before passwords, and then the oldest first. So a crowd that guesses
+ * is behind who has not failed, but for the first guess of each of its networks. Any thread.
  */
 #pragma once
 
@@ -11,16 +16,31 @@
 #include "auth/link.h"
 #include "gateway/base/list.h"
 
-#define QUEUE_MAX   4096 /* requests of each link */
+#define QUEUE_MAX   4096 /* requests of each link; with those that go first twice as many */
 #define DELAYED_MAX 1024 /* of all links */
 
+enum standing_kind {
+	STANDING_FIRST,    /* charges; who is known; what costs next to nothing */
+	STANDING_LOOK_UP,  /* a question to the database */
+	STANDING_PASSWORD, /* a hash to compute, too */
+};
+
+/* How a request stands among others. Nothing of it may tell whether there is such a login. */
+struct standing {
+	enum standing_kind kind;
+	uint64_t network; /* a number that stands for it */
+	unsigned failures;
+};
+
 struct request {
-	struct list link_in_queue; /* private, as the next three */
+	struct list link_in_queue; /* private, as the next four */
+	struct network *network;   /* counted there while it waits for a lane; or NULL */
 	struct queue *holder;      /* a lane has taken it from there; NULL: it waits */
 	bool cancelled;
 	uint64_t due_ms;
 	struct link *link;
-	uint64_t since_ms; /* when it was delayed first; 0: it never was */
+	struct standing standing; /* to be brought up to date before it is delayed */
+	uint64_t since_ms;        /* when it was delayed first; 0: it never was */
 	struct buf datagram;
 	struct auth_message message; /* points into the datagram */
 };
@@ -37,7 +57,8 @@ int queue_new(unsigned lanes, struct queue **ret_queue) must_check;
 void queue_free(struct queue *queue);
 
 /* Copies a datagram that was well formed. 0; -ENOBUFS: the link has too many; -ENOMEM. */
-int queue_put(struct queue *queue, struct link *link, struct slice datagram) must_check;
+int queue_put(struct queue *queue, struct link *link, struct slice datagram,
+        const struct standing *standing) must_check;
 
 enum lane_kind { LANE_OF_CHARGES, LANE_OF_ANYTHING };
 

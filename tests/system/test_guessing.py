@@ -3,9 +3,11 @@
 import base64
 import concurrent.futures
 import contextlib
+import itertools
 import json
 import math
 import os
+import signal
 import statistics
 import threading
 import time
@@ -395,6 +397,60 @@ def test_strangers_do_not_shut_out_who_has_a_slow_hash(stage):
                 assert not stage.gateway.events("login.slowed", account=login, ip=here)
         finally:
             ending.set()
+
+
+def change_a_plan(stage):
+    """Of the one who has logged in once. When `auth` remembers nothing it has told every session, which asks before its next message."""
+    stage.gateway.wait_event("login.accepted", account=LOGIN)
+    stage.cluster.sql("select postern.plan_set('default')")
+    for logins in itertools.count(2):
+        assert by_plain(stage, LOGIN, PASSWORD).startswith("235")
+        if not stage.gateway.wait_event("login.accepted", account=LOGIN, count=logins).get("remembered"):
+            break
+
+
+def test_a_crowd_holds_up_nobody_who_is_known_or_has_not_guessed(stage):
+    """All guess at one moment, and customers come last: all are through before half of the guesses are tried."""
+    stage.gateway.listener = {"networks": True}
+    restarted(stage, threads=1)
+    here, server, networks = another_address(), another_address(), [another_address() for _ in range(20)]
+    known, newcomer, by_network = (stage.account(f"{name}@example.org", "secret-9")[0] for name in ("known", "newcomer", "by-network"))
+    stage.cluster.sql("select postern.network_grant(:'login', :'network')", login=by_network, network=server + "/32")
+    scram = [f"n,,n={known},r=abc".encode(), "secret-9", b""]
+    with contextlib.ExitStack() as stack:
+        enter = stack.enter_context
+        with session(stage, here) as bare:
+            assert converse(bare, "SCRAM-SHA-256", scram).startswith("235")
+        crowd = [enter(session(stage, networks[number % len(networks)])) for number in range(len(networks) * 15)]
+        clients = [enter(session(stage, source)) for source in (None, server, here, None)]
+        first = b64(scram[0])
+        live = clients[0]
+        assert live.ask(plain()).startswith("235")
+        change_a_plan(stage)
+        probe = enter(session(stage))
+        auth = stage.gateway.children()["auth"]
+        os.kill(auth, signal.SIGSTOP)
+        try:
+            for number, guesser in enumerate(crowd):
+                guesser.send(plain(f"made-up-{number}@example.org", "wrong") + "\r\n")
+            assert [probe.ask("NOOP")[:3] for _ in range(2)] == ["250"] * 2, "after all of them, as there is one thread"
+            for client, line in zip(clients, (f"MAIL FROM:<{LOGIN}>", f"MAIL FROM:<{by_network}>", f"AUTH SCRAM-SHA-256 {first}",
+                                              plain(newcomer, "secret-9"))):
+                client.send(line + "\r\n")
+            assert [probe.ask("NOOP")[:3] for _ in range(2)] == ["250"] * 2
+        finally:
+            os.kill(auth, signal.SIGCONT)
+        tried = {}
+        for name, client, code in zip(("session", "network", "SCRAM", "newcomer"), clients, ("250", "250", "334", "235")):
+            answer = client.reply()
+            assert answer.startswith(code), (name, answer)
+            if code == "334":
+                answer = client.ask(scram_proof("secret-9", first, answer[4:]))
+                assert client.ask("").startswith("235"), answer
+            tried[name] = len(stage.gateway.events("login.refused"))
+        print(f"# of {len(crowd)} guesses these were tried before: {tried}", flush=True)
+        assert max(tried.values()) < len(crowd) / 2, tried
+        stage.gateway.wait_event("login.refused", count=len(crowd))
 
 
 def test_a_network_is_slowed_but_not_who_has_logged_in_there(stage):

@@ -228,7 +228,10 @@ static void open_queue(struct asked_queue *asked, enum auth_type type)
 
 static void put(const struct asked_queue *asked)
 {
-	assert_int_equal(queue_put(asked->queue, asked->link, buf_slice(&asked->request)), 0);
+	const struct standing first = {0};
+
+	assert_int_equal(
+	        queue_put(asked->queue, asked->link, buf_slice(&asked->request), &first), 0);
 }
 
 static struct request *take(const struct asked_queue *asked)
@@ -341,6 +344,31 @@ static void who_is_known_in_a_network_is_so_for_a_day(void **state)
 	test_clock_pass_ms(5000);
 	(void)attempt(*state, "made-up", "192.0.2.1", PENALTY_WRONG);
 	assert_int_not_equal(wait_of(*state, "known", "192.0.2.1"), 0);
+}
+
+/* What decides who waits for a lane behind whom. */
+static void a_look_tells_how_an_attempt_would_stand(void **state)
+{
+	struct slice login = SLICE("a"), here = SLICE("192.0.2.1"), there = SLICE("192.0.2.2");
+	struct penalty_ticket running, look = penalty_look(*state, login, here);
+
+	assert_true(look.takes_turn && !look.open);
+	assert_int_equal(look.failures, 0);
+	/* One that has failed and one that runs, of the login and of the network. */
+	(void)attempt(*state, "a", "192.0.2.1", PENALTY_WRONG);
+	assert_int_equal(penalty_enter(*state, SLICE("b"), here, &running), 0);
+	assert_int_equal(penalty_look(*state, login, here).failures, 3);
+	assert_int_equal(penalty_look(*state, SLICE("b"), here).failures, 3);
+	assert_int_equal(penalty_look(*state, SLICE("c"), here).failures, 2);
+	assert_int_equal(penalty_look(*state, login, there).failures, 0);
+	/* Who has logged in from there is known there, and nowhere else. */
+	assert_int_equal(penalty_leave(*state, &running, PENALTY_RIGHT), PENALTY_NO_NEWS);
+	look = penalty_look(*state, SLICE("b"), here);
+	assert_false(look.takes_turn);
+	assert_int_equal(look.failures, 0);
+	assert_true(penalty_look(*state, SLICE("b"), there).takes_turn);
+	test_clock_pass_ms(15000);
+	assert_int_equal(penalty_look(*state, SLICE("c"), here).failures, 0);
 }
 
 /* ---- turns at slow hashes ---- */
@@ -502,6 +530,7 @@ int main(void)
 	        cmocka_unit_test(a_delayed_request_comes_again),
 	        penalty_test(a_busy_try_counts_for_its_network_only),
 	        penalty_test(who_is_known_in_a_network_is_so_for_a_day),
+	        penalty_test(a_look_tells_how_an_attempt_would_stand),
 	        cmocka_unit_test(an_owner_goes_before_who_has_failed),
 	        cmocka_unit_test(who_has_gone_holds_up_nobody),
 	        cmocka_unit_test(places_of_long_ago_count_no_more),

@@ -496,15 +496,29 @@ static void an_admission_brings_its_recipients(void **state)
 	buf_done(&datagram);
 }
 
-static void put(struct queue *queue, struct link *link, enum auth_type type, uint32_t number)
+static void put_standing(struct queue *queue, struct link *link, enum auth_type type,
+        uint32_t number, struct standing standing)
 {
 	const struct auth_message message = {.type = type, .number = number};
 	struct buf datagram;
 
 	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
 	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
-	assert_int_equal(queue_put(queue, link, buf_slice(&datagram)), 0);
+	assert_int_equal(queue_put(queue, link, buf_slice(&datagram), &standing), 0);
 	buf_done(&datagram);
+}
+
+static void put(struct queue *queue, struct link *link, enum auth_type type, uint32_t number)
+{
+	put_standing(queue, link, type, number, (struct standing){0});
+}
+
+/* A password from that network, which has failed so often. */
+static void guess(struct queue *queue, struct link *link, uint32_t number, uint64_t network,
+        unsigned failures)
+{
+	put_standing(queue, link, AUTH_LOGIN_START, number,
+	        (struct standing){STANDING_PASSWORD, network, failures});
 }
 
 /* What that lane gets are requests of these numbers. */
@@ -582,19 +596,86 @@ static void one_lane_charges_until_it_is_stuck(void **state)
 	close(other);
 }
 
+static void networks_take_turns_and_who_is_known_waits_for_none(void **state)
+{
+	struct queue *queue;
+	int other;
+	struct link *link = new_link(&other);
+
+	(void)state;
+	assert_int_equal(queue_new(1, &queue), 0);
+	guess(queue, link, 6, 10, 2);
+	guess(queue, link, 3, 11, 0);
+	guess(queue, link, 5, 11, 0); /* its second */
+	guess(queue, link, 4, 12, 0);
+	guess(queue, link, 7, 11, 0);
+	guess(queue, link, 9, 13, 1000);
+	guess(queue, link, 8, 14, 3);
+	put_standing(
+	        queue, link, AUTH_LOGIN_NETWORK, 2, (struct standing){STANDING_LOOK_UP, 15, 0});
+	put(queue, link, AUTH_LOGIN_AGAIN, 1);
+	for (const char *numbers = "123456789"; *numbers != '\0'; numbers++)
+		expect(queue, LANE_OF_ANYTHING, (char[]){*numbers, '\0'});
+	/* Who has had his turns is as any other. */
+	guess(queue, link, 1, 11, 0);
+	guess(queue, link, 2, 12, 0);
+	guess(queue, link, 3, 11, 0);
+	/* One that is taken out before its turn counts no more. */
+	queue_cancel(queue, link, 1);
+	guess(queue, link, 4, 11, 0);
+	expect(queue, LANE_OF_ANYTHING, "2");
+	expect(queue, LANE_OF_ANYTHING, "3");
+	expect(queue, LANE_OF_ANYTHING, "4");
+	guess(queue, link, 5, 11, 0); /* gets no answer */
+	queue_end(queue);
+	queue_free(queue);
+	assert_int_equal(link->queued, 0);
+	link_unref(link);
+	close(other);
+}
+
+/* Its place is by what is known when it is put back. */
+static void a_delayed_guess_stands_behind_who_has_not_failed(void **state)
+{
+	struct request *batch[LIMITS_BATCH_MAX];
+	struct queue *queue;
+	int other;
+	struct link *link = new_link(&other);
+
+	(void)state;
+	assert_int_equal(queue_new(1, &queue), 0);
+	guess(queue, link, 1, 10, 0);
+	assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
+	batch[0]->standing.failures = 1;
+	queue_delay(queue, batch[0], 0);
+	assert_int_equal(queue_put_due(queue), UINT64_MAX);
+	guess(queue, link, 2, 11, 0);
+	expect(queue, LANE_OF_ANYTHING, "2");
+	expect(queue, LANE_OF_ANYTHING, "1");
+	queue_end(queue);
+	queue_free(queue);
+	link_unref(link);
+	close(other);
+}
+
+/* Where guesses fill the queue who goes first still has room. */
 static void a_link_has_so_many_requests(void **state)
 {
 	struct queue *queue;
 	int other;
 	struct link *link = new_link(&other), *second;
+	const struct standing password = {STANDING_PASSWORD, 10, 0}, first = {0};
 
 	(void)state;
 	assert_int_equal(queue_new(1, &queue), 0);
 	for (unsigned i = 0; i < QUEUE_MAX; i++)
-		put(queue, link, AUTH_LOGIN_STEP, i);
-	assert_int_equal(queue_put(queue, link, SLICE("")), -ENOBUFS);
+		guess(queue, link, i, 10, 0);
+	assert_int_equal(queue_put(queue, link, SLICE(""), &password), -ENOBUFS);
+	for (unsigned i = 0; i < QUEUE_MAX; i++)
+		put(queue, link, AUTH_ADMIT, i);
+	assert_int_equal(queue_put(queue, link, SLICE(""), &first), -ENOBUFS);
 	assert_int_equal(link_new(dup(other), &second), 0);
-	put(queue, second, AUTH_LOGIN_STEP, 1);
+	guess(queue, second, 1, 10, 0);
 	queue_end(queue);
 	queue_free(queue);
 	link_unref(link);
@@ -675,6 +756,8 @@ int main(void)
 	        cmocka_unit_test(an_admission_brings_its_recipients),
 	        cmocka_unit_test(charges_go_before_logins),
 	        cmocka_unit_test(one_lane_charges_until_it_is_stuck),
+	        cmocka_unit_test(networks_take_turns_and_who_is_known_waits_for_none),
+	        cmocka_unit_test(a_delayed_guess_stands_behind_who_has_not_failed),
 	        cmocka_unit_test(a_link_has_so_many_requests),
 	        cmocka_unit_test(the_oldest_login_makes_room),
 	};
