@@ -12,6 +12,7 @@
 
 #define QUEUE_MAX 4096  /* requests that wait for the socket */
 #define ANSWER_MS 20000 /* the deadlines of `auth` itself are shorter */
+#define LATE_MS   2000  /* enough to show that it is there again */
 
 struct auth_call {
 	uint32_t number; /* key of the map */
@@ -19,8 +20,9 @@ struct auth_call {
 	enum auth_type type;
 	auth_answer_fn on_answer; /* NULL: cancelled */
 	void *arg;
-	struct timer timer; /* while an answer is due */
-	struct list failed; /* to be answered "unavailable" at the end of the turn */
+	struct timer timer;   /* while an answer is due */
+	uint64_t said_before; /* `said` of the link when it was asked */
+	struct list failed;   /* to be answered "unavailable" at the end of the turn */
 };
 
 /* A datagram that the socket did not take. */
@@ -40,7 +42,8 @@ struct auth_link {
 	struct list failed;
 	struct defer tell_failed;
 	struct buf request; /* being sent */
-	bool late;          /* it was told that nothing comes, and nothing has come since */
+	uint64_t said;      /* how many messages have come */
+	bool late;          /* for ANSWER_MS none has come to a question, nor since */
 	/* Of its own: to hear an answer must not take memory that may be lacking. */
 	char answer[PROTOCOL_DATAGRAM_MAX];
 	auth_changed_fn on_changed;
@@ -171,6 +174,7 @@ static void send_queued(struct auth_link *link)
 static void take_answer(struct auth_link *link, const struct auth_message *answer,
         const struct auth_account *account)
 {
+	link->said++;
 	link->late = false;
 	if (answer->type == AUTH_HELLO)
 		return;
@@ -266,19 +270,30 @@ void auth_link_connect(struct auth_link *link, int fd)
 	(void)!send_message(link, &hello);
 }
 
-/* It is there but says nothing: who waits is told now, and what it says later is for nobody. */
+/*
+ * Who waits is told now, and what comes later is for nobody. Whether it says nothing at all, or
+ * this one is behind others, as a guess in a crowd may be, makes a difference to who asks next.
+ */
 static void on_late(void *arg)
 {
 	struct auth_call *call = arg;
+	struct auth_link *link = call->link;
 	const struct auth_message unavailable = {.type = AUTH_UNAVAILABLE};
 	auth_answer_fn on_answer = call->on_answer;
 	void *answer_arg = call->arg;
 
-	if (!call->link->late)
+	if (!link->late && link->said == call->said_before) {
+		link->late = true;
 		LOG(NULL, EV_AUTH_LATE, "");
-	call->link->late = true;
+	}
 	auth_call_cancel(call);
 	on_answer(answer_arg, &unavailable, NULL);
+}
+
+static void await_answer(struct auth_call *call)
+{
+	call->said_before = call->link->said;
+	timer_start(&call->timer, call->link->late ? LATE_MS : ANSWER_MS);
 }
 
 struct auth_call *auth_call_new(struct auth_link *link, const struct auth_message *request,
@@ -302,7 +317,7 @@ struct auth_call *auth_call_new(struct auth_link *link, const struct auth_messag
 	}
 	numbered.number = call->number;
 	timer_init(&call->timer, link->loop, on_late, call);
-	timer_start(&call->timer, ANSWER_MS);
+	await_answer(call);
 	if (send_message(link, &numbered) < 0)
 		fail(call);
 	return call;
@@ -313,7 +328,7 @@ void auth_call_step(struct auth_call *call, struct slice response)
 	const struct auth_message step = {
 	        .type = AUTH_LOGIN_STEP, .number = call->number, .data = response};
 
-	timer_start(&call->timer, ANSWER_MS);
+	await_answer(call);
 	if (send_message(call->link, &step) < 0)
 		fail(call);
 }

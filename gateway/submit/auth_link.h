@@ -2,7 +2,9 @@
 /*
  * The client side of auth/protocol.h for one loop. While `auth` is away every call
  * is answered "unavailable", what was outstanding when it went too, and what it leaves
- * without an answer for 20 s. The loop's thread only; answers never come from inside a call.
+ * without an answer for 20 s. When it has said nothing at all meanwhile it gets 2 s for what
+ * it is asked then, until something comes. The loop's thread only; answers never come from
+ * inside a call.
  */
 #pragma once
 

@@ -225,6 +225,84 @@ static struct addr stranger(unsigned n)
 	return address(text);
 }
 
+/* ---- questions to `auth` ---- */
+
+static void on_changed(void *arg, uint64_t account, uint64_t era)
+{
+	(void)arg;
+	(void)account;
+	(void)era;
+}
+
+static void on_unavailable(
+        void *arg, const struct auth_message *answer, const struct auth_account *account)
+{
+	unsigned *told = arg;
+
+	(void)account;
+	assert_int_equal(answer->type, AUTH_UNAVAILABLE);
+	++*told;
+}
+
+/* How many ms a question waits until it is told that no answer comes; the clock goes by steps. */
+static unsigned waits_for_nothing(struct loop *loop, struct auth_link *link, unsigned *told)
+{
+	const struct auth_message question = {.type = AUTH_LOGIN_NETWORK};
+	unsigned before = *told, ms = 0;
+
+	assert_non_null(auth_call_new(link, &question, on_unavailable, told));
+	for (; *told == before; ms += 100) {
+		test_clock_pass_ms(100);
+		timer_run_due(loop);
+	}
+	return ms;
+}
+
+static void say(struct loop *loop, int fd, enum auth_type type)
+{
+	const struct auth_message message = {.type = type};
+	struct buf datagram;
+
+	buf_init(&datagram, PROTOCOL_DATAGRAM_MAX);
+	assert_int_equal(protocol_encode(&message, NULL, &datagram), 0);
+	assert_int_equal(protocol_send(fd, buf_slice(&datagram)), 0);
+	buf_done(&datagram);
+	loop_stop(loop);
+	loop_run(loop);
+}
+
+static void who_asks_while_auth_hangs_is_told_soon(void **state)
+{
+	const struct auth_message question = {.type = AUTH_LOGIN_NETWORK};
+	struct loop *loop;
+	struct auth_link *link;
+	unsigned told = 0;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(loop_new(&loop), 0);
+	assert_int_equal(auth_link_new(loop, on_changed, NULL, &link), 0);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, fds), 0);
+	auth_link_connect(link, fds[0]);
+	assert_in_range(waits_for_nothing(loop, link, &told), 10000, 20000);
+	assert_in_range(waits_for_nothing(loop, link, &told), 1000, 2000);
+	/* It is alive again. */
+	say(loop, fds[1], AUTH_HELLO);
+	assert_in_range(waits_for_nothing(loop, link, &told), 10000, 20000);
+	assert_in_range(waits_for_nothing(loop, link, &told), 1000, 2000);
+	/* It answers others in time: only this one is late. */
+	say(loop, fds[1], AUTH_HELLO);
+	assert_non_null(auth_call_new(link, &question, on_unavailable, &told));
+	say(loop, fds[1], AUTH_CHANGED);
+	test_clock_pass_ms(20000);
+	timer_run_due(loop);
+	assert_int_equal(told, 5);
+	assert_in_range(waits_for_nothing(loop, link, &told), 10000, 20000);
+	auth_link_free(link);
+	loop_free(loop);
+	close(fds[1]);
+}
+
 static bool memory_fails;
 
 /* The linker puts it in front of calloc(). */
@@ -533,11 +611,12 @@ int main(void)
 	const struct CMUnitTest untimed[] = {UNTIMED};
 	const struct CMUnitTest all[] = {
 	        UNTIMED,
+	        cmocka_unit_test(who_asks_while_auth_hangs_is_told_soon),
 	        cmocka_unit_test(a_network_is_remembered_for_a_week),
 	};
 
 	test_clock_open();
-	/* The other one needs a clock that can be moved. */
+	/* The others need a clock that can be moved. */
 	if (!POSTERN_TEST_HOOKS)
 		return cmocka_run_group_tests(untimed, NULL, NULL);
 	return cmocka_run_group_tests(all, NULL, NULL);
