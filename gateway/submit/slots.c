@@ -37,7 +37,8 @@ struct slots {
 	struct list remembered; /* the one that logged in last is the last */
 	uint64_t remembered_count;
 	uint64_t count;
-	uint64_t strangers; /* connections without a login, of networks that are not remembered */
+	uint64_t waiting;   /* connections without a login */
+	uint64_t strangers; /* those of networks that are not remembered */
 };
 
 static struct slice make_key(const struct addr *addr, uint8_t key[KEY_MAX])
@@ -136,6 +137,10 @@ static enum slot_answer judge(
 	if (is_remembered(network)) {
 		/* Or who has logged in once could take all that there is without doing so again. */
 		uint64_t share = MAX_OF(MIN_OF(most / 32, (uint64_t)MANY), 1UL);
+		/* Or who has done so in many networks. */
+		if (slots->count >= most - most / 4 &&
+		        slots->waiting - slots->strangers >= most / 4)
+			share = 1;
 		return slots->count >= most / 2 && network->waiting >= share ? SLOT_STRANGERS_FULL
 		                                                             : SLOT_TAKEN;
 	}
@@ -172,6 +177,7 @@ enum slot_answer slots_take(
 		network->count++;
 		network->waiting++;
 		slots->count++;
+		slots->waiting++;
 		slots->strangers += !is_remembered(network);
 	}
 	pthread_mutex_unlock(&slots->lock);
@@ -190,6 +196,7 @@ void slots_log_in(struct slots *slots, const struct addr *peer)
 		slots->strangers -= network->waiting;
 	}
 	network->waiting--;
+	slots->waiting--;
 	network->logged_in_ms = clock_mono_ms();
 	list_append(&slots->remembered, &network->link);
 	forget_old(slots);
@@ -205,6 +212,7 @@ void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_i
 	slots->count--;
 	if (!logged_in) {
 		network->waiting--;
+		slots->waiting--;
 		slots->strangers -= !is_remembered(network);
 	}
 	drop_if_idle(slots, network);

@@ -10,7 +10,8 @@
  * - Strangers have at most half of `connections`, and get none of the last quarter. Once they have
  *   a quarter, a network of theirs with 16 gets no more.
  * - Once half of `connections` are taken, a remembered network gets no more while 16 of it have not
- *   logged in, or a 32nd of `connections` if that is less.
+ *   logged in, or a 32nd of `connections` if that is less. Of the last quarter it gets none while
+ *   any has not, if those of all remembered networks who have not are a quarter too.
  *
  * So silent strangers cannot take what the others need, nor one network what all strangers have;
  * and who has logged in once cannot take everything without doing so again.

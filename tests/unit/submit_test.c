@@ -453,7 +453,7 @@ static void who_was_here_has_a_share_until_the_login(void **state)
 		assert_int_equal(slots_take(slots, &limits, &silent), SLOT_TAKEN);
 	assert_int_equal(slots_take(slots, &limits, &silent), SLOT_STRANGERS_FULL);
 	/* 100 / 32 of each of the others, although none logs in; and again behind each login. */
-	for (unsigned i = 1; i < 10; i++) {
+	for (unsigned i = 1; i < 9; i++) {
 		struct addr peer = stranger(i);
 		for (unsigned n = 0; n < 3; n++)
 			assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
@@ -461,6 +461,35 @@ static void who_was_here_has_a_share_until_the_login(void **state)
 	}
 	struct addr customer = stranger(10);
 	for (unsigned i = 0; i < 20; i++) {
+		assert_int_equal(slots_take(slots, &limits, &customer), SLOT_TAKEN);
+		slots_log_in(slots, &customer);
+	}
+	slots_free(slots);
+}
+
+/* One account that has logged in from many networks gets the last quarter by logins only. */
+static void many_that_were_here_leave_room_for_another(void **state)
+{
+	enum { NETWORKS = 40 };
+	const struct slot_limits limits = {.connections = 400, .connections_per_address = 400};
+	struct slots *slots = make_slots();
+	struct addr customer = stranger(NETWORKS);
+	unsigned taken = 0;
+
+	(void)state;
+	for (unsigned i = 0; i <= NETWORKS; i++) {
+		struct addr peer = stranger(i);
+		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
+		slots_log_in(slots, &peer);
+		slots_give_back(slots, &peer, true);
+	}
+	for (unsigned i = 0; i < NETWORKS; i++) {
+		struct addr peer = stranger(i);
+		while (slots_take(slots, &limits, &peer) == SLOT_TAKEN)
+			taken++;
+	}
+	assert_in_range(taken, 300, 300 + NETWORKS);
+	for (unsigned i = 0; i < 50; i++) {
 		assert_int_equal(slots_take(slots, &limits, &customer), SLOT_TAKEN);
 		slots_log_in(slots, &customer);
 	}
@@ -600,6 +629,7 @@ static void an_account_has_its_connections_and_no_more(void **state)
 	        cmocka_unit_test(strangers_keep_their_half),                                       \
 	        cmocka_unit_test(the_last_quarter_is_for_who_was_here),                            \
 	        cmocka_unit_test(who_was_here_has_a_share_until_the_login),                        \
+	        cmocka_unit_test(many_that_were_here_leave_room_for_another),                      \
 	        cmocka_unit_test(one_network_does_not_take_all_that_strangers_have),               \
 	        cmocka_unit_test(a_single_slot_is_given),                                          \
 	        cmocka_unit_test(without_memory_nobody_new_is_taken),                              \
