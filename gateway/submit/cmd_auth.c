@@ -239,6 +239,15 @@ static struct account *copy_account(const struct serving *serving, const struct 
 	return NULL;
 }
 
+/* How many sessions an account may have: without a limit of its own half of all, for the others. */
+static uint32_t sessions_max(const struct session *session, const struct auth_account *facts)
+{
+	uint64_t half = MAX_OF(session->conf->submission.connections / 2, 1UL);
+
+	return facts->connections != 0 ? facts->connections
+	                               : (uint32_t)MIN_OF(half, (uint64_t)UINT32_MAX);
+}
+
 /*
  * The session is that account's from now on. 0; -ENOMEM; -EUSERS when the account has too many
  * sessions, and this one has ended.
@@ -247,7 +256,7 @@ static int enter(struct session *session, const struct auth_account *facts)
 {
 	struct serving *serving = session->serving;
 
-	if (!logins_in_use_take(serving->logins, facts->id, facts->connections)) {
+	if (!logins_in_use_take(serving->logins, facts->id, sessions_max(session, facts))) {
 		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
 		return -EUSERS;
 	}
