@@ -34,10 +34,12 @@ struct transaction_context message_context(struct session *session)
 	};
 }
 
-static void log_refusal(const struct session *session, enum reply reply)
+static void log_refusal(struct session *session, enum reply reply)
 {
 	const struct transaction *transaction = session->transaction;
 
+	if (!session_tells_refusal(session))
+		return;
 	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s from=%s rcpts=%u size=%" PRIu64,
 	        transaction->id_text, reply_name(reply), LOG_VALUE(transaction->envelope.sender),
 	        transaction->envelope.recipient_count, transaction->size);

@@ -124,14 +124,15 @@ static bool may_send_as(const struct session *session, const struct mailbox *sen
 }
 
 /* Whether the spool has room for one more, of any size. */
-static enum reply check_room(const struct session *session)
+static enum reply check_room(struct session *session)
 {
 	int r = spool_in_has_room(session->serving->spool, session->conf->submission.message_size);
 
 	if (r == 0)
 		return REPLY_COUNT;
 	enum reply reply = r == -ENOSPC ? REPLY_NO_ROOM : REPLY_NOT_STORED;
-	LOG(&session->log, EV_MESSAGE_REFUSED, "reply=%s", reply_name(reply));
+	if (session_tells_refusal(session))
+		LOG(&session->log, EV_MESSAGE_REFUSED, "reply=%s", reply_name(reply));
 	return reply;
 }
 
@@ -147,8 +148,9 @@ enum reply mail_check(struct session *session, struct slice text)
 	if (args.sender.is_utf8 && !args.smtputf8)
 		return REPLY_UTF8_ADDRESS;
 	if (!may_send_as(session, &args.sender)) {
-		LOG(&session->log, EV_MESSAGE_REFUSED, "reply=%s from=%s",
-		        reply_name(REPLY_SENDER_NOT_YOURS), LOG_VALUE(args.sender.text));
+		if (session_tells_refusal(session))
+			LOG(&session->log, EV_MESSAGE_REFUSED, "reply=%s from=%s",
+			        reply_name(REPLY_SENDER_NOT_YOURS), LOG_VALUE(args.sender.text));
 		return REPLY_SENDER_NOT_YOURS;
 	}
 	if (args.size > session_size_limit(session)) {

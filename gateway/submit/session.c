@@ -30,6 +30,7 @@
  */
 #define ERRORS_MAX    20
 #define FRUITLESS_MAX 10000
+#define REFUSALS_TOLD 20 /* by lines of the log, behind each message that was taken */
 
 #define LOGIN_OK   (S(READY) | S(CLOSED))
 #define COMMAND_OK (S(TLS) | S(START) | S(READY) | S(DISCARD) | S(CLOSED))
@@ -173,11 +174,18 @@ static bool leads_on(enum reply reply)
 	}
 }
 
+bool session_tells_refusal(struct session *session)
+{
+	return session->refusals++ - session->refusals_before < REFUSALS_TOLD;
+}
+
 void session_count(struct session *session, enum reply reply)
 {
 	session->errors += is_protocol_error(reply);
-	if (reply == REPLY_QUEUED)
+	if (reply == REPLY_QUEUED) {
 		session->errors = 0;
+		session->refusals_before = session->refusals;
+	}
 	session->fruitless++;
 	if (leads_on(reply))
 		session->fruitless = 0;
@@ -281,9 +289,10 @@ void session_reset(struct session *session)
 static void log_end(const struct session *session, enum closing why)
 {
 	LOG(&session->log, EV_SESSION_CLOSED,
-	        "reason=%s state=\"%s\" messages=%u in=%" PRIu64 " out=%" PRIu64 " ms=%" PRIu64,
+	        "reason=%s state=\"%s\" messages=%u refused=%u in=%" PRIu64 " out=%" PRIu64
+	        " ms=%" PRIu64,
 	        closing_names[why], states[session->state].name, session->messages,
-	        conn_bytes_in(session->conn), conn_bytes_out(session->conn),
+	        session->refusals, conn_bytes_in(session->conn), conn_bytes_out(session->conn),
 	        clock_mono_ms() - session->opened_ms);
 }
 
@@ -677,8 +686,9 @@ static void on_checked(
 	if (answer->type != AUTH_BLOCKED || !in_message(session))
 		return;
 	session->account_blocked = true;
-	LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s", session->transaction->id_text,
-	        reply_name(REPLY_ACCOUNT_CHANGED));
+	if (session_tells_refusal(session))
+		LOG(&session->log, EV_MESSAGE_REFUSED, "qid=%s reply=%s",
+		        session->transaction->id_text, reply_name(REPLY_ACCOUNT_CHANGED));
 	timer_start(&session->timer, LAST_WORDS_MS);
 }
 

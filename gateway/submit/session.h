@@ -127,6 +127,8 @@ struct session {
 	struct chunk chunk;
 	unsigned errors;    /* of protocol, since the last message */
 	unsigned fruitless; /* replies since the last that led on: session_count() */
+	unsigned refusals;  /* of messages, and how many of them before the last that was taken */
+	unsigned refusals_before;
 	bool refused; /* the last transaction, or its MAIL: what was pipelined behind is no error */
 	bool replies_wait;    /* so many that no command is run until they have left */
 	bool account_changed; /* the account was changed: it ends after this command */
@@ -165,6 +167,9 @@ void session_close_with(struct session *session, enum closing why, enum reply re
 void session_move(struct session *session, enum session_state to);
 
 void session_reply(struct session *session, enum reply reply, const struct reply_args *args);
+
+/* A message is refused: whether the log gets a line of it. */
+bool session_tells_refusal(struct session *session);
 
 /* What a reply says of the client: to be called for each that session_reply() does not write. */
 void session_count(struct session *session, enum reply reply);
