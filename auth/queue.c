@@ -198,14 +198,20 @@ static bool is_charge(const struct request *request)
 	return request->message.type == AUTH_ADMIT || request->message.type == AUTH_SETTLE;
 }
 
+/* A crowd that fills the queue leaves room to those it is not to hold up. */
+static unsigned room_for(const struct standing *standing)
+{
+	if (standing->kind == STANDING_FIRST)
+		return 2 * QUEUE_MAX;
+	return standing->failures == 0 ? QUEUE_MAX : QUEUE_MAX / 2;
+}
+
 int queue_put(struct queue *queue, struct link *link, struct slice datagram,
         const struct standing *standing)
 {
-	/* A crowd that fills the queue leaves room to those it is not to hold up. */
-	unsigned max = standing->kind == STANDING_FIRST ? 2 * QUEUE_MAX : QUEUE_MAX;
 	struct request *request;
 
-	if (atomic_load(&link->queued) >= max)
+	if (atomic_load(&link->queued) >= room_for(standing))
 		return -ENOBUFS;
 	int r = request_new(link, datagram, &request);
 	if (r < 0)

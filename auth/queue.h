@@ -5,10 +5,10 @@
  * database the next charges gather, and go in one question. When it is stuck, as by one
  * account's locked row, the other lanes take charges too.
  *
- * Then comes who is known, or costs next to nothing. Of all others networks take turns: the
- * rank of a request is how many of its network wait before it, and the failures that it had.
- * Of one rank look-ups go before passwords, and then the oldest first. So a crowd that guesses
- * is behind who has not failed, but for the first guess of each of its networks. Any thread.
+ * Then comes who is known, or costs next to nothing. Of all others networks take turns: the rank
+ * of a request is how many others of its network wait, plus the failures there. Of one rank
+ * look-ups go before passwords, and then the oldest first. So who has not failed waits for the
+ * first guess of each network of a crowd, and for no more. Any thread.
  */
 #pragma once
 
@@ -16,7 +16,8 @@
 #include "auth/link.h"
 #include "gateway/base/list.h"
 
-#define QUEUE_MAX   4096 /* requests of each link; with those that go first twice as many */
+/* Requests of each link: half as many of who has failed, twice as many with who goes first. */
+#define QUEUE_MAX   4096
 #define DELAYED_MAX 1024 /* of all links */
 
 enum standing_kind {

@@ -658,17 +658,21 @@ static void a_delayed_guess_stands_behind_who_has_not_failed(void **state)
 	close(other);
 }
 
-/* Where guesses fill the queue who goes first still has room. */
+/* Where guesses fill the queue who has not failed still has room, and more has who goes first. */
 static void a_link_has_so_many_requests(void **state)
 {
 	struct queue *queue;
 	int other;
 	struct link *link = new_link(&other), *second;
+	const struct standing again = {STANDING_PASSWORD, 10, 1};
 	const struct standing password = {STANDING_PASSWORD, 10, 0}, first = {0};
 
 	(void)state;
 	assert_int_equal(queue_new(1, &queue), 0);
-	for (unsigned i = 0; i < QUEUE_MAX; i++)
+	for (unsigned i = 0; i < QUEUE_MAX / 2; i++)
+		guess(queue, link, i, 10, 1);
+	assert_int_equal(queue_put(queue, link, SLICE(""), &again), -ENOBUFS);
+	for (unsigned i = 0; i < QUEUE_MAX / 2; i++)
 		guess(queue, link, i, 10, 0);
 	assert_int_equal(queue_put(queue, link, SLICE(""), &password), -ENOBUFS);
 	for (unsigned i = 0; i < QUEUE_MAX; i++)
