@@ -64,6 +64,7 @@ struct conn {
 	bool readable; /* the socket announced something, and has not been read empty since */
 	bool paused, kicked, told_drained, told_closed, freed;
 	bool step_due;    /* of the handshake */
+	bool preferred;   /* by its owner, in the line for the answer */
 	size_t heard;     /* octets that GnuTLS has read, since the last that it gave out */
 	bool keeps_room;  /* for input, also while there is none */
 	bool closing;     /* given up: send, then close */
@@ -521,7 +522,8 @@ static void on_ready(void *arg, unsigned events)
 	if (conn->state == STATE_CONNECTING)
 		finish_connect(conn);
 	else if (must_answer(conn))
-		loop_defer_dear(conn->loop, &conn->answer_due);
+		loop_defer_dear(
+		        conn->loop, &conn->answer_due, conn->preferred ? DEAR_FIRST : DEAR_LAST);
 	else if (conn->state == STATE_HANDSHAKE)
 		conn->step_due = true;
 	if (!conn->freed)
@@ -687,6 +689,11 @@ void conn_write(struct conn *conn, struct slice data)
 size_t conn_unsent(const struct conn *conn)
 {
 	return buf_len(&conn->output);
+}
+
+void conn_prefer(struct conn *conn)
+{
+	conn->preferred = true;
 }
 
 static void start_tls(struct conn *conn)

@@ -98,6 +98,9 @@ void conn_write(struct conn *conn, struct slice data);
 /* Octets queued and not yet with the kernel. */
 size_t conn_unsent(const struct conn *conn);
 
+/* In a crowd its handshake goes before most of the others'. To be called before TLS starts. */
+void conn_prefer(struct conn *conn);
+
 /*
  * Starts TLS once the output so far has left in the clear; on_secure or on_closed
  * follows. Input in the window was sent in the clear: it is the caller's duty to

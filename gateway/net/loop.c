@@ -11,7 +11,9 @@
 
 #include "gateway/net/timer.h"
 
-#define DEAR_NS 4000000 /* of processor in one turn, for dear work; what was begun is finished */
+/* Of processor in one turn, for dear work; what was begun is finished. */
+#define DEAR_NS      4000000
+#define DEAR_LAST_NS 1000000 /* of that for the last line, at least */
 
 struct loop {
 	uv_loop_t uv;
@@ -20,7 +22,7 @@ struct loop {
 	uv_idle_t no_wait; /* runs while work is left for the end of the next turn */
 	uv_timer_t clock;
 	struct list deferred;
-	struct list dear; /* the line for it */
+	struct list dear[DEAR_LINES];
 	uint64_t turn;
 	struct heap timers;
 
@@ -82,13 +84,32 @@ static uint64_t used_ns(void)
 	return (uint64_t)used.tv_sec * 1000000000U + (uint64_t)used.tv_nsec;
 }
 
-static void run_dear(struct loop *loop)
+/* Returns what it took. */
+static uint64_t run_line(struct list *line, uint64_t ns)
 {
-	uint64_t begun = used_ns();
+	uint64_t begun = used_ns(), used = 0;
 	struct list *link;
 
-	while (used_ns() - begun < DEAR_NS && (link = list_pop(&loop->dear)) != NULL)
+	while (used < ns && (link = list_pop(line)) != NULL) {
 		run_defer(link);
+		used = used_ns() - begun;
+	}
+	return used;
+}
+
+static bool has_dear(const struct loop *loop)
+{
+	return !list_is_empty(&loop->dear[DEAR_FIRST]) || !list_is_empty(&loop->dear[DEAR_LAST]);
+}
+
+static void run_dear(struct loop *loop)
+{
+	uint64_t used = run_line(&loop->dear[DEAR_FIRST], DEAR_NS - DEAR_LAST_NS);
+
+	used = MIN_OF(used, (uint64_t)DEAR_NS - DEAR_LAST_NS);
+	used += run_line(&loop->dear[DEAR_LAST], DEAR_NS - used);
+	if (used < DEAR_NS)
+		(void)run_line(&loop->dear[DEAR_FIRST], DEAR_NS - used);
 }
 
 static void on_turn_end(uv_prepare_t *turn_end)
@@ -103,10 +124,10 @@ static void on_turn_end(uv_prepare_t *turn_end)
 		list_append(&now, link);
 	while ((link = list_pop(&now)) != NULL)
 		run_defer(link);
-	if (!list_is_empty(&loop->dear))
+	if (has_dear(loop))
 		run_dear(loop);
 	loop->turn++;
-	if (list_is_empty(&loop->deferred) && list_is_empty(&loop->dear))
+	if (list_is_empty(&loop->deferred) && !has_dear(loop))
 		uv_idle_stop(&loop->no_wait);
 	else
 		assert_bug(uv_idle_start(&loop->no_wait, on_no_wait) == 0);
@@ -130,7 +151,8 @@ int loop_new(struct loop **ret_loop)
 	pthread_mutex_init(&loop->lock, NULL);
 	loop->last_post = &loop->first_post;
 	list_init(&loop->deferred);
-	list_init(&loop->dear);
+	list_init(&loop->dear[DEAR_FIRST]);
+	list_init(&loop->dear[DEAR_LAST]);
 	assert_bug(uv_async_init(&loop->uv, &loop->wakeup, on_wakeup) == 0);
 	assert_bug(uv_prepare_init(&loop->uv, &loop->turn_end) == 0);
 	assert_bug(uv_prepare_start(&loop->turn_end, on_turn_end) == 0);
@@ -197,10 +219,10 @@ void loop_defer(struct loop *loop, struct defer *defer)
 		list_append(&loop->deferred, &defer->link);
 }
 
-void loop_defer_dear(struct loop *loop, struct defer *defer)
+void loop_defer_dear(struct loop *loop, struct defer *defer, enum dear_line line)
 {
 	if (!list_contains_link(&defer->link))
-		list_append(&loop->dear, &defer->link);
+		list_append(&loop->dear[line], &defer->link);
 }
 
 void loop_defer_cancel(struct defer *defer)

@@ -52,9 +52,12 @@ void loop_defer(struct loop *loop, struct defer *defer);
 
 /*
  * The same for what takes a millisecond or so of processor: it stands in line behind what was
- * set earlier, and of the line only so much is done in one turn that the others hardly notice.
+ * set earlier, and of the lines only so much is done in one turn that the others hardly notice.
+ * Most of that is for the first line, and what that does not need for the other one.
  */
-void loop_defer_dear(struct loop *loop, struct defer *defer);
+enum dear_line { DEAR_FIRST, DEAR_LAST, DEAR_LINES };
+
+void loop_defer_dear(struct loop *loop, struct defer *defer, enum dear_line line);
 
 /* Either kind. */
 void loop_defer_cancel(struct defer *defer);

@@ -308,6 +308,9 @@ static void begin_log(struct session *session)
 
 void session_start_tls(struct session *session)
 {
+	/* Our customers do not wait for a crowd of strangers. */
+	if (slots_remember(session->serving->slots, &session->peer))
+		conn_prefer(session->conn);
 	conn_start_tls_server(session->conn, session->tls,
 	        session->listener->client_certificates ? TLS_ASK_CERTIFICATE : TLS_ASK_NOTHING);
 }

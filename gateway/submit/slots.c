@@ -184,6 +184,14 @@ enum slot_answer slots_take(
 	return answer;
 }
 
+bool slots_remember(struct slots *slots, const struct addr *peer)
+{
+	pthread_mutex_lock(&slots->lock);
+	bool remembered = is_remembered(find(slots, peer));
+	pthread_mutex_unlock(&slots->lock);
+	return remembered;
+}
+
 void slots_log_in(struct slots *slots, const struct addr *peer)
 {
 	pthread_mutex_lock(&slots->lock);

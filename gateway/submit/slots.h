@@ -47,6 +47,9 @@ void slots_free(struct slots *slots); /* NULL is fine */
 enum slot_answer slots_take(
         struct slots *slots, const struct slot_limits *limits, const struct addr *peer) must_check;
 
+/* Whether somebody of its network has logged in lately. */
+bool slots_remember(struct slots *slots, const struct addr *peer);
+
 /* It has logged in, for the first time: its network is remembered. */
 void slots_log_in(struct slots *slots, const struct addr *peer);
 

@@ -268,9 +268,9 @@ static void dear_work_stands_in_line(void **state)
 	watch_set(watch, WATCH_WRITE);
 	for (unsigned i = 0; i < DEAR_COUNT; i++) {
 		dear[i] = (struct dear){.defer.run = run_dear, .number = i};
-		loop_defer_dear(loop, &dear[i].defer);
+		loop_defer_dear(loop, &dear[i].defer, DEAR_LAST);
 	}
-	loop_defer_dear(loop, &dear[0].defer); /* it keeps its place */
+	loop_defer_dear(loop, &dear[0].defer, DEAR_FIRST); /* it keeps its place */
 	loop_defer_cancel(&dear[DEAR_LEFT].defer);
 	loop_run(loop);
 	assert_int_equal(dear_done, DEAR_COUNT);
@@ -279,6 +279,48 @@ static void dear_work_stands_in_line(void **state)
 	watch_free(watch);
 	close(fds[0]);
 	close(fds[1]);
+}
+
+/* ---- two lines of it ---- */
+
+#define LINE_COUNT 50
+
+static struct defer in_line[DEAR_LINES][LINE_COUNT];
+static unsigned line_done[DEAR_LINES], line_turns, last_meanwhile;
+
+static void run_in_line(struct defer *defer)
+{
+	enum dear_line line = defer < in_line[DEAR_LAST] ? DEAR_FIRST : DEAR_LAST;
+	uint64_t begun = used_ms();
+
+	line_done[line]++;
+	while (used_ms() == begun) /* half a millisecond and more */
+		continue;
+	if (dear_turn != loop_turn(loop) && line_done[DEAR_FIRST] < LINE_COUNT) {
+		dear_turn = loop_turn(loop);
+		line_turns++;
+	}
+	if (line == DEAR_FIRST)
+		last_meanwhile = line_done[DEAR_LAST];
+	if (line_done[DEAR_FIRST] + line_done[DEAR_LAST] == 2 * LINE_COUNT)
+		loop_stop(loop);
+}
+
+/* Who is in the last line has come before, and waits; but some of them are next in each turn. */
+static void the_first_line_goes_before_the_last(void **state)
+{
+	(void)state;
+	memset(line_done, 0, sizeof(line_done));
+	line_turns = 0;
+	dear_turn = UINT64_MAX;
+	for (unsigned line = DEAR_LINES; line-- > 0;)
+		for (unsigned i = 0; i < LINE_COUNT; i++) {
+			in_line[line][i].run = run_in_line;
+			loop_defer_dear(loop, &in_line[line][i], line);
+		}
+	loop_run(loop);
+	assert_in_range(last_meanwhile, line_turns - 1, LINE_COUNT * 3 / 4);
+	assert_true(line_turns > 4);
 }
 
 /* ---- connections ---- */
@@ -862,7 +904,7 @@ static void fill_the_line(void *arg)
 	peer->secure++;
 	for (waste_left = 0; waste_left < DEAR_COUNT; waste_left++) {
 		wasted[waste_left].run = waste;
-		loop_defer_dear(loop, &wasted[waste_left]);
+		loop_defer_dear(loop, &wasted[waste_left], DEAR_LAST);
 	}
 }
 
@@ -1372,6 +1414,7 @@ int main(void)
 	        TEST(jobs_run_once_and_come_back),
 	        TEST(a_full_queue_takes_no_job),
 	        TEST(dear_work_stands_in_line),
+	        TEST(the_first_line_goes_before_the_last),
 	        TEST(everything_comes_back_in_the_clear),
 	        TEST(everything_comes_back_over_tls),
 	        TEST(every_callback_may_free),

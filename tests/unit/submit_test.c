@@ -355,7 +355,9 @@ static void silent_strangers_take_half(void **state)
 
 	(void)state;
 	assert_int_equal(slots_take(slots, &limits, &friend), SLOT_TAKEN);
+	assert_false(slots_remember(slots, &friend));
 	slots_log_in(slots, &friend);
+	assert_true(slots_remember(slots, &friend));
 	for (unsigned i = 0; i < 50; i++) {
 		struct addr peer = stranger(i);
 		assert_int_equal(slots_take(slots, &limits, &peer), SLOT_TAKEN);
