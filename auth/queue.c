@@ -323,7 +323,7 @@ unsigned queue_take(
 		queue->charging_since_ms = 0;
 	while ((work = find_work(queue, kind)) == NULL && !queue->ending)
 		wait_for_work(queue, kind);
-	if (queue->ending) {
+	if (work == NULL || queue->ending) {
 		count = 0;
 	} else if (is_charge(work)) {
 		count = take_charges(queue, ret_batch);

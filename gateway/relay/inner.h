@@ -260,8 +260,9 @@ void upstream_transaction_ended(struct session *session);
 bool upstream_has_other_way(const struct session *session);
 /*
  * The host of one broke off in a transaction, maybe with the code of a reply (else 0). If it has
- * ended none on this session its next address is tried, or it rests, if there is another host or
- * it said that it does not serve. Whether mail could go another way at once.
+ * ended none on this session its next address is tried, or it rests, if there is another host, it
+ * said that it does not serve, or it has rested and not served since. Whether mail could go another
+ * way at once.
  */
 bool upstream_session_broke_off(struct session *session, unsigned code);
 /* A host did not serve a session that set out to it at `since_ms`. */

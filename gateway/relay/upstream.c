@@ -542,7 +542,7 @@ bool upstream_session_broke_off(struct session *session, unsigned code)
 	}
 	host->broken_off = 0;
 	bool other_way = has_other_host(session);
-	if (other_way || code == 421)
+	if (other_way || code == 421 || host->is_open)
 		upstream_host_failed(
 		        session->upstream, session->host, session->since_ms, session->trouble);
 	return other_way;
@@ -557,8 +557,11 @@ void upstream_session_ended(struct session *session, bool was_connecting)
 		upstream->session_count--;
 	if (was_connecting)
 		on_its_way_no_more(session);
-	if (session->is_probe && host != NULL)
+	if (session->is_probe && host != NULL) {
 		host->probed = false;
+		/* It was ready, and there was nothing that it could carry. */
+		host->is_open &= was_connecting || session->transactions > 0;
+	}
 	/* A probe that has failed says nothing of the other hosts. */
 	if (was_connecting && session->generation == upstream->generation &&
 	        upstream->session_count == 0 && !upstream->stopped &&
@@ -615,6 +618,7 @@ void upstream_shut(struct upstream *upstream)
 {
 	timer_stop(&upstream->resume);
 	timer_stop(&upstream->rest);
+	timer_stop(&upstream->patience);
 	hold_waiting(upstream, false);
 	quit_idle(upstream);
 	list_for_each_safe (at, &upstream->sessions) {

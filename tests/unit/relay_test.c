@@ -640,6 +640,49 @@ static void what_is_held_comes_as_there_is_room(void **state)
 	tear_down(bench);
 }
 
+/* Takes no mail of the only host's probe: it rests again, and for longer. */
+static void a_probe_that_serves_no_mail_is_a_failure(void **state)
+{
+	char upstreams[100];
+
+	(void)state;
+	other_greets = true;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"127.0.0.2:%u\"]  tls = \"none\" }", own_port);
+	struct bench *bench = set_up(upstreams, 0);
+	struct host *host = &bench->upstream->hosts[0];
+	host->is_open = true;
+	host->rest_ms = 1000;
+	deliver(bench, 0);
+	while (bench->results[0].fate == FATE_OPEN)
+		run_one_turn();
+	assert_int_equal(bench->results[0].fate, FATE_DEFERRED);
+	assert_true(host->is_open && host->rests_until_ms > clock_mono_ms());
+	assert_int_equal(host->rest_ms, 2000);
+	tear_down(bench);
+}
+
+/* It is ready, and goes, since all connections are in use: its host is not probed without end. */
+static void a_probe_that_is_not_needed_has_found_its_host(void **state)
+{
+	char upstreams[100];
+
+	(void)state;
+	other_greets = true;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"127.0.0.2:%u\"]  tls = \"none\"  connections = 1 }", own_port);
+	struct bench *bench = set_up(upstreams, 0);
+	bench->upstream->session_count++; /* one that is busy */
+	bench->upstream->hosts[0].is_open = true;
+	deliver(bench, 0);
+	assert_int_equal(bench->upstream->probing, 1);
+	while (bench->upstream->session_count > 1)
+		run_one_turn();
+	assert_false(bench->upstream->hosts[0].is_open);
+	bench->upstream->session_count--;
+	tear_down(bench);
+}
+
 /* What was on its way to the old host has no message, and is not waited for. */
 static void mail_that_waits_goes_to_the_new_host_at_once(void **state)
 {
@@ -976,6 +1019,8 @@ int main(void)
 	        LISTENING_TEST(each_address_of_a_host_is_tried),
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(one_delivery_waits_for_a_probe),
+	        LISTENING_TEST(a_probe_that_serves_no_mail_is_a_failure),
+	        LISTENING_TEST(a_probe_that_is_not_needed_has_found_its_host),
 	        LISTENING_TEST(what_is_held_comes_as_there_is_room),
 	        LISTENING_TEST(mail_that_waits_goes_to_the_new_host_at_once),
 	        LISTENING_TEST(an_address_that_closes_makes_way),
