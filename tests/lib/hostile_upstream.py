@@ -405,7 +405,8 @@ class Talk:
     def answer_dot(self, octets):
         came, verdict = time.monotonic(), LOST
         try:
-            verdict = self.answer("DOT", "250 2.0.0 taken", may_refuse=self.sender != "")
+            # Behind an answer too many a refusal would be heard as that of the next sender, who may never be told of.
+            verdict = self.answer("DOT", "250 2.0.0 taken", may_refuse=self.sender != "" and not self.shifted)
             if verdict == TAKEN and time.monotonic() > came + LATE_S:
                 verdict = DOUBTFUL
         finally:

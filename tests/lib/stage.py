@@ -71,7 +71,7 @@ class Stage:
         gateway = self.gateway
         defaults = {"upstreams": {"up": {"hosts": [f"localhost:{self.upstream.port}"], "tls": "none"}}, "submission": {},
                     "hosts": ["127.0.0.1"], "listener": {}, "tls_listener": None,
-                    "retry": {"first": "1s", "max": "2s"}, "environment": {}, "descriptors": None}
+                    "retry": {"first": "1s", "max": "2s"}, "environment": {}, "descriptors": None, "extra": ""}
         alive = gateway.process is not None and gateway.process.poll() is None
         if not alive or gateway.database != self.cluster.conninfo or any(
                 getattr(gateway, name) != value for name, value in defaults.items()):

@@ -144,7 +144,6 @@ def test_the_next_host_gets_the_mail_soon(stage):
             assert host.connections <= 5, f"{name}: {host.connections} connections are more than the first and a few probes"
         stage.gateway.wait_queue(0)
     finally:
-        stage.gateway.extra = ""
         good.stop()
         for host in bad.values():
             host.close()
@@ -183,7 +182,6 @@ def test_a_host_that_serves_no_mail_makes_way(stage):
         stage.gateway.wait_queue(0)
     finally:
         over.set()
-        stage.gateway.extra = ""
         good.stop()
         for host in bad.values():
             host.stop()
@@ -197,7 +195,6 @@ def test_a_host_is_tried_before_it_is_blamed(stage):
         assert delivery_times(stage, second, ["three"])["three"] < FIRST_S
         assert not third.messages
     finally:
-        stage.gateway.extra = ""
         silent.close()
         second.stop()
         third.stop()
@@ -219,7 +216,6 @@ def test_one_login_that_hangs_holds_up_no_others(stage):
         assert not stage.gateway.events("message.deferred")
     finally:
         over.set()
-        stage.gateway.extra = ""
         upstream.stop()
     stage.gateway.wait_queue(0)
 
@@ -248,7 +244,6 @@ def test_connections_that_take_one_message(stage):
         stage.gateway.wait_queue(0)
         assert len(deferred(stage)) <= 3
     finally:
-        stage.gateway.extra = ""
         upstream.stop()
 
 
@@ -275,7 +270,6 @@ def test_an_upstream_that_has_enough_is_left_alone(stage):
         stage.gateway.tool("queue", "retry", "all")
         stage.gateway.wait_queue(0)
     finally:
-        stage.gateway.extra = ""
         closing.stop()
         busy.stop()
 
@@ -299,7 +293,6 @@ def test_an_upstream_that_is_back_gets_what_waited_for_another(stage):
         stage.gateway.wait_queue(0)
     finally:
         answer.set()
-        stage.gateway.extra = ""
         back.stop()
         slow.stop()
 
@@ -320,7 +313,6 @@ def test_a_login_that_one_host_refuses(stage):
         assert good.wait(2, 30)[1].subject == "later"
         assert not stage.gateway.events("upstream.stopped")
     finally:
-        stage.gateway.extra = ""
         good.stop()
         bad.stop()
     stage.gateway.wait_queue(0)
@@ -347,7 +339,6 @@ def test_a_login_that_every_host_refuses(stage):
         stage.gateway.tool("queue", "retry", "all")
         stage.gateway.wait_queue(0)
     finally:
-        stage.gateway.extra = ""
         for host in hosts:
             host.stop()
 
@@ -370,7 +361,6 @@ def test_a_host_that_is_back_gets_mail_again(stage):
         assert not stage.gateway.events("message.deferred")
         stage.gateway.wait_queue(0)
     finally:
-        stage.gateway.extra = ""
         good.stop()
         first.stop()
 
@@ -400,7 +390,6 @@ def test_an_upstream_that_hangs_keeps_mail_from_no_other(stage):
         stage.gateway.wait_queue(0)
     finally:
         answer.set()
-        stage.gateway.extra = ""
         hanging.stop()
 
 
@@ -438,7 +427,6 @@ def test_what_is_held_costs_nothing_while_the_upstream_comes_and_goes(stage):
         comes.wait(100, 90)
         stage.gateway.wait_queue(0)
     finally:
-        stage.gateway.extra = ""
         comes.stop()
 
 
@@ -469,7 +457,6 @@ def test_what_waits_for_two_upstreams_leaves_by_one(stage):
         stage.gateway.wait_queue(0)
     finally:
         answer.set()
-        stage.gateway.extra = ""
         stopped.stop()
         busy.stop()
 
@@ -497,7 +484,6 @@ def test_who_waits_for_a_busy_upstream_is_told(stage):
         stage.gateway.wait_queue(0)
     finally:
         answer.set()
-        stage.gateway.extra = ""
         hanging.stop()
 
 
@@ -525,6 +511,5 @@ def test_a_reload_waits_for_no_former_host(stage):
         stage.gateway.wait_queue(0)
     finally:
         answer.set()
-        stage.gateway.extra = ""
         former.stop()
         fresh.stop()

@@ -569,7 +569,6 @@ def test_a_host_that_was_removed_gets_no_new_connection(stage):
         stage.gateway.wait_queue(0)
         assert (old.connections, len(old.messages)) == (1, 1), (old.connections, old.commands)
     finally:
-        stage.gateway.extra = ""
         answer.set()
         old.stop()
 

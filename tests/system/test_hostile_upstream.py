@@ -235,7 +235,6 @@ def test_every_message_ends_once(stage):
     finally:
         clients.ending.set()
         upstream.close()
-        gateway.extra = ""
     ends, wrong = judge(clients, events, books)
     after = resident(relay)
     print("# faults: " + ", ".join(f"{count} {name}" for name, count in sorted(books.faults.items())))

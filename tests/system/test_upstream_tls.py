@@ -78,7 +78,6 @@ def test_nothing_goes_in_the_clear_by_accident(stage):
                 assert bool(tls) == (name == "clear"), (name, host.heard)
             assert not stage.gateway.events("message.delivered") and not stage.gateway.events("message.bounced")
         finally:
-            stage.gateway.extra = ""
             forget(stage)
             for host, _ in hosts.values():
                 host.close()
@@ -120,7 +119,6 @@ def test_certificates_under_each_policy(stage):
                 assert said == {"EHLO", "STARTTLS"}, (name, said)
                 assert hosts[name].commands.count("EHLO gateway.test") <= hosts[name].connections, "said under that TLS"
         finally:
-            stage.gateway.extra = ""
             forget(stage)
             for host in hosts.values():
                 host.stop()
@@ -140,7 +138,6 @@ def test_a_chain_without_end(stage):
         assert "TLS failed" in stage.gateway.wait_event("upstream.failed", upstream="long", port=host.port)["why"]
         assert not any(c.startswith("MAIL") for c in host.commands)
     finally:
-        stage.gateway.extra = ""
         forget(stage)
         host.stop()
 
@@ -183,7 +180,6 @@ def test_a_password_that_comes_back_is_shown_to_nobody(stage):
             assert base64.b64decode(secret).endswith(b"\0pw"), host.heard
             assert secret.decode() not in shown
     finally:
-        stage.gateway.extra = ""
         forget(stage)
         for host in hosts.values():
             host.close()
