@@ -30,10 +30,11 @@ static const struct {
 };
 
 #define TOLD_EVERY_MS 60000
-/* A line waits so long for who reads the log; none does once one was lost. */
+/* So long of a second lines wait for who reads the log, all together; none once one was lost. */
 #define WAIT_MS 100
 
-static _Atomic uint64_t lost; /* lines, since one could be written */
+static _Atomic uint64_t lost;                 /* lines, since one could be written */
+static _Atomic uint64_t second_ms, waited_ms; /* when the second began; of it */
 
 static const char *log_process = "posternd";
 static enum log_level log_lowest = LOG_INFO;
@@ -121,13 +122,31 @@ void log_open(void)
 	close(fd);
 }
 
-/* Who reads the log may be late, or stand still: that must not stop the mail. */
-static bool put(const char *line, size_t len)
+/* Who reads the log may be late, slow, or stand still: that must not stop the mail. */
+static bool wait_for_room(void)
 {
 	struct pollfd log = {.fd = STDERR_FILENO, .events = POLLOUT};
+	uint64_t now = clock_mono_ms();
+
+	if (poll(&log, 1, 0) != 0)
+		return true;
+	if (now - atomic_load(&second_ms) >= 1000) {
+		atomic_store(&second_ms, now);
+		atomic_store(&waited_ms, 0);
+	}
+	uint64_t waited = atomic_load(&waited_ms);
+	if (atomic_load(&lost) > 0 || waited >= WAIT_MS)
+		return false;
+	bool has_room = poll(&log, 1, (int)(WAIT_MS - waited)) != 0;
+	atomic_fetch_add(&waited_ms, clock_mono_ms() - now);
+	return has_room;
+}
+
+static bool put(const char *line, size_t len)
+{
 	ssize_t n;
 
-	if (poll(&log, 1, atomic_load(&lost) > 0 ? 0 : WAIT_MS) == 0)
+	if (!wait_for_room())
 		return false;
 	do {
 		n = send(STDERR_FILENO, line, len, MSG_DONTWAIT | MSG_NOSIGNAL);

@@ -7,8 +7,8 @@
  *
  * Events are named in events.def. Whatever a peer said goes through LOG_VALUE,
  * which quotes and escapes; secrets never come here. A line is one write(2), so
- * lines of several threads and processes never mix. If nobody reads them they are lost,
- * and counted, after a tenth of a second once: the log never stops the mail. Any thread.
+ * lines of several threads and processes never mix. They wait for who reads them for a tenth of
+ * the time at most, then they are lost, and counted: the log never stops the mail. Any thread.
  */
 #pragma once
 

@@ -350,6 +350,31 @@ static void a_log_that_nobody_reads_stops_nobody(void **state)
 	assert_int_equal(lines - 2 + strtoul(strstr(lost, "lines=") + 6, NULL, 10), LINES);
 }
 
+/* He reads a page when some lines were lost: they do not wait for each page. */
+static void a_slow_reader_of_the_log_slows_nobody(void **state)
+{
+	enum { PAGES = 60, LINES = 500 };
+	int ends[2], before = dup(STDERR_FILENO);
+	uint64_t began = clock_mono_ms();
+	char octets[4096];
+
+	(void)state;
+	assert_int_equal(pipe2(ends, O_CLOEXEC), 0);
+	assert_true(dup2(ends[1], STDERR_FILENO) >= 0);
+	log_open();
+	for (unsigned i = 1; i <= PAGES * LINES; i++) {
+		LOG(NULL, EV_READY, "number=%u", i);
+		if (i % LINES == 0)
+			(void)!read(ends[0], octets, sizeof(octets));
+	}
+	assert_true(dup2(before, STDERR_FILENO) >= 0);
+	close(before);
+	close(ends[0]);
+	close(ends[1]);
+	/* For each page a tenth of a second would be six. */
+	assert_true(clock_mono_ms() - began < 5000);
+}
+
 static void log_values_cannot_forge_lines(void **state)
 {
 	(void)state;
@@ -402,6 +427,7 @@ int main(void)
 	        cmocka_unit_test(records_keep_their_first_error),
 	        cmocka_unit_test(log_values_cannot_forge_lines),
 	        cmocka_unit_test(a_log_that_nobody_reads_stops_nobody),
+	        cmocka_unit_test(a_slow_reader_of_the_log_slows_nobody),
 	        cmocka_unit_test(what_was_noted_lately_is_known),
 	};
 
