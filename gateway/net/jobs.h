@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * Worker threads for what must not run on a loop: disk, signatures, names, SASL.
+ * Worker threads for what must not run on a loop: disk, signatures, SASL.
  * A job is embedded in what it is about, runs once on some worker, then is done
  * back on its loop.
  */

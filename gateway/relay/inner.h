@@ -356,7 +356,7 @@ struct session {
 		bool too_many;  /* recipients for one transaction */
 		bool dot_waits; /* for the mark of the last one */
 		bool in_doubt;  /* the connection was lost after the final dot */
-		bool elsewhere; /* its host rests now: another one may take it */
+		bool elsewhere; /* another host or address may take it at once */
 		/* It said what was no answer: which of its answers was to what is not known. */
 		bool out_of_step;
 		unsigned part; /* of the content: signatures, header, body */

@@ -2,9 +2,9 @@
 /*
  * An upstream: its hosts and how they fare, its sessions, and what waits for it.
  *
- * A host that did not serve gets no mail until it was found ready again: it rests, for a
- * growing time, then one connection probes it. While there is no host to try, mail is deferred
- * at once; the first session that works again wakes it.
+ * A host that did not serve gets no mail until a transaction has ended there in order: it rests,
+ * for a growing time, then one connection probes it and carries what comes. While there is no host
+ * to try, mail is deferred at once; the first session that works again wakes it.
  */
 #include <errno.h>
 #include <stdio.h>
