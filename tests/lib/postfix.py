@@ -5,9 +5,10 @@ import pwd
 
 from environment import free_port, run
 
+# qmgr looks at all of its queue each second: else what it once left alone, being still delivered, waits for 5 minutes.
 MASTER = """127.0.0.1:{port} inet n - n - - smtpd
 cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
+qmgr unix n - n 1 1 qmgr
 tlsmgr unix - - n 1000? 1 tlsmgr
 rewrite unix - - n - - trivial-rewrite
 bounce unix - - n - 0 bounce
