@@ -4,8 +4,7 @@
  *
  * A network is in the map while it has connections or is remembered. What is remembered stands in a
  * list in the order of the last logins, is forgotten after a while, and the oldest when there are
- * too many. A restart forgets all: then everybody is a stranger, and half of the slots are for
- * those.
+ * too many.
  */
 #include "gateway/submit/slots.h"
 
@@ -18,10 +17,9 @@
 #include "gateway/base/list.h"
 #include "gateway/base/map.h"
 
-#define REMEMBERED_MAX 32768 /* networks */
-#define REMEMBERED_MS  (7UL * 24 * 3600 * 1000)
-#define MANY           16 /* connections of one network without a login, when there are few left */
-#define KEY_MAX        (1 + ADDR_CUSTOMER_OCTETS_V6)
+#define REMEMBERED_S (7UL * 24 * 3600)
+#define MANY         16 /* connections of one network without a login, when there are few left */
+#define KEY_MAX      (1 + ADDR_CUSTOMER_OCTETS_V6)
 
 struct network {
 	uint8_t key[KEY_MAX]; /* family and address, or as much of it as a customer has */
@@ -39,6 +37,7 @@ struct slots {
 	uint64_t count;
 	uint64_t waiting;   /* connections without a login */
 	uint64_t strangers; /* those of networks that are not remembered */
+	uint64_t logins;    /* so far */
 };
 
 static struct slice make_key(const struct addr *addr, uint8_t key[KEY_MAX])
@@ -118,8 +117,8 @@ static void forget_old(struct slots *slots)
 
 	while (!list_is_empty(&slots->remembered)) {
 		struct network *oldest = list_entry(slots->remembered.next, struct network, link);
-		if (slots->remembered_count <= REMEMBERED_MAX &&
-		        now - oldest->logged_in_ms < REMEMBERED_MS)
+		if (slots->remembered_count <= SLOTS_REMEMBERED_MAX &&
+		        now - oldest->logged_in_ms < REMEMBERED_S * 1000)
 			return;
 		forget(slots, oldest);
 	}
@@ -205,6 +204,7 @@ void slots_log_in(struct slots *slots, const struct addr *peer)
 	}
 	network->waiting--;
 	slots->waiting--;
+	slots->logins++;
 	network->logged_in_ms = clock_mono_ms();
 	list_append(&slots->remembered, &network->link);
 	forget_old(slots);
@@ -225,4 +225,72 @@ void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_i
 	}
 	drop_if_idle(slots, network);
 	pthread_mutex_unlock(&slots->lock);
+}
+
+void slots_recall(struct slots *slots, const struct addr *peer, uint64_t age_s)
+{
+	if (age_s >= REMEMBERED_S)
+		return;
+	pthread_mutex_lock(&slots->lock);
+	struct network *network = find(slots, peer);
+	if (network == NULL)
+		network = add(slots, peer);
+	if (network != NULL && !is_remembered(network)) {
+		/* It may be longer ago than this clock's zero: then its age alone is right. */
+		network->logged_in_ms = clock_mono_ms() - age_s * 1000;
+		slots->remembered_count++;
+		slots->strangers -= network->waiting;
+		list_append(&slots->remembered, &network->link);
+		forget_old(slots);
+	}
+	pthread_mutex_unlock(&slots->lock);
+}
+
+static struct addr first_address(const struct network *network)
+{
+	struct addr addr = {0};
+
+	if (network->key[0] == 6) {
+		addr.u.in6.sin6_family = AF_INET6;
+		addr.len = sizeof(addr.u.in6);
+		memcpy(&addr.u.in6.sin6_addr, network->key + 1, ADDR_CUSTOMER_OCTETS_V6);
+	} else {
+		addr.u.in.sin_family = AF_INET;
+		addr.len = sizeof(addr.u.in);
+		memcpy(&addr.u.in.sin_addr, network->key + 1, 4);
+	}
+	return addr;
+}
+
+int slots_list(struct slots *slots, struct slots_network **ret_networks, size_t *ret_count)
+{
+	size_t count = 0;
+
+	pthread_mutex_lock(&slots->lock);
+	forget_old(slots);
+	struct slots_network *networks = calloc(slots->remembered_count + 1, sizeof(*networks));
+	if (networks != NULL) {
+		uint64_t now = clock_mono_ms();
+		list_for_each (at, &slots->remembered) {
+			const struct network *network = list_entry(at, struct network, link);
+			networks[count++] = (struct slots_network){
+			        .addr = first_address(network),
+			        .age_s = (now - network->logged_in_ms) / 1000,
+			};
+		}
+	}
+	pthread_mutex_unlock(&slots->lock);
+	if (networks == NULL)
+		return -ENOMEM;
+	*ret_networks = networks;
+	*ret_count = count;
+	return 0;
+}
+
+uint64_t slots_logins(struct slots *slots)
+{
+	pthread_mutex_lock(&slots->lock);
+	uint64_t logins = slots->logins;
+	pthread_mutex_unlock(&slots->lock);
+	return logins;
 }

@@ -3,8 +3,9 @@
  * Who may connect: counts of connections in all and of each network (an address of IPv4, a /56 of
  * IPv6, as in auth/penalty.h), and which networks are remembered.
  *
- * A network is remembered for seven days after a login from there, in memory only, and 32,768 of
- * them at most. A connection that has not logged in, from any other network, is a stranger's.
+ * A network is remembered for seven days after a login from there, SLOTS_REMEMBERED_MAX of them at
+ * most; networks_file.h keeps them beyond the end of the process. A connection that has not logged
+ * in, from any other network, is a stranger's.
  *
  * - There are at most `connections`, and `connections_per_address` of a network.
  * - Strangers have at most half of `connections`, and get none of the last quarter. Once they have
@@ -21,10 +22,13 @@
 #pragma once
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "gateway/base/addr.h"
 #include "gateway/base/compiler.h"
+
+#define SLOTS_REMEMBERED_MAX 32768 /* networks */
 
 struct slots;
 
@@ -55,3 +59,19 @@ void slots_log_in(struct slots *slots, const struct addr *peer);
 
 /* It is gone; `logged_in`: slots_log_in() was called for it. */
 void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_in);
+
+/* Remembers a network as if somebody had logged in there so long ago, after all others. */
+void slots_recall(struct slots *slots, const struct addr *peer, uint64_t age_s);
+
+/* One that is remembered. */
+struct slots_network {
+	struct addr addr; /* its first */
+	uint64_t age_s;   /* of the last login */
+};
+
+/* All of them, the one with the oldest login first; the caller frees them. 0 or -ENOMEM. */
+int slots_list(
+        struct slots *slots, struct slots_network **ret_networks, size_t *ret_count) must_check;
+
+/* How many logins there were so far. */
+uint64_t slots_logins(struct slots *slots);

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -20,6 +21,7 @@
 #include "gateway/mail/reply.h"
 #include "gateway/net/listener.h"
 #include "gateway/submit/logins_in_use.h"
+#include "gateway/submit/networks_file.h"
 #include "gateway/submit/proxied.h"
 #include "gateway/submit/session.h"
 #include "gateway/submit/slots.h"
@@ -55,6 +57,7 @@ struct submit {
 	size_t listener_count;
 
 	struct slots *slots;
+	struct networks_file *networks;
 	struct logins_in_use *logins;
 
 	/* owner: main loop */
@@ -340,6 +343,7 @@ static void on_alarm(const char *text)
 
 static int open_spool(struct submit *submit, struct why *why)
 {
+	char folder[4200];
 	const struct spool_in_settings settings = {
 	        .path = submit->conf->spool,
 	        .ops = &file_system,
@@ -347,7 +351,14 @@ static int open_spool(struct submit *submit, struct why *why)
 	        .on_alarm = on_alarm,
 	};
 
-	return spool_in_open(&settings, &submit->spool, why);
+	int r = spool_in_open(&settings, &submit->spool, why);
+	if (r < 0)
+		return r;
+	/* Its folder is the one where this process may write. */
+	snprintf(folder, sizeof(folder), "%s/in", submit->conf->spool);
+	r = networks_file_new(
+	        submit->main_loop, submit->slots, &file_system, folder, &submit->networks);
+	return r < 0 ? why_errno(why, r, "remembered networks") : 0;
 }
 
 int submit_new(const struct submit_settings *settings, struct submit **ret_submit, struct why *why)
@@ -500,6 +511,7 @@ void submit_free(struct submit *submit)
 		conf_unref(server->serving.conf);
 		tls_server_unref(server->serving.tls);
 	}
+	networks_file_free(submit->networks);
 	spool_in_close(submit->spool);
 	for (unsigned i = 0; i < submit->server_count; i++) {
 		if (submit->servers[i].has_thread)

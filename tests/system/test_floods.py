@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import re
+import signal
 import socket
 import statistics
 import struct
@@ -14,8 +15,9 @@ import time
 
 from client import Bare, message
 from crowd import Crowd
-from environment import run, unprivileged
+from environment import eventually, run, unprivileged
 from stage import alone
+from test_faults import with_clock
 from test_memory import MIB, Peak, memory
 from test_refusals import LOGIN, plain, session
 
@@ -35,6 +37,11 @@ def restart(stage, **settings):
     vars(stage.gateway).update(settings)
     stage.gateway.stop()
     stage.gateway.start()
+
+
+def kill_submit(stage):
+    os.kill(stage.gateway.children()["submit"], signal.SIGKILL)
+    stage.gateway.wait_event("child.started", child="submit", count=2)
 
 
 class Proxy(Bare):
@@ -173,6 +180,29 @@ def test_fewer_descriptors_than_connections(stage):
             assert other.ask("NOOP").startswith("250")
             other.close()
     here.close()
+
+
+def test_who_has_logged_in_before_is_no_stranger_after_a_restart(stage):
+    """Although strangers have come before anybody else: whether the gateway was stopped or the process was killed."""
+    vars(stage.gateway).update(submission={"connections": 20})
+    with_clock(stage)
+    networks = stage.folder / "gw/spool/in/networks"
+    for minute, (source, start_anew) in enumerate((("127.2.0.1", restart), ("127.2.0.2", kill_submit)), 1):
+        session(stage, source=source).close()
+        stage.gateway.set_clock(60 * minute)
+        eventually(lambda s=source: networks.exists() and f"{s} " in networks.read_text())
+        start_anew(stage)
+        with contextlib.ExitStack() as crowd:
+            answers = []
+            for n in range(15):
+                stranger = Bare(stage, source=f"127.1.0.{n + 1}")
+                crowd.callback(stranger.close)
+                answers.append(stranger.reply()[:3])
+            assert answers == ["220"] * 10 + ["421"] * 5, answers
+            here = session(stage, source=source)
+            assert deliver(stage, here, source).startswith("250")
+            assert stage.upstream.take().subject == source
+            here.close()
 
 
 def test_who_was_cut_off_has_a_descriptor_until_he_goes(stage):
