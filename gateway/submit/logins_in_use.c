@@ -85,10 +85,11 @@ void logins_in_use_give_back(struct logins_in_use *logins, uint64_t account)
 	pthread_mutex_unlock(&logins->lock);
 }
 
-bool logins_in_use_has(struct logins_in_use *logins, uint64_t account)
+uint64_t logins_in_use_count(struct logins_in_use *logins, uint64_t account)
 {
 	pthread_mutex_lock(&logins->lock);
-	bool has = map_get(&logins->uses, key_of(&account)) != NULL;
+	const struct use *use = map_get(&logins->uses, key_of(&account));
+	uint64_t count = use != NULL ? use->count : 0;
 	pthread_mutex_unlock(&logins->lock);
-	return has;
+	return count;
 }

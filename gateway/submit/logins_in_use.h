@@ -24,5 +24,5 @@ void logins_in_use_free(struct logins_in_use *logins);
 bool logins_in_use_take(struct logins_in_use *logins, uint64_t account, uint32_t most) must_check;
 void logins_in_use_give_back(struct logins_in_use *logins, uint64_t account);
 
-/* Whether the account has any connection. */
-bool logins_in_use_has(struct logins_in_use *logins, uint64_t account);
+/* How many connections the account has. */
+uint64_t logins_in_use_count(struct logins_in_use *logins, uint64_t account);

@@ -23,6 +23,7 @@
 /* Lines run in one turn of the loop, before the others get theirs. */
 #define TURN_LINES_STRANGER 8
 #define TURN_LINES_ACCOUNT  64
+#define TURN_LINES_SESSIONS 1024 /* of all sessions of an account; one of each at least */
 #define ARENA_MAX           1024
 /*
  * Nobody who speaks SMTP comes near them: who keeps an idle connection alive with NOOP has days,
@@ -529,6 +530,18 @@ static bool mail_comes(const struct session *session)
 	       is_fine(session, &line);
 }
 
+/* How many lines of it may be run in one turn. */
+static unsigned share_of_turn(const struct session *session)
+{
+	if (session->account == NULL)
+		return TURN_LINES_STRANGER;
+	/* This one is counted. */
+	uint64_t sessions =
+	        logins_in_use_count(session->serving->logins, session->account->facts.id);
+	return (unsigned)MIN_OF(
+	        MAX_OF(TURN_LINES_SESSIONS / sessions, 1UL), (uint64_t)TURN_LINES_ACCOUNT);
+}
+
 /* Whether it has had its share of this turn; what is left of its input comes in the next. */
 static bool turn_is_over(struct session *session)
 {
@@ -536,8 +549,7 @@ static bool turn_is_over(struct session *session)
 
 	if (session->turn != turn) {
 		session->turn = turn;
-		session->turn_left =
-		        session->account != NULL ? TURN_LINES_ACCOUNT : TURN_LINES_STRANGER;
+		session->turn_left = share_of_turn(session);
 	}
 	if (session->turn_left > 0)
 		return false;
@@ -721,7 +733,7 @@ void sessions_account_changed(struct serving *serving, uint64_t account, uint64_
 {
 	recent_note(&serving->changed, account, era);
 	/* Thousands may change in one transaction, of which few are here. */
-	if (account != 0 && !logins_in_use_has(serving->logins, account))
+	if (account != 0 && logins_in_use_count(serving->logins, account) == 0)
 		return;
 	/*
 	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Who

@@ -143,8 +143,11 @@ static unsigned replies(int fd)
 
 #define SAID_AT_ONCE 300
 
-/* A client says as many NOOP at once: how many of them are answered in one turn, at most. */
-static unsigned lines_of_a_turn(bool logged_in)
+/*
+ * A client says as many NOOP at once: how many of them are answered in one turn, at most, when its
+ * account has so many connections (0: it has not logged in).
+ */
+static unsigned lines_of_a_turn(unsigned connections)
 {
 	const struct slot_limits limits = {.connections = 1, .connections_per_address = 1};
 	struct serving serving = {.on_session_ended = on_session_ended};
@@ -163,12 +166,14 @@ static unsigned lines_of_a_turn(bool logged_in)
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0, fds), 0);
 	assert_int_equal(session_new(&serving, fds[0], &peer, 0), 0);
 	struct session *session = list_entry(serving.sessions.next, struct session, link);
-	if (logged_in) {
+	if (connections > 0) {
 		session->account = calloc(1, sizeof(*session->account));
 		assert_non_null(session->account);
-		assert_true(logins_in_use_take(serving.logins, 0, 1));
+		session->account->facts.id = ACCOUNT;
 		arena_init(&session->account->arena, 1024);
 	}
+	for (unsigned i = 0; i < connections; i++)
+		assert_true(logins_in_use_take(serving.logins, ACCOUNT, 0));
 	while (replies(fds[1]) == 0) {
 		loop_stop(serving.loop);
 		loop_run(serving.loop);
@@ -198,12 +203,16 @@ static unsigned lines_of_a_turn(bool logged_in)
 	return most;
 }
 
-static void a_stranger_has_less_of_a_turn(void **state)
+/* What is seen here is the end of one turn and the beginning of the next. */
+static void each_has_its_share_of_a_turn(void **state)
 {
 	(void)state;
-	/* What is seen here is the end of one turn and the beginning of the next. */
-	assert_in_range(lines_of_a_turn(false), 8, 16);
-	assert_in_range(lines_of_a_turn(true), 64, 128);
+	assert_in_range(lines_of_a_turn(0), 8, 16);
+	assert_in_range(lines_of_a_turn(1), 64, 128);
+	/* The connections of one account share what 16 have. */
+	assert_in_range(lines_of_a_turn(16), 64, 128);
+	assert_in_range(lines_of_a_turn(32), 32, 64);
+	assert_in_range(lines_of_a_turn(5000), 1, 2);
 }
 
 /* ---- who may connect ---- */
@@ -603,17 +612,17 @@ static void an_account_has_its_connections_and_no_more(void **state)
 
 	(void)state;
 	assert_int_equal(logins_in_use_new(&logins), 0);
-	assert_false(logins_in_use_has(logins, ACCOUNT));
+	assert_int_equal(logins_in_use_count(logins, ACCOUNT), 0);
 	assert_true(logins_in_use_take(logins, ACCOUNT, 2));
 	assert_true(logins_in_use_take(logins, ACCOUNT, 2));
 	assert_false(logins_in_use_take(logins, ACCOUNT, 2));
 	assert_true(logins_in_use_take(logins, ACCOUNT, 0)); /* any number */
 	assert_true(logins_in_use_take(logins, ACCOUNT + 1, 1));
-	for (unsigned i = 0; i < 3; i++) {
-		assert_true(logins_in_use_has(logins, ACCOUNT));
+	for (unsigned i = 3; i > 0; i--) {
+		assert_int_equal(logins_in_use_count(logins, ACCOUNT), i);
 		logins_in_use_give_back(logins, ACCOUNT);
 	}
-	assert_false(logins_in_use_has(logins, ACCOUNT));
+	assert_int_equal(logins_in_use_count(logins, ACCOUNT), 0);
 	memory_fails = true;
 	assert_false(logins_in_use_take(logins, ACCOUNT, 0));
 	memory_fails = false;
@@ -625,7 +634,7 @@ static void an_account_has_its_connections_and_no_more(void **state)
 	cmocka_unit_test(a_login_is_judged_by_what_changed_since),                                 \
 	        cmocka_unit_test(who_dribbles_is_let_go), cmocka_unit_test(a_slow_line_goes_on),   \
 	        cmocka_unit_test(a_pause_of_ours_is_not_the_clients),                              \
-	        cmocka_unit_test(a_stranger_has_less_of_a_turn),                                   \
+	        cmocka_unit_test(each_has_its_share_of_a_turn),                                    \
 	        cmocka_unit_test(an_address_has_its_share),                                        \
 	        cmocka_unit_test(silent_strangers_take_half),                                      \
 	        cmocka_unit_test(strangers_keep_their_half),                                       \
