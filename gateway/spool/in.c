@@ -269,6 +269,11 @@ int spool_in_has_room(struct spool_in *in, uint64_t message_size)
 	return check_room(in, 2 * message_size);
 }
 
+uint64_t spool_in_free(struct spool_in *in)
+{
+	return (uint64_t)MAX_OF(atomic_load(&in->space), (int64_t)0);
+}
+
 /*
  * Keeps room for as much again as has come, within what may come. Not for all that a client says
  * will come: who says much and sends nothing would have the disk to himself.

@@ -56,8 +56,13 @@ void spool_in_close(struct spool_in *in);
  */
 int spool_in_has_room(struct spool_in *in, uint64_t message_size) must_check;
 
+/* Octets that were free when somebody last asked for room, less what has come since. Any thread. */
+uint64_t spool_in_free(struct spool_in *in);
+
 /* A message on its way into the journal. Owner: the loop that made it. */
 struct spool_tx;
+
+#define SPOOL_TX_MEMORY_MAX (512U << 10) /* octets of it that are in memory */
 
 struct spool_tx_events {
 	/* After SPOOL_WAIT: the body may go on. */
@@ -80,7 +85,7 @@ int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, u
 
 /*
  * Appends to the body. 0, or SPOOL_WAIT: it was taken, but stop reading until
- * on_ready. Errors show at the commit. At most 512 KiB of a message are in memory.
+ * on_ready. Errors show at the commit.
  */
 int spool_tx_write(struct spool_tx *tx, struct slice octets) must_check;
 

@@ -256,13 +256,13 @@ static int enter(struct session *session, const struct auth_account *facts)
 {
 	struct serving *serving = session->serving;
 
-	if (!logins_in_use_take(serving->logins, facts->id, sessions_max(session, facts))) {
+	if (!shares_take_connection(serving->shares, facts->id, sessions_max(session, facts))) {
 		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
 		return -EUSERS;
 	}
 	session->account = copy_account(serving, facts);
 	if (session->account == NULL) {
-		logins_in_use_give_back(serving->logins, facts->id);
+		shares_give_connection_back(serving->shares, facts->id);
 		return -ENOMEM;
 	}
 	session->refused = false; /* nothing was pipelined behind a login */

@@ -136,6 +136,7 @@ bool chunk_take(struct session *session)
 	if (session->state == ST_CHUNK) {
 		const struct transaction_context context = message_context(session);
 		transaction_take_chunk(session->transaction, &context, input);
+		message_hold(session);
 	}
 	session->chunk.left -= input.len;
 	conn_consume(session->conn, input.len);

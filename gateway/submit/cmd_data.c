@@ -245,6 +245,12 @@ void message_finish(struct session *session)
 		message_refuse(session, REPLY_TRY_LATER, NULL);
 }
 
+void message_hold(struct session *session)
+{
+	if (!session_may_hold(session))
+		transaction_refuse(session->transaction, REPLY_NO_ROOM);
+}
+
 /* It has been refused long ago, and its end does not come. */
 static void end_endless(struct session *session)
 {
@@ -268,6 +274,7 @@ void data_take(struct session *session)
 	size_t used = transaction_take(session->transaction, &context, input, &end);
 	conn_consume(session->conn, used);
 	session_message_took(session, used);
+	message_hold(session);
 	if (end)
 		message_finish(session);
 	else if (message_is_endless(session, session->transaction->size))

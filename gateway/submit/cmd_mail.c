@@ -217,7 +217,7 @@ enum reply rcpt_check(struct session *session, struct slice text)
 		return REPLY_UTF8_ADDRESS;
 	if (session->transaction->envelope.recipient_count >= recipient_limit(session))
 		return too_many(session, recipient_limit(session));
-	return REPLY_COUNT;
+	return session_may_hold(session) ? REPLY_COUNT : REPLY_NO_ROOM;
 }
 
 enum reply rcpt_act(struct session *session, struct slice text)

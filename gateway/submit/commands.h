@@ -82,6 +82,8 @@ struct transaction_context message_context(struct session *session);
 enum reply message_begin(struct session *session);
 /* Refuses it: one reply, the charge given back, back to READY. The session may be gone. */
 void message_refuse(struct session *session, enum reply reply, const struct reply_args *args);
+/* After octets of it: refuses it if the account's messages hold too much. */
+void message_hold(struct session *session);
 /* Whether so much, of a message or of a chunk, is more than is heard out. */
 bool message_is_endless(const struct session *session, uint64_t size);
 /* Says this, and ends the session without hearing the rest. */

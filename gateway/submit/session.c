@@ -275,9 +275,26 @@ static void drop_transaction(struct session *session)
 
 	if (transaction == NULL)
 		return;
+	shares_let_go(session->serving->shares, session->account->facts.id, &transaction->held);
 	if (transaction->charged.account != 0 && !transaction->committing)
 		auth_settle(session->serving->auth, &transaction->charged);
 	transaction_free(transaction);
+}
+
+bool session_may_hold(struct session *session)
+{
+	struct serving *serving = session->serving;
+	struct transaction *transaction = session->transaction;
+	/* As much as the spool keeps free for whoever says MAIL. */
+	uint64_t least = 2 * session->conf->submission.message_size;
+
+	if (shares_hold(serving->shares, session->account->facts.id, &transaction->held,
+	            transaction_holds(transaction), spool_in_free(serving->spool), least))
+		return true;
+	if (log_is_due(&serving->share_told_ms))
+		LOG(&session->log, EV_SHARE_FULL, "connections=%" PRIu64,
+		        shares_connections(serving->shares, session->account->facts.id));
+	return false;
 }
 
 void session_reset(struct session *session)
@@ -334,7 +351,7 @@ static void drop_account(struct session *session)
 
 	if (account == NULL)
 		return;
-	logins_in_use_give_back(session->serving->logins, account->facts.id);
+	shares_give_connection_back(session->serving->shares, account->facts.id);
 	account_free(account);
 }
 
@@ -537,7 +554,7 @@ static unsigned share_of_turn(const struct session *session)
 		return TURN_LINES_STRANGER;
 	/* This one is counted. */
 	uint64_t sessions =
-	        logins_in_use_count(session->serving->logins, session->account->facts.id);
+	        shares_connections(session->serving->shares, session->account->facts.id);
 	return (unsigned)MIN_OF(
 	        MAX_OF(TURN_LINES_SESSIONS / sessions, 1UL), (uint64_t)TURN_LINES_ACCOUNT);
 }
@@ -733,7 +750,7 @@ void sessions_account_changed(struct serving *serving, uint64_t account, uint64_
 {
 	recent_note(&serving->changed, account, era);
 	/* Thousands may change in one transaction, of which few are here. */
-	if (account != 0 && logins_in_use_count(serving->logins, account) == 0)
+	if (account != 0 && shares_connections(serving->shares, account) == 0)
 		return;
 	/*
 	 * 0: a plan has changed, or the database was away, and nobody knows what changed. Who

@@ -31,7 +31,7 @@
 #include "gateway/net/timer.h"
 #include "gateway/spool/spool.h"
 #include "gateway/submit/auth_link.h"
-#include "gateway/submit/logins_in_use.h"
+#include "gateway/submit/shares.h"
 #include "gateway/submit/pace.h"
 #include "gateway/submit/slots.h"
 #include "gateway/submit/transaction.h"
@@ -68,14 +68,15 @@ struct serving {
 	struct loop *loop;
 	struct auth_link *auth;
 	struct spool_in *spool;
-	struct slots *slots;          /* of all loops */
-	struct logins_in_use *logins; /* likewise */
-	const struct conf *conf;      /* of new sessions */
-	struct tls_server *tls;       /* likewise */
+	struct slots *slots;     /* of all loops */
+	struct shares *shares;   /* likewise */
+	const struct conf *conf; /* of new sessions */
+	struct tls_server *tls;  /* likewise */
 	struct list sessions;
 	struct list lingering;   /* those that have ended, until their connections are gone */
 	struct recent changed;   /* accounts, by era; 0: maybe all */
 	struct session *running; /* whose input is being read */
+	uint64_t share_told_ms;  /* the last time that the log told of one that is full; 0: never */
 	bool stopping;
 	void (*on_session_ended)(struct serving *serving);
 };
@@ -181,6 +182,12 @@ void session_count(struct session *session, enum reply reply);
 void session_message_took(struct session *session, uint64_t octets);
 void session_message_pause(struct session *session);
 void session_message_resume(struct session *session);
+
+/*
+ * Counts what the transaction holds by now: whether the account's messages that have not ended are
+ * within its share. If not the log tells it.
+ */
+bool session_may_hold(struct session *session);
 
 /* Octets of the largest message once logged in: the ceiling, or what the plan sets below it. */
 uint64_t session_size_limit(const struct session *session);

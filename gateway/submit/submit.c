@@ -20,7 +20,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/listener.h"
-#include "gateway/submit/logins_in_use.h"
+#include "gateway/submit/shares.h"
 #include "gateway/submit/networks_file.h"
 #include "gateway/submit/proxied.h"
 #include "gateway/submit/session.h"
@@ -58,7 +58,7 @@ struct submit {
 
 	struct slots *slots;
 	struct networks_file *networks;
-	struct logins_in_use *logins;
+	struct shares *shares;
 
 	/* owner: main loop */
 	const struct conf *conf;
@@ -277,7 +277,7 @@ static int server_init(
 	        .loop = loop,
 	        .spool = submit->spool,
 	        .slots = submit->slots,
-	        .logins = submit->logins,
+	        .shares = submit->shares,
 	        .conf = conf_ref(submit->conf),
 	        .tls = tls_server_ref(tls),
 	        .on_session_ended = on_session_ended,
@@ -375,7 +375,7 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 	proxied_init(&submit->proxied, submit->main_loop);
 	int r = slots_new(&submit->slots);
 	if (r == 0)
-		r = logins_in_use_new(&submit->logins);
+		r = shares_new(&submit->shares);
 	if (r < 0)
 		why_errno(why, r, "submit");
 	if (r == 0)
@@ -518,7 +518,7 @@ void submit_free(struct submit *submit)
 			loop_free(submit->servers[i].serving.loop);
 	}
 	slots_free(submit->slots);
-	logins_in_use_free(submit->logins);
+	shares_free(submit->shares);
 	if (submit->wake_fd >= 0)
 		close(submit->wake_fd);
 	conf_unref(submit->conf);

@@ -310,14 +310,33 @@ static void take_bare(void *arg, struct slice octets)
 	newline_take(&taking->transaction->newline, octets, take_content, taking);
 }
 
-/* What is refused needs no spool. */
-static void give_up_spool(struct transaction *transaction)
+/* What is refused needs neither memory nor the spool. */
+static void drop_if_refused(struct transaction *transaction)
 {
-	if (transaction->refusal == REPLY_COUNT || transaction->spool == NULL)
+	if (transaction->refusal == REPLY_COUNT)
 		return;
-	spool_tx_abort(transaction->spool);
-	transaction->spool = NULL;
+	buf_done(&transaction->header);
+	spool_tx_abort(TAKE(transaction->spool));
 	transaction->must_wait = false;
+}
+
+void transaction_refuse(struct transaction *transaction, enum reply reply)
+{
+	refuse(transaction, reply);
+	drop_if_refused(transaction);
+}
+
+struct shares_held transaction_holds(const struct transaction *transaction)
+{
+	uint64_t envelope =
+	        transaction->recipient_octets + transaction->recipient_room * sizeof(struct slice);
+	uint64_t body = transaction->spool != NULL ? transaction->size : 0;
+
+	return (struct shares_held){
+	        .memory = envelope + buf_len(&transaction->header) +
+	                  MIN_OF(body, (uint64_t)SPOOL_TX_MEMORY_MAX),
+	        .disk = body,
+	};
 }
 
 size_t transaction_take(struct transaction *transaction, const struct transaction_context *context,
@@ -327,7 +346,7 @@ size_t transaction_take(struct transaction *transaction, const struct transactio
 
 	size_t used = dot_decode(&transaction->dot, input,
 	        context->normalize ? take_bare : take_content, &taking, ret_end);
-	give_up_spool(transaction);
+	drop_if_refused(transaction);
 	return used;
 }
 
@@ -341,7 +360,7 @@ void transaction_take_chunk(struct transaction *transaction,
 		newline_take(&transaction->newline, input, take_content, &taking);
 	else
 		dot_decode(&transaction->dot, input, take_content, &taking, &unused);
-	give_up_spool(transaction);
+	drop_if_refused(transaction);
 }
 
 enum reply transaction_judge(

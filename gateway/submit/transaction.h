@@ -19,6 +19,7 @@
 #include "gateway/mail/reply.h"
 #include "gateway/mail/trace.h"
 #include "gateway/spool/spool.h"
+#include "gateway/submit/shares.h"
 
 /* What the transaction must know of its session; outlives it. */
 struct transaction_context {
@@ -43,6 +44,7 @@ struct transaction {
 	uint32_t recipient_room, recipient_octets;
 	uint64_t declared_size;     /* SIZE=, 0 without */
 	struct auth_charge charged; /* by ADMIT, and not given back */
+	struct shares_held held;    /* as the account's shares know it */
 
 	/* from DATA or the first BDAT on */
 	bool chunked;
@@ -82,6 +84,13 @@ size_t transaction_take(struct transaction *transaction, const struct transactio
 /* The same of a chunk, which has no end in it. */
 void transaction_take_chunk(struct transaction *transaction,
         const struct transaction_context *context, struct slice input);
+
+/* About what it holds of memory and disk. */
+struct shares_held transaction_holds(const struct transaction *transaction);
+
+/* What has come is dropped, and what comes; the reply is the reason, unless there was one before.
+ */
+void transaction_refuse(struct transaction *transaction, enum reply reply);
 
 /* REPLY_COUNT as long as nothing is wrong with what has come. */
 enum reply transaction_judge(

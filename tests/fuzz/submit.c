@@ -282,7 +282,7 @@ static void set_up(void)
 	load_conf();
 	open_spool();
 	assert_bug(slots_new(&bench.serving.slots) == 0);
-	assert_bug(logins_in_use_new(&bench.serving.logins) == 0);
+	assert_bug(shares_new(&bench.serving.shares) == 0);
 	bench.serving.loop = bench.loop;
 	bench.serving.on_session_ended = on_session_ended;
 	list_init(&bench.serving.sessions);

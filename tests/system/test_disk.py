@@ -11,7 +11,7 @@ from environment import eventually, give, run
 from gateway import USER
 from load import Load
 from test_faults import send
-from test_refusals import session
+from test_refusals import plain, session
 
 MIB = 1 << 20
 AGAIN_IN = 10  # seconds, from when there is room
@@ -151,6 +151,31 @@ def test_others_fill_it(stage):
         assert refusals(load) <= {("MAIL", NO_ROOM), ("DOT", NO_ROOM)}, refusals(load)
         refused = sum(reply.verb == "DOT" for reply in load.not_successes())
     print(f"# {load.acknowledged} messages accepted, {refused} refused at their end; accepted again after {took:.1f} s")
+
+
+def test_one_account_does_not_take_it(stage):
+    """It never ends its messages: it gets 452, and another account has room all the time."""
+    if not_root():
+        return
+    with small_disk(stage) as disk, contextlib.ExitStack() as crowd:
+        stage.account("greedy@example.org", "secret-2")
+        there, piece = disk.free(), b"0123456789abcde\r\n" * 60000
+        for number in range(60):
+            greedy = session(stage, login=False)
+            crowd.callback(greedy.close)
+            assert greedy.ask(plain("greedy@example.org", "secret-2")).startswith("235")
+            assert greedy.ask("MAIL FROM:<greedy@example.org>").startswith("250"), number
+            if not greedy.ask("RCPT TO:<bob@example.net>").startswith("250"):
+                break
+            assert greedy.ask("DATA").startswith("354")
+            greedy.send(b"From: <greedy@example.org>\r\n\r\n" + piece)
+            if number % 5 == 0:
+                send(stage, str(number))
+                assert stage.upstream.take().subject == str(number)
+        assert there * 2 // 3 < disk.free() < there, f"{there} octets, and now {disk.free()}"
+        assert stage.gateway.events("share.full", account="greedy@example.org")
+        send(stage, "last")
+        assert stage.upstream.take().subject == "last"
 
 
 def test_it_starts_when_it_is_full(stage):

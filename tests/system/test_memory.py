@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: ISC
-"""What a large message costs in memory: nothing that grows with it."""
+"""What a large message costs in memory: nothing that grows with it; and how much one account may have."""
+import contextlib
 import hashlib
 import pathlib
 import re
 import threading
 
 from client import connect, message
-from test_refusals import session
+from environment import eventually
+from test_faults import send
+from test_refusals import plain, session
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -108,3 +111,48 @@ def test_one_of_100_MiB(stage):
 
 def test_eight_of_10_MB_at_once(stage):
     assert costs(stage, 8, 10_000_000) < 16 * MIB
+
+
+def test_one_account_has_its_share(stage):
+    """Of headers that do not end: what is too much gets 452 and is dropped; others are served, and who goes makes room."""
+    stage.account("greedy@example.org", "secret-2")
+    submit = [stage.gateway.children()["submit"]]
+    before, fields = memory(submit), b"".join(b"X-Field-%d: " % n + b"x" * 900 + b"\r\n" for n in range(270))
+    with contextlib.ExitStack() as crowd:
+        there = []
+
+        def enter():
+            greedy = session(stage, login=False, source=f"127.3.{len(there) // 200}.{len(there) % 200 + 1}")
+            crowd.callback(greedy.close)
+            there.append(greedy)
+            assert greedy.ask(plain("greedy@example.org", "secret-2")).startswith("235")
+            assert greedy.ask("MAIL FROM:<greedy@example.org>").startswith("250")
+            return greedy
+
+        def begin():
+            greedy = enter()
+            assert greedy.ask("RCPT TO:<bob@example.net>").startswith("250")
+            assert greedy.ask("DATA").startswith("354")
+            greedy.send(b"From: <greedy@example.org>\r\n" + fields)
+            return greedy
+
+        while not stage.gateway.events("share.full", account="greedy@example.org"):
+            assert len(there) < 700
+            begin()
+        more = memory(submit) - before
+        print(f"# {len(there)} headers of {len(fields) >> 10} KiB: {more / MIB:.0f} MiB more", flush=True)
+        assert 100 * MIB < more < 200 * MIB
+        for _ in range(3):
+            assert begin().ask(b"\r\nbody\r\n.").startswith("452 4.3.1")
+        # Recipients take what a header has left, and then there are no more of them.
+        enter()
+        for n in range(2000):
+            answer = there[-1].ask(f"RCPT TO:<{n:064}@{'x' * 60}.{'y' * 60}.example>")
+            if not answer.startswith("250"):
+                break
+        assert answer.startswith("452 4.3.1"), f"{n}: {answer}"
+        send(stage, "another")
+        assert stage.upstream.take().subject == "another"
+        for greedy in there[:20]:
+            greedy.close()
+        eventually(lambda: begin().ask(b"\r\nbody\r\n.").startswith("250"))

@@ -23,7 +23,7 @@ static void a_login_is_judged_by_what_changed_since(void **state)
 
 	(void)state;
 	list_init(&serving.sessions);
-	assert_int_equal(logins_in_use_new(&serving.logins), 0);
+	assert_int_equal(shares_new(&serving.shares), 0);
 	assert_false(serving_login_is_stale(&serving, &before));
 	sessions_account_changed(&serving, ACCOUNT, 10);
 	sessions_account_changed(&serving, ACCOUNT + 1, 11);
@@ -32,7 +32,7 @@ static void a_login_is_judged_by_what_changed_since(void **state)
 	sessions_account_changed(&serving, ACCOUNT, 12);
 	assert_true(serving_login_is_stale(&serving, &before));
 	assert_false(serving_login_is_stale(&serving, &after));
-	logins_in_use_free(serving.logins);
+	shares_free(serving.shares);
 }
 
 /* ---- the pace of a message ---- */
@@ -158,7 +158,7 @@ static unsigned lines_of_a_turn(unsigned connections)
 
 	assert_int_equal(loop_new(&serving.loop), 0);
 	assert_int_equal(slots_new(&serving.slots), 0);
-	assert_int_equal(logins_in_use_new(&serving.logins), 0);
+	assert_int_equal(shares_new(&serving.shares), 0);
 	assert_int_equal(slots_take(serving.slots, &limits, &peer), SLOT_TAKEN);
 	serving.conf = make_conf();
 	list_init(&serving.sessions);
@@ -173,7 +173,7 @@ static unsigned lines_of_a_turn(unsigned connections)
 		arena_init(&session->account->arena, 1024);
 	}
 	for (unsigned i = 0; i < connections; i++)
-		assert_true(logins_in_use_take(serving.logins, ACCOUNT, 0));
+		assert_true(shares_take_connection(serving.shares, ACCOUNT, 0));
 	while (replies(fds[1]) == 0) {
 		loop_stop(serving.loop);
 		loop_run(serving.loop);
@@ -196,7 +196,7 @@ static unsigned lines_of_a_turn(unsigned connections)
 	assert_int_equal(all, SAID_AT_ONCE);
 	sessions_cut_off(&serving);
 	loop_free(serving.loop);
-	logins_in_use_free(serving.logins);
+	shares_free(serving.shares);
 	slots_free(serving.slots);
 	conf_unref(serving.conf);
 	close(fds[1]);
@@ -608,26 +608,57 @@ static void without_memory_nobody_new_is_taken(void **state)
 
 static void an_account_has_its_connections_and_no_more(void **state)
 {
-	struct logins_in_use *logins;
+	struct shares *shares;
 
 	(void)state;
-	assert_int_equal(logins_in_use_new(&logins), 0);
-	assert_int_equal(logins_in_use_count(logins, ACCOUNT), 0);
-	assert_true(logins_in_use_take(logins, ACCOUNT, 2));
-	assert_true(logins_in_use_take(logins, ACCOUNT, 2));
-	assert_false(logins_in_use_take(logins, ACCOUNT, 2));
-	assert_true(logins_in_use_take(logins, ACCOUNT, 0)); /* any number */
-	assert_true(logins_in_use_take(logins, ACCOUNT + 1, 1));
+	assert_int_equal(shares_new(&shares), 0);
+	assert_int_equal(shares_connections(shares, ACCOUNT), 0);
+	assert_true(shares_take_connection(shares, ACCOUNT, 2));
+	assert_true(shares_take_connection(shares, ACCOUNT, 2));
+	assert_false(shares_take_connection(shares, ACCOUNT, 2));
+	assert_true(shares_take_connection(shares, ACCOUNT, 0)); /* any number */
+	assert_true(shares_take_connection(shares, ACCOUNT + 1, 1));
 	for (unsigned i = 3; i > 0; i--) {
-		assert_int_equal(logins_in_use_count(logins, ACCOUNT), i);
-		logins_in_use_give_back(logins, ACCOUNT);
+		assert_int_equal(shares_connections(shares, ACCOUNT), i);
+		shares_give_connection_back(shares, ACCOUNT);
 	}
-	assert_int_equal(logins_in_use_count(logins, ACCOUNT), 0);
+	assert_int_equal(shares_connections(shares, ACCOUNT), 0);
 	memory_fails = true;
-	assert_false(logins_in_use_take(logins, ACCOUNT, 0));
+	assert_false(shares_take_connection(shares, ACCOUNT, 0));
 	memory_fails = false;
-	assert_true(logins_in_use_take(logins, ACCOUNT, 1));
-	logins_in_use_free(logins);
+	assert_true(shares_take_connection(shares, ACCOUNT, 1));
+	shares_free(shares);
+}
+
+static void an_account_has_its_share_of_memory_and_disk(void **state)
+{
+	const uint64_t mib = 1 << 20, half = SHARES_MEMORY_MAX / 2;
+	struct shares_held one = {0}, two = {0}, other = {0};
+	struct shares *shares;
+
+	(void)state;
+	assert_int_equal(shares_new(&shares), 0);
+	assert_true(shares_take_connection(shares, ACCOUNT, 0));
+	assert_true(shares_take_connection(shares, ACCOUNT + 1, 0));
+	assert_true(shares_hold(shares, ACCOUNT, &one, (struct shares_held){half, 0}, 0, 0));
+	assert_true(shares_hold(shares, ACCOUNT, &two, (struct shares_held){half, 0}, 0, 0));
+	assert_false(shares_hold(shares, ACCOUNT, &two, (struct shares_held){half + 1, 0}, 0, 0));
+	/* Others have their own, and what ends makes room again. */
+	assert_true(shares_hold(shares, ACCOUNT + 1, &other, (struct shares_held){half, 0}, 0, 0));
+	shares_let_go(shares, ACCOUNT, &one);
+	assert_int_equal(one.memory, 0);
+	assert_true(shares_hold(shares, ACCOUNT, &two, (struct shares_held){half + 1, 0}, 0, 0));
+	shares_let_go(shares, ACCOUNT, &two);
+	shares_let_go(shares, ACCOUNT + 1, &other);
+	/* Of 100 MiB 25, however much of them it has taken already, or the least. */
+	for (uint64_t each = 1; each <= 13; each++) {
+		struct shares_held now = {0, each * mib};
+		uint64_t all = 2 * each * mib, left = 100 * mib - all;
+		(void)!shares_hold(shares, ACCOUNT, &one, now, left, 0);
+		assert_int_equal(shares_hold(shares, ACCOUNT, &two, now, left, 0), each < 13);
+		assert_true(shares_hold(shares, ACCOUNT, &two, now, left, 26 * mib));
+	}
+	shares_free(shares);
 }
 
 #define UNTIMED                                                                                    \
@@ -645,7 +676,8 @@ static void an_account_has_its_connections_and_no_more(void **state)
 	        cmocka_unit_test(a_single_slot_is_given),                                          \
 	        cmocka_unit_test(without_memory_nobody_new_is_taken),                              \
 	        cmocka_unit_test(only_so_many_networks_are_remembered),                            \
-	        cmocka_unit_test(an_account_has_its_connections_and_no_more)
+	        cmocka_unit_test(an_account_has_its_connections_and_no_more),                      \
+	        cmocka_unit_test(an_account_has_its_share_of_memory_and_disk)
 
 int main(void)
 {
