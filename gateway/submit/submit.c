@@ -343,7 +343,6 @@ static void on_alarm(const char *text)
 
 static int open_spool(struct submit *submit, struct why *why)
 {
-	char folder[4200];
 	const struct spool_in_settings settings = {
 	        .path = submit->conf->spool,
 	        .ops = &file_system,
@@ -351,12 +350,16 @@ static int open_spool(struct submit *submit, struct why *why)
 	        .on_alarm = on_alarm,
 	};
 
-	int r = spool_in_open(&settings, &submit->spool, why);
-	if (r < 0)
-		return r;
-	/* Its folder is the one where this process may write. */
+	return spool_in_open(&settings, &submit->spool, why);
+}
+
+/* In the only folder where this process may write. */
+static int open_networks(struct submit *submit, struct why *why)
+{
+	char folder[4200];
+
 	snprintf(folder, sizeof(folder), "%s/in", submit->conf->spool);
-	r = networks_file_new(
+	int r = networks_file_new(
 	        submit->main_loop, submit->slots, &file_system, folder, &submit->networks);
 	return r < 0 ? why_errno(why, r, "remembered networks") : 0;
 }
@@ -382,6 +385,8 @@ int submit_new(const struct submit_settings *settings, struct submit **ret_submi
 		r = tls_server_new(settings->certificate, settings->key, &tls, why);
 	if (r == 0)
 		r = open_spool(submit, why);
+	if (r == 0)
+		r = open_networks(submit, why);
 	if (r == 0) {
 		for (unsigned i = 0; r == 0 && i < loops; i++)
 			r = add_server(submit, tls);
