@@ -339,27 +339,11 @@ bool session_fingerprint(const struct session *session, char ret_text[TLS_FINGER
 	return session->listener->client_certificates && conn_fingerprint(session->conn, ret_text);
 }
 
-void account_free(struct account *account)
-{
-	arena_reset(&account->arena);
-	free(account);
-}
-
-static void drop_account(struct session *session)
-{
-	struct account *account = TAKE(session->account);
-
-	if (account == NULL)
-		return;
-	shares_give_connection_back(session->serving->shares, account->facts.id);
-	account_free(account);
-}
-
 void session_forget_login(struct session *session)
 {
 	if (session->account == NULL)
 		return;
-	drop_account(session);
+	who_leave(session);
 	begin_log(session);
 	timer_start(&session->timer, session->conf->submission.login_timeout);
 }
@@ -388,7 +372,7 @@ static void take_down(struct session *session, enum closing why)
 	auth_call_cancel(session->check);
 	drop_transaction(session);
 	session_move(session, ST_CLOSED);
-	drop_account(session);
+	who_leave(session);
 	free(session->suspended_reason);
 	chunk_reset(&session->chunk);
 	free(session->challenge);
@@ -607,7 +591,7 @@ static void on_data(void *arg)
 		if (must_end(session) || turn_is_over(session))
 			return;
 		if (mail_comes(session) && is_doubtful(session)) {
-			auth_ask_who(session);
+			who_ask(session);
 			return;
 		}
 		session->turn_left--;

@@ -89,8 +89,6 @@ struct account {
 	bool unsure;     /* something of it may have changed: before the next message it is asked */
 };
 
-void account_free(struct account *account);
-
 /*
  * What a BDAT has announced. It is not the transaction's: when that is refused, and gone, `left`
  * still says how much of the input is no command.
