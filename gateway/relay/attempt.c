@@ -3,6 +3,8 @@
  * One attempt to deliver a message: load and sign on a worker, split by route,
  * hand over, wait for all deliveries to come back.
  */
+#include "gateway/relay/attempt.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -11,9 +13,16 @@
 
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
+#include "gateway/conf/conf.h"
 #include "gateway/mail/address.h"
 #include "gateway/mail/header.h"
-#include "gateway/relay/inner.h"
+#include "gateway/relay/bounce_limit.h"
+#include "gateway/relay/history.h"
+#include "gateway/relay/keys.h"
+#include "gateway/relay/outcome.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/upstream.h"
 
 #define ARENA_MAX      (64U << 20)
 #define SIGNATURES_MAX 65536

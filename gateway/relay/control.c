@@ -10,9 +10,19 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "gateway/base/arena.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
+#include "gateway/mail/envelope.h"
+#include "gateway/net/conn.h"
+#include "gateway/net/jobs.h"
 #include "gateway/net/listener.h"
-#include "gateway/relay/inner.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/history.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/upstream.h"
+#include "gateway/spool/spool.h"
 
 #define CLIENTS_MAX  16
 #define REQUEST_MS   10000

@@ -5,6 +5,8 @@
  * name at a time, however many sessions wait and however often the settings change. Who waits has a
  * deadline of its own; what is found later counts for the next one.
  */
+#include "gateway/relay/lookup.h"
+
 #include <errno.h>
 #include <netdb.h>
 #include <pthread.h>
@@ -13,7 +15,11 @@
 #include <string.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/relay/inner.h"
+#include "gateway/base/list.h"
+#include "gateway/net/loop.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/session.h"
+#include "gateway/relay/upstream.h"
 
 struct lookup {
 	struct list link; /* in relay.lookups */

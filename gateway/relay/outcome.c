@@ -3,6 +3,8 @@
  * What became of an attempt: failures go back to the sender in a bounce whose
  * record is also their mark; the rest is tried again later.
  */
+#include "gateway/relay/outcome.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -10,9 +12,16 @@
 
 #include "gateway/base/board.h"
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/base/random.h"
+#include "gateway/conf/conf.h"
 #include "gateway/mail/dsn.h"
-#include "gateway/relay/inner.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/attempt.h"
+#include "gateway/relay/bounce_limit.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/upstream.h"
 
 /* So that a bounce's record stays below its limit however much the upstream said. */
 #define BOUNCE_RECIPIENTS_MAX 300

@@ -7,17 +7,28 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "gateway/base/clock.h"
+#include "gateway/base/log.h"
 #include "gateway/conf/option.h"
+#include "gateway/net/jobs.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/attempt.h"
 #include "gateway/relay/control.h"
-#include "gateway/relay/inner.h"
+#include "gateway/relay/history.h"
+#include "gateway/relay/keys.h"
+#include "gateway/relay/lookup.h"
 #include "gateway/relay/notices.h"
+#include "gateway/relay/parts.h"
 #include "gateway/relay/sasl_client.h"
+#include "gateway/relay/session.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/upstream.h"
+#include "gateway/spool/spool.h"
 
 #define WORKERS       4
 #define JOBS_MAX      8192
 #define PREPARING_MAX 64 /* enough to keep workers and connections busy */
 #define STOP_CHECK_MS 10
+#define STOP_WAIT_MS  10000
 
 /* ---- the queue ---- */
 

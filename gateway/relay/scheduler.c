@@ -1,11 +1,15 @@
 /* SPDX-License-Identifier: ISC */
 /* Whose turn it is, and when; see task.h. */
+#include "gateway/relay/task.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/relay/inner.h"
+#include "gateway/conf/conf.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/upstream.h"
 
 struct account_queue {
 	uint64_t account;

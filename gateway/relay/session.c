@@ -4,6 +4,8 @@
  * transaction: greeting, EHLO, STARTTLS, login. A host that does not get that far
  * makes way for the next one.
  */
+#include "gateway/relay/session.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,14 +13,20 @@
 
 #include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
+#include "gateway/base/log.h"
+#include "gateway/conf/conf.h"
 #include "gateway/mail/line.h"
-#include "gateway/relay/inner.h"
+#include "gateway/net/conn.h"
+#include "gateway/relay/parts.h"
 #include "gateway/relay/sasl_client.h"
+#include "gateway/relay/transaction.h"
+#include "gateway/relay/upstream.h"
 
 /* Output that may wait: a batch of RCPT commands and a piece of a body fit well. */
 #define OUTPUT_MAX       (1U << 20)
 #define LOGIN_MAX        8192
 #define ROOM_MAX         65536
+#define RESOLVE_KEEP_MS  60000
 #define TRANSACTIONS_MAX 1000 /* on one connection: upstreams restart too */
 /*
  * From setting out to an address to being ready, while another host could be tried instead; and

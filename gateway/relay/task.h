@@ -29,7 +29,8 @@ enum task_state {
 	TASK_RUNNING,
 };
 
-#define TASK_LAST_MAX 300
+#define TASK_LAST_MAX     300
+#define NO_MEMORY_WAIT_MS 5000 /* then it is tried again */
 
 struct task {
 	struct heap_node turn; /* ready: among its account's */

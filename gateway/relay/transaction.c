@@ -7,6 +7,8 @@
  * dot leaves on this connection: a crash repeats one transaction a connection at
  * most, and forgets none.
  */
+#include "gateway/relay/transaction.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -14,8 +16,15 @@
 #include <string.h>
 
 #include "gateway/base/board.h"
+#include "gateway/conf/conf.h"
 #include "gateway/mail/line.h"
-#include "gateway/relay/inner.h"
+#include "gateway/net/conn.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/attempt.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/session.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/upstream.h"
 
 #define BATCH       50     /* RCPT commands whose replies may be outstanding */
 #define PIECE       65536  /* of the content */

@@ -6,16 +6,27 @@
  * for a growing time, then one connection probes it and carries what comes. While there is no host
  * to try, mail is deferred at once; the first session that works again wakes it.
  */
+#include "gateway/relay/upstream.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/relay/inner.h"
+#include "gateway/base/log.h"
+#include "gateway/conf/conf.h"
+#include "gateway/net/tls.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/attempt.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/session.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/transaction.h"
 
 #define HOST_REST_MS     1000 /* after the first failure; doubles */
 #define HOST_REST_MAX_MS 60000
+#define RESUME_MS        600000 /* a stopped upstream is tried again */
 /* Who tries a new login has so long to himself: one that is silent must not hold up all mail. */
 #define TRY_MS 4000
 /* Deliveries that wait for a session, loaded and signed, while others are prepared. */

@@ -6,8 +6,6 @@
  * counts as delivered only if a reply of class 2 came behind its final dot, and as failed
  * only if something was said that can mean so.
  */
-#include "gateway/relay/inner.h"
-
 #include <errno.h>
 #include <fcntl.h>
 #include <netinet/tcp.h>
@@ -20,8 +18,19 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/base/log.h"
+#include "gateway/conf/conf.h"
+#include "gateway/mail/envelope.h"
+#include "gateway/net/conn.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/history.h"
+#include "gateway/relay/keys.h"
 #include "gateway/relay/notices.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/relay.h"
 #include "gateway/relay/sasl_client.h"
+#include "gateway/relay/session.h"
+#include "gateway/relay/upstream.h"
 #include "gateway/spool/out.h"
 #include "gateway/spool/segment.h"
 #include "tests/fuzz/bench.h"

@@ -5,7 +5,11 @@
 #include <stdlib.h>
 
 #include "gateway/base/clock.h"
-#include "gateway/relay/inner.h"
+#include "gateway/base/log.h"
+#include "gateway/conf/conf.h"
+#include "gateway/relay/accounts.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/task.h"
 
 #define TASKS 8
 

@@ -13,8 +13,18 @@
 #include <unistd.h>
 
 #include "gateway/base/clock.h"
+#include "gateway/conf/conf.h"
+#include "gateway/net/jobs.h"
 #include "gateway/net/listener.h"
-#include "gateway/relay/inner.h"
+#include "gateway/relay/attempt.h"
+#include "gateway/relay/bounce_limit.h"
+#include "gateway/relay/history.h"
+#include "gateway/relay/lookup.h"
+#include "gateway/relay/parts.h"
+#include "gateway/relay/relay.h"
+#include "gateway/relay/session.h"
+#include "gateway/relay/task.h"
+#include "gateway/relay/upstream.h"
 
 /* What set out before a host failed fails with it; the rests of what set out later double. */
 static void what_fails_at_once_fails_once(void **state)
