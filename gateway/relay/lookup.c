@@ -19,6 +19,7 @@
 #include "gateway/net/loop.h"
 #include "gateway/relay/parts.h"
 #include "gateway/relay/session.h"
+#include "gateway/relay/session_host.h"
 #include "gateway/relay/upstream.h"
 
 struct lookup {

@@ -1,8 +1,13 @@
 /* SPDX-License-Identifier: ISC */
 /*
- * One connection to an upstream, from setting out to a host to its end; transactions
- * (transaction.h) run over it, one after the other. The loop's thread only, but for what belongs to
- * its job while that runs.
+ * One connection to an upstream, from setting out to a host to its end.
+ *
+ *     session_host.h   to which host and address it goes, and when on to the next
+ *     session_input.h  what comes over it, and to whom that goes
+ *     opening.h        what is said before mail
+ *     transaction.h    one message; then it is idle, and may get another
+ *
+ * The loop's thread only, but for what belongs to its job while that runs.
  */
 #pragma once
 
@@ -47,33 +52,44 @@ struct session {
 	struct list member; /* in upstream.sessions */
 	struct upstream *upstream;
 	unsigned generation;
+	bool uncounted; /* its host is none of the upstream any more */
 	enum session_state state;
 	struct conn *conn;
 	struct timer timer;
-	struct defer later;        /* going to a host, or freeing it */
+	struct defer later; /* going to a host, or freeing it */
+	char trouble[400];  /* why it ends, or why the last host did not serve */
+	struct job job;     /* the login, a piece of a body */
+	bool job_runs, finished;
+	int job_result;
+	struct buf room; /* owner: the job: the login's command, a piece of a body */
+
+	/* ---- session_host.c ---- */
+
 	size_t host, addr;         /* that it uses */
 	bool is_probe;             /* of this host: it goes to no other, and no mail waits for it */
-	bool uncounted;            /* its host is none of the upstream any more */
 	uint64_t since_ms;         /* when it set out to the host */
 	uint64_t address_since_ms; /* and to this address of it */
 	char *host_name;           /* copies, because a reload may come */
 	struct addresses addresses;
 	bool waits_for_name;
-	struct job job; /* the login, a piece of a body */
-	bool job_runs, finished;
-	int job_result;
-	struct buf room;           /* owner: the job: the login's command, a piece of a body */
-	char *username, *password; /* for the login; copies, because a reload may come */
-	struct ehlo ehlo;
+
+	/* ---- session_input.c ---- */
+
 	struct peer_reply reply;
 	unsigned owed; /* replies to the commands that were sent; the greeting is one */
+
+	/* ---- opening.c ---- */
+
+	struct ehlo ehlo; /* what it can */
 	bool secure;
-	char trouble[400];     /* why it ends, or why the last host did not serve */
+	char *username, *password; /* for the login; copies, because a reload may come */
+
+	/* ---- transaction.c ---- */
+
 	uint64_t transactions; /* begun */
 	unsigned marks;        /* not yet written */
 	bool mark_failed;
-	bool served; /* a transaction has ended in order */
-
+	bool served;               /* a transaction has ended in order */
 	struct delivery *delivery; /* of the transaction that runs, or NULL */
 	struct transaction tx;
 	struct spool_message content; /* a body in a file; owner: the job while it runs */
@@ -83,24 +99,24 @@ struct session {
 int session_start(struct upstream *upstream, size_t host) must_check;
 /* Opens one to that host alone, to see whether it serves again. 0 or -ENOMEM. */
 int session_probe(struct upstream *upstream, size_t host) must_check;
-/* The addresses of its host are known now, or why they are not: `text`. */
-void session_resolved(struct session *session, const char *text);
 /* Says QUIT and goes. Only when idle. */
 void session_quit(struct session *session);
 /* Ends it now; a delivery that it has comes back, deferred or to be repeated. */
 void session_end(struct session *session, const char *text);
-/* The same; what it said in this transaction is not believed, its refusals neither. */
-void session_out_of_step(struct session *session, const char *text);
 
-/* Tells that the address it has does not serve. */
-void session_log_address(const struct session *session);
+/* ---- for the files named above ---- */
 
-/* For transaction.c. */
-const char *session_host(const struct session *session);
-/* The transaction is over, the connection lives. */
-void session_idle(struct session *session);
 /* The only way to another state, or to wait anew in the same one; see states[] in session.c. */
 void session_enter(struct session *session, enum session_state to);
+/* All that comes before mail is said; or the transaction is over, the connection lives. */
+void session_idle(struct session *session);
+/* Something is wrong with the connection, whatever it was doing: before it is ready it goes on to
+ * another address or host, else it ends. */
+void session_trouble(struct session *session, const char *text);
+/* The same; `code` is of the reply that says so, or 0. */
+void session_trouble_code(struct session *session, const char *text, unsigned code);
+/* The same; what it said in this transaction is not believed, its refusals neither. */
+void session_out_of_step(struct session *session, const char *text);
 /* Runs `run` on one of these workers, then `done`; -EAGAIN when they are swamped. */
 int session_job(struct session *session, struct jobs *jobs, void (*run)(struct job *),
         void (*done)(struct job *)) must_check;

@@ -23,6 +23,7 @@
 #include "gateway/relay/attempt.h"
 #include "gateway/relay/parts.h"
 #include "gateway/relay/session.h"
+#include "gateway/relay/session_host.h"
 #include "gateway/relay/task.h"
 #include "gateway/relay/upstream.h"
 
