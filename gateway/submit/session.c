@@ -438,7 +438,7 @@ static bool is_fine(const struct session *session, const struct line *line)
 static bool is_bdat(const struct session *session, struct slice line)
 {
 	return session->state != ST_AUTH_MORE && slice_starts_with_nocase(line, SLICE("BDAT")) &&
-	       (line.len == 4 || line.ptr[4] == ' ' || line_has_controls(slice_part(line, 4, 5)));
+	       (line.len == 4 || line.ptr[4] == ' ' || line_has_controls(slice_part(line, 4, 1)));
 }
 
 /* A BDAT that is not run: where its chunk ends cannot be known, and a chunk must not be run. */
