@@ -126,8 +126,10 @@ static void start_login(struct session *session)
 	session->username = strdup(settings->username);
 	session->password = strdup(session->upstream->password);
 	if (session->username == NULL || session->password == NULL ||
-	        session_job(session, session->upstream->relay->jobs, login, have_login) < 0)
+	        session_job(session, session->upstream->relay->jobs, login, have_login) < 0) {
+		opening_wipe_login(session);
 		session_trouble(session, "too much to do");
+	}
 }
 
 /*

@@ -282,7 +282,7 @@ static void *greet(void *arg)
 
 	(void)!write(fd, "220 x\r\n", 7);
 	(void)!read(fd, octets, sizeof(octets));
-	(void)!write(fd, "250 x\r\n", 7);
+	(void)!write(fd, "250-x\r\n250 AUTH PLAIN\r\n", 23);
 	(void)!read(fd, octets, sizeof(octets));
 	close(fd);
 	return NULL;
@@ -672,6 +672,28 @@ static void a_probe_that_serves_no_mail_is_a_failure(void **state)
 	tear_down(bench);
 }
 
+/* Nobody can make it now: the next host is tried, and no copy of the password is left behind. */
+static void a_login_that_cannot_be_made_leaves_nothing(void **state)
+{
+	char upstreams[200];
+
+	(void)state;
+	other_greets = true;
+	snprintf(upstreams, sizeof(upstreams),
+	        "isp = { hosts = [\"127.0.0.2:%u\", \"127.0.0.2:%u\"]  tls = \"none\""
+	        "  username = \"u\"  password_file = \"/p\" }",
+	        own_port, own_port);
+	struct bench *bench = set_up(upstreams, 0);
+	jobs_free(bench->relay.jobs);
+	assert_int_equal(jobs_new(1, 0, &bench->relay.jobs), 0);
+	deliver(bench, 0);
+	while (bench->results[0].fate == FATE_OPEN)
+		run_one_turn();
+	assert_int_equal(bench->results[0].fate, FATE_DEFERRED);
+	assert_true(bench->upstream->hosts[0].is_open && bench->upstream->hosts[1].is_open);
+	tear_down(bench);
+}
+
 /* It is ready, and goes, since all connections are in use: its host is not probed without end. */
 static void a_probe_that_is_not_needed_has_found_its_host(void **state)
 {
@@ -1030,6 +1052,7 @@ int main(void)
 	        LISTENING_TEST(a_stop_and_a_name_in_one_turn),
 	        LISTENING_TEST(one_delivery_waits_for_a_probe),
 	        LISTENING_TEST(a_probe_that_serves_no_mail_is_a_failure),
+	        LISTENING_TEST(a_login_that_cannot_be_made_leaves_nothing),
 	        LISTENING_TEST(a_probe_that_is_not_needed_has_found_its_host),
 	        LISTENING_TEST(what_is_held_comes_as_there_is_room),
 	        LISTENING_TEST(mail_that_waits_goes_to_the_new_host_at_once),
