@@ -35,7 +35,8 @@ static int parse_ip(struct slice ip, bool v6, uint16_t port, struct addr *ret_ad
 	struct addr addr = {0};
 	char host[INET6_ADDRSTRLEN];
 
-	if (ip.len >= sizeof(host))
+	/* What is behind a NUL would not be looked at. */
+	if (ip.len >= sizeof(host) || slice_find(ip, '\0') >= 0)
 		return -EINVAL;
 	memcpy(host, ip.ptr, ip.len);
 	host[ip.len] = '\0';

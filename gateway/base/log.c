@@ -30,11 +30,13 @@ static const struct {
 };
 
 #define TOLD_EVERY_MS 60000
-/* So long of a second lines wait for who reads the log, all together; none once one was lost. */
+/* Lines wait for room in the log, all together so long in a second; none waits once one was lost.
+ */
 #define WAIT_MS 100
 
-static _Atomic uint64_t lost;                 /* lines, since one could be written */
-static _Atomic uint64_t second_ms, waited_ms; /* when the second began; of it */
+static _Atomic uint64_t lost;      /* lines, since one could be written */
+static _Atomic uint64_t second_ms; /* when the current second began */
+static _Atomic uint64_t waited_ms; /* in it */
 
 static const char *log_process = "posternd";
 static enum log_level log_lowest = LOG_INFO;
