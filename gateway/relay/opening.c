@@ -99,6 +99,7 @@ static void have_login(struct job *job)
 	if (session_job_orphaned(session))
 		return;
 	if (session->job_result < 0) {
+		buf_wipe(&session->room);
 		session_trouble(session, "the login could not be made");
 		return;
 	}

@@ -39,7 +39,8 @@ static void on_reply(struct session *session)
 		transaction_reply(session);
 }
 
-/* Takes a line from the input. 1: a reply is complete; 0: not yet; -EBADMSG. */
+/* Takes a line. 1: a reply is complete; 0: more lines of it follow; -EAGAIN: no line yet; -EBADMSG.
+ */
 static int take_line(struct session *session)
 {
 	struct line_reader reader = {.skipping = false};
