@@ -5,9 +5,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "gateway/base/addr.h"
@@ -15,24 +17,26 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/log.h"
 #include "gateway/base/why.h"
-#include "gateway/net/jobs.h"
 #include "gateway/net/timer.h"
 
-#define EVERY_MS 60000
-#define PATH     4200
-#define LINE_MAX (ADDR_TEXT + 24)
-#define TEXT_MAX ((size_t)SLOTS_REMEMBERED_MAX * LINE_MAX) /* of no more we have written */
+#define EVERY_MS  60000
+#define LAST_S    1
+#define PATH_ROOM 4200
+#define LINE_ROOM (ADDR_TEXT + 24)
+#define TEXT_MAX  ((size_t)SLOTS_REMEMBERED_MAX * LINE_ROOM) /* we never write more */
 
 struct networks_file {
 	struct slots *slots;
 	const struct file_ops *ops;
-	char path[PATH], new_path[PATH + 4];
+	char path[PATH_ROOM], new_path[PATH_ROOM + 4];
 	struct timer timer;
-	struct jobs *jobs;
-	struct job job;
-	/* owner: the job, while it runs */
-	uint64_t written; /* so many logins there were when it was */
-	bool failing;     /* which has been told */
+	pthread_t thread;
+	pthread_mutex_t lock;
+	pthread_cond_t wakeup; /* one of these has changed, which are the lock's: */
+	bool due, ending, ended;
+	/* owner: the thread */
+	uint64_t logins_written; /* slots_logins() when it was */
+	bool failing;            /* which has been told */
 };
 
 static void tell_failure(const struct networks_file *file, const char *what, int error)
@@ -61,7 +65,9 @@ static int read_all(struct networks_file *file)
 	uint64_t now_s = (uint64_t)clock_wall_s();
 	struct buf text;
 
-	_cleanup_(closep) int fd = file->ops->open(file->path, O_RDONLY, 0);
+	/* Whatever stands there: nobody is waited for, and no link is followed. */
+	_cleanup_(closep) int fd =
+	        file->ops->open(file->path, O_RDONLY | O_NONBLOCK | O_NOFOLLOW, 0);
 	if (fd < 0)
 		return fd == -ENOENT ? 0 : fd;
 	buf_init(&text, TEXT_MAX);
@@ -94,13 +100,19 @@ static int replace(struct networks_file *file, struct slice text)
 	const struct file_ops *ops = file->ops;
 	const struct iovec part = {(void *)(uintptr_t)text.ptr, text.len};
 
-	_cleanup_(closep) int fd = ops->open(file->new_path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+	_cleanup_(closep) int fd = ops->open(
+	        file->new_path, O_WRONLY | O_CREAT | O_TRUNC | O_NONBLOCK | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return fd;
 	int r = file_write_exactly(ops, fd, &part, 1, 0);
 	if (r == 0)
 		r = ops->fdatasync(fd);
-	return r < 0 ? r : ops->rename(file->new_path, file->path);
+	if (r == 0)
+		r = ops->rename(file->new_path, file->path);
+	/* The disk may be full. */
+	if (r < 0)
+		(void)ops->unlink(file->new_path);
+	return r;
 }
 
 static int write_all(struct networks_file *file)
@@ -126,68 +138,105 @@ static void write_if_changed(struct networks_file *file)
 {
 	uint64_t logins = slots_logins(file->slots);
 
-	if (logins == file->written)
+	if (logins == file->logins_written)
 		return;
 	int r = write_all(file);
 	if (r == 0)
-		file->written = logins;
+		file->logins_written = logins;
 	else if (!file->failing)
 		tell_failure(file, "write", r);
 	file->failing = r < 0;
 }
 
-static void run_write(struct job *job)
+static void *run(void *arg)
 {
-	write_if_changed(container_of(job, struct networks_file, job));
-}
+	struct networks_file *file = arg;
+	bool is_last = false;
 
-static void written(struct job *job)
-{
-	struct networks_file *file = container_of(job, struct networks_file, job);
-
-	timer_start(&file->timer, EVERY_MS);
+	while (!is_last) {
+		pthread_mutex_lock(&file->lock);
+		while (!file->due && !file->ending)
+			pthread_cond_wait(&file->wakeup, &file->lock);
+		file->due = false;
+		is_last = file->ending;
+		pthread_mutex_unlock(&file->lock);
+		write_if_changed(file);
+	}
+	pthread_mutex_lock(&file->lock);
+	file->ended = true;
+	pthread_cond_broadcast(&file->wakeup);
+	pthread_mutex_unlock(&file->lock);
+	return NULL;
 }
 
 static void on_time(void *arg)
 {
 	struct networks_file *file = arg;
 
-	/* There is room for one, and it is the only one. */
-	assert_bug(jobs_submit(file->jobs, &file->job) == 0);
+	pthread_mutex_lock(&file->lock);
+	file->due = true;
+	pthread_cond_broadcast(&file->wakeup);
+	pthread_mutex_unlock(&file->lock);
+	timer_start(&file->timer, EVERY_MS);
 }
 
 int networks_file_new(struct loop *loop, struct slots *slots, const struct file_ops *ops,
-        const char *folder, struct networks_file **ret_file)
+        const char *spool, struct networks_file **ret_file)
 {
 	struct networks_file *file = calloc(1, sizeof(*file));
 
 	if (file == NULL)
 		return -ENOMEM;
-	int r = jobs_new(1, 1, &file->jobs);
+	file->slots = slots;
+	file->ops = ops;
+	snprintf(file->path, sizeof(file->path), "%s/in/networks", spool);
+	snprintf(file->new_path, sizeof(file->new_path), "%s.new", file->path);
+	pthread_mutex_init(&file->lock, NULL);
+	pthread_cond_init(&file->wakeup, NULL);
+	int r = read_all(file);
+	if (r < 0)
+		tell_failure(file, "read", r);
+	r = -pthread_create(&file->thread, NULL, run, file);
 	if (r < 0) {
 		free(file);
 		return r;
 	}
-	file->slots = slots;
-	file->ops = ops;
-	snprintf(file->path, sizeof(file->path), "%s/networks", folder);
-	snprintf(file->new_path, sizeof(file->new_path), "%s.new", file->path);
-	file->job = (struct job){.loop = loop, .run = run_write, .done = written};
 	timer_init(&file->timer, loop, on_time, file);
 	timer_start(&file->timer, EVERY_MS);
-	r = read_all(file);
-	if (r < 0)
-		tell_failure(file, "read", r);
 	*ret_file = file;
 	return 0;
 }
 
-void networks_file_free(struct networks_file *file)
+/* Has it written once more; whether it is done with that within a second. */
+static bool write_last(struct networks_file *file)
+{
+	struct timespec until;
+	int r = 0;
+
+	clock_gettime(CLOCK_MONOTONIC, &until);
+	until.tv_sec += LAST_S;
+	pthread_mutex_lock(&file->lock);
+	file->ending = true;
+	pthread_cond_broadcast(&file->wakeup);
+	while (!file->ended && r != ETIMEDOUT)
+		r = pthread_cond_clockwait(&file->wakeup, &file->lock, CLOCK_MONOTONIC, &until);
+	bool ended = file->ended;
+	pthread_mutex_unlock(&file->lock);
+	return ended;
+}
+
+bool networks_file_free(struct networks_file *file)
 {
 	if (file == NULL)
-		return;
+		return true;
 	timer_stop(&file->timer);
-	jobs_free(file->jobs);
-	write_if_changed(file);
+	if (!write_last(file)) {
+		tell_failure(file, "write", ETIMEDOUT);
+		return false;
+	}
+	pthread_join(file->thread, NULL);
+	pthread_cond_destroy(&file->wakeup);
+	pthread_mutex_destroy(&file->lock);
 	free(file);
+	return true;
 }

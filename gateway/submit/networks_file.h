@@ -9,6 +9,8 @@
  */
 #pragma once
 
+#include <stdbool.h>
+
 #include "gateway/base/compiler.h"
 #include "gateway/base/file.h"
 #include "gateway/net/loop.h"
@@ -17,11 +19,15 @@
 struct networks_file;
 
 /*
- * Has `slots` remember what is in "networks" in that folder, and begins to write the file anew once
- * a minute, on a thread of its own; `slots` and `ops` must stay. 0 or -errno.
+ * Has `slots` remember what is in the file in/networks of that spool (in/ is where this process may
+ * write), and begins to write it anew once a minute, on a thread of its own; `slots` and `ops` must
+ * stay. 0 or -errno.
  */
 int networks_file_new(struct loop *loop, struct slots *slots, const struct file_ops *ops,
-        const char *folder, struct networks_file **ret_file) must_check;
+        const char *spool, struct networks_file **ret_file) must_check;
 
-/* Writes it once more, and waits for that. The loop does not run any more. NULL is fine. */
-void networks_file_free(struct networks_file *file);
+/*
+ * Writes it once more. False: the disk has hung for a second, and nothing was freed; its thread and
+ * `slots`, which that uses, are left to the end of the process. NULL is fine.
+ */
+bool networks_file_free(struct networks_file *file) must_check;

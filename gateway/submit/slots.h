@@ -60,7 +60,8 @@ void slots_log_in(struct slots *slots, const struct addr *peer);
 /* It is gone; `logged_in`: slots_log_in() was called for it. */
 void slots_give_back(struct slots *slots, const struct addr *peer, bool logged_in);
 
-/* Remembers a network as if somebody had logged in there so long ago, after all others. */
+/* At the start, before anybody logs in, the oldest first: a network and how long ago its last login
+ * was. */
 void slots_recall(struct slots *slots, const struct addr *peer, uint64_t age_s);
 
 /* One that is remembered. */

@@ -10,7 +10,6 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <pthread.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -353,14 +352,10 @@ static int open_spool(struct submit *submit, struct why *why)
 	return spool_in_open(&settings, &submit->spool, why);
 }
 
-/* In the only folder where this process may write. */
 static int open_networks(struct submit *submit, struct why *why)
 {
-	char folder[4200];
-
-	snprintf(folder, sizeof(folder), "%s/in", submit->conf->spool);
-	int r = networks_file_new(
-	        submit->main_loop, submit->slots, &file_system, folder, &submit->networks);
+	int r = networks_file_new(submit->main_loop, submit->slots, &file_system,
+	        submit->conf->spool, &submit->networks);
 	return r < 0 ? why_errno(why, r, "remembered networks") : 0;
 }
 
@@ -516,13 +511,14 @@ void submit_free(struct submit *submit)
 		conf_unref(server->serving.conf);
 		tls_server_unref(server->serving.tls);
 	}
-	networks_file_free(submit->networks);
+	bool slots_are_free = networks_file_free(submit->networks);
 	spool_in_close(submit->spool);
 	for (unsigned i = 0; i < submit->server_count; i++) {
 		if (submit->servers[i].has_thread)
 			loop_free(submit->servers[i].serving.loop);
 	}
-	slots_free(submit->slots);
+	if (slots_are_free)
+		slots_free(submit->slots);
 	shares_free(submit->shares);
 	if (submit->wake_fd >= 0)
 		close(submit->wake_fd);
