@@ -64,6 +64,7 @@ struct conf_submission {
 	uint64_t data_timeout;            /* between pieces of a message */
 	uint64_t connections;             /* in all */
 	uint64_t connections_per_address; /* from one IPv4 address, /56 of IPv6 */
+	uint64_t account_memory;          /* octets of an account's unfinished messages */
 	uint64_t login_failures;          /* on one connection, then 421 */
 	uint64_t refusal_delay;           /* 535 leaves so long after its AUTH */
 	uint64_t threads;                 /* event loops; 0: one for each core */

@@ -39,6 +39,8 @@
 #define SPILL_QUEUE_MAX 100000
 #define SPACE_CACHE_US  250000
 
+static_assert(INLINE_MAX + SPILL_STEP <= SPOOL_TX_MEMORY_MAX, "what a transaction has of memory");
+
 struct spool_in {
 	char folder[4096];
 	const struct file_ops *ops;
@@ -58,7 +60,7 @@ struct spool_tx {
 	struct loop *loop;
 	struct message_id id;
 	const struct spool_tx_events *events;
-	void *arg;
+	void *arg, *owned;
 	enum tx_state state;
 	bool aborted, working, told_to_wait;
 	int error;
@@ -269,9 +271,16 @@ int spool_in_has_room(struct spool_in *in, uint64_t message_size)
 	return check_room(in, 2 * message_size);
 }
 
-uint64_t spool_in_free(struct spool_in *in)
+uint64_t spool_in_left(struct spool_in *in)
 {
-	return (uint64_t)MAX_OF(atomic_load(&in->space), (int64_t)0);
+	int64_t left = atomic_load(&in->space) - (int64_t)atomic_load(&in->promised);
+
+	return (uint64_t)MAX_OF(left, (int64_t)0);
+}
+
+uint64_t spool_tx_disk(const struct spool_tx *tx)
+{
+	return tx->size + tx->promised;
 }
 
 /*
@@ -287,7 +296,7 @@ static void promise(struct spool_tx *tx)
 }
 
 int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
-        const struct spool_tx_events *events, void *arg, struct spool_tx **ret_tx)
+        const struct spool_tx_events *events, void *arg, void *owned, struct spool_tx **ret_tx)
 {
 	struct spool_tx *tx = calloc(1, sizeof(*tx));
 
@@ -299,6 +308,7 @@ int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, u
 	        .id = id,
 	        .events = events,
 	        .arg = arg,
+	        .owned = owned,
 	        .fd = -1,
 	        .most = size,
 	};
@@ -324,6 +334,8 @@ static void tx_free(struct spool_tx *tx)
 	buf_done(&tx->step);
 	buf_done(&tx->record);
 	XXH3_freeState(tx->sum);
+	if (tx->owned != NULL)
+		tx->events->on_gone(tx->owned);
 	free(tx);
 }
 

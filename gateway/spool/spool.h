@@ -56,8 +56,11 @@ void spool_in_close(struct spool_in *in);
  */
 int spool_in_has_room(struct spool_in *in, uint64_t message_size) must_check;
 
-/* Octets that were free when somebody last asked for room, less what has come since. Any thread. */
-uint64_t spool_in_free(struct spool_in *in);
+/*
+ * Octets that were free when somebody last asked for room, less what has come since and what is
+ * kept for open transactions. Any thread.
+ */
+uint64_t spool_in_left(struct spool_in *in);
 
 /* A message on its way into the journal. Owner: the loop that made it. */
 struct spool_tx;
@@ -72,16 +75,25 @@ struct spool_tx_events {
 	 * accepted (-ENOSPC: full). The transaction is gone.
 	 */
 	void (*on_done)(void *arg, int result);
+	/*
+	 * All that it had is free again, which after spool_tx_abort() may take as long as the disk.
+	 * With what it owns, if that is not NULL.
+	 */
+	void (*on_gone)(void *owned);
 };
 
 enum { SPOOL_WAIT = 1 };
 
 /*
  * `size`: the most octets that may come. Room is kept for as much again as has come, within that.
- * 0 or -ENOMEM.
+ * It owns `owned` unless this fails: 0 or -ENOMEM.
  */
 int spool_tx_new(struct spool_in *in, struct loop *loop, struct message_id id, uint64_t size,
-        const struct spool_tx_events *events, void *arg, struct spool_tx **ret_tx) must_check;
+        const struct spool_tx_events *events, void *arg, void *owned,
+        struct spool_tx **ret_tx) must_check;
+
+/* Octets of the disk that it has, and that are kept for it. */
+uint64_t spool_tx_disk(const struct spool_tx *tx);
 
 /*
  * Appends to the body. 0, or SPOOL_WAIT: it was taken, but stop reading until

@@ -13,6 +13,7 @@
 #include "gateway/base/clock.h"
 #include "gateway/base/encode.h"
 #include "gateway/submit/commands.h"
+#include "gateway/submit/who.h"
 
 #define RESPONSE_MAX 12288UL
 /* More than a look-up takes, whose time tells who exists: the first challenge of SCRAM leaves then.
@@ -282,6 +283,7 @@ static void on_answer(
 		if (r == -EUSERS)
 			return;
 		reply = r == 0 ? REPLY_LOGGED_IN : REPLY_LOGIN_UNAVAILABLE;
+		session->refused &= r < 0; /* nothing was pipelined behind it */
 	}
 	session_move(session, ST_READY);
 	session_reply(session, reply, NULL);

@@ -19,6 +19,7 @@ struct transaction_context message_context(struct session *session)
 	return (struct transaction_context){
 	        .loop = session->serving->loop,
 	        .spool = session->serving->spool,
+	        .shares = session->serving->shares,
 	        .account = &session->account->facts,
 	        .events = &data_spool_events,
 	        .arg = session,
@@ -247,8 +248,11 @@ void message_finish(struct session *session)
 
 void message_hold(struct session *session)
 {
-	if (!session_may_hold(session))
-		transaction_refuse(session->transaction, REPLY_NO_ROOM);
+	if (session_hold(session))
+		return;
+	transaction_refuse(session->transaction, REPLY_SHARE_FULL);
+	/* What was dropped is no longer held: else it would take the account's others with it. */
+	(void)!session_hold(session);
 }
 
 /* It has been refused long ago, and its end does not come. */
@@ -317,7 +321,13 @@ static void on_stored(void *arg, int result)
 	session_continue(session);
 }
 
+static void on_gone(void *owned)
+{
+	holding_free(owned);
+}
+
 const struct spool_tx_events data_spool_events = {
         .on_ready = on_spool_ready,
         .on_done = on_stored,
+        .on_gone = on_gone,
 };

@@ -167,7 +167,7 @@ enum reply mail_act(struct session *session, struct slice text)
 	enum reply reply = parse_mail(session, text, &args);
 
 	assert_bug(reply == REPLY_COUNT);
-	if (transaction_new(&transaction) < 0)
+	if (transaction_new(session->serving->shares, session->account->facts.id, &transaction) < 0)
 		return REPLY_TRY_LATER;
 	transaction->envelope.sender = arena_slice(&transaction->arena, args.sender.text);
 	transaction->envelope.body_8bit = args.body_8bit;
@@ -217,7 +217,7 @@ enum reply rcpt_check(struct session *session, struct slice text)
 		return REPLY_UTF8_ADDRESS;
 	if (session->transaction->envelope.recipient_count >= recipient_limit(session))
 		return too_many(session, recipient_limit(session));
-	return session_may_hold(session) ? REPLY_COUNT : REPLY_NO_ROOM;
+	return REPLY_COUNT;
 }
 
 enum reply rcpt_act(struct session *session, struct slice text)
@@ -226,6 +226,8 @@ enum reply rcpt_act(struct session *session, struct slice text)
 	enum reply reply = parse_rcpt(session, text, &recipient);
 
 	assert_bug(reply == REPLY_COUNT);
+	if (!session_hold(session))
+		return REPLY_SHARE_FULL;
 	int r = transaction_add_recipient(session->transaction, recipient.text);
 	if (r == -E2BIG)
 		return too_many(session, session->transaction->envelope.recipient_count);

@@ -58,20 +58,6 @@ void auth_answer_due(void *arg);
 /* Ends what the client began with AUTH by this reply, as its own doing; the session may be gone. */
 void auth_fail(struct session *session, enum reply reply);
 
-/* who.c */
-/*
- * The session is that account's from now on. 0; -ENOMEM; -EUSERS when the account has too many
- * sessions, and this one has ended.
- */
-int who_enter(struct session *session, const struct auth_account *facts) must_check;
-/* It is nobody's any more. */
-void who_leave(struct session *session);
-/*
- * Asks whose the address is, or of somebody whether he is still who he was; the MAIL stays, and is
- * read again when the answer is there.
- */
-void who_ask(struct session *session);
-
 /* cmd_mail.c */
 enum reply mail_check(struct session *session, struct slice text);
 enum reply mail_act(struct session *session, struct slice text);

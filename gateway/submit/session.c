@@ -14,6 +14,7 @@
 #include "gateway/base/encode.h"
 #include "gateway/base/random.h"
 #include "gateway/submit/commands.h"
+#include "gateway/submit/who.h"
 
 /* Replies that may wait for a client that does not read; beyond half of it no command is run. */
 #define OUTPUT_MAX    65536
@@ -275,25 +276,32 @@ static void drop_transaction(struct session *session)
 
 	if (transaction == NULL)
 		return;
-	shares_let_go(session->serving->shares, session->account->facts.id, &transaction->held);
 	if (transaction->charged.account != 0 && !transaction->committing)
 		auth_settle(session->serving->auth, &transaction->charged);
 	transaction_free(transaction);
 }
 
-bool session_may_hold(struct session *session)
+bool session_hold(struct session *session)
 {
-	struct serving *serving = session->serving;
-	struct transaction *transaction = session->transaction;
-	/* As much as the spool keeps free for whoever says MAIL. */
-	uint64_t least = 2 * session->conf->submission.message_size;
+	static const char *const whats[] = {
+	        [HOLDING_MEMORY_FULL] = "memory",
+	        [HOLDING_DISK_FULL] = "disk",
+	};
+	const struct serving *serving = session->serving;
+	const struct disk_room disk = {
+	        .left = spool_in_left(serving->spool),
+	        /* As much as the spool keeps free for whoever says MAIL. */
+	        .least = 2 * session->conf->submission.message_size,
+	};
+	uint64_t account = session->account->facts.id;
 
-	if (shares_hold(serving->shares, session->account->facts.id, &transaction->held,
-	            transaction_holds(transaction), spool_in_free(serving->spool), least))
+	enum holding_answer answer = transaction_hold(session->transaction, disk);
+	if (answer == HOLDING_FINE || session->transaction->refusal != REPLY_COUNT)
 		return true;
-	if (log_is_due(&serving->share_told_ms))
-		LOG(&session->log, EV_SHARE_FULL, "connections=%" PRIu64,
-		        shares_connections(serving->shares, session->account->facts.id));
+	counter_add(CT_SHARES_FULL, 1);
+	if (shares_is_due(serving->shares, account))
+		LOG(&session->log, EV_SHARE_FULL, "what=%s connections=%" PRIu64, whats[answer],
+		        shares_connections(serving->shares, account));
 	return false;
 }
 

@@ -31,8 +31,8 @@
 #include "gateway/net/timer.h"
 #include "gateway/spool/spool.h"
 #include "gateway/submit/auth_link.h"
-#include "gateway/submit/shares.h"
 #include "gateway/submit/pace.h"
+#include "gateway/submit/shares.h"
 #include "gateway/submit/slots.h"
 #include "gateway/submit/transaction.h"
 
@@ -76,7 +76,6 @@ struct serving {
 	struct list lingering;   /* those that have ended, until their connections are gone */
 	struct recent changed;   /* accounts, by era; 0: maybe all */
 	struct session *running; /* whose input is being read */
-	uint64_t share_told_ms;  /* the last time that the log told of one that is full; 0: never */
 	bool stopping;
 	void (*on_session_ended)(struct serving *serving);
 };
@@ -137,7 +136,7 @@ struct session {
 	bool has_logged_in;      /* once: slots_log_in() has been called */
 	uint64_t nobody_at; /* its address was nobody's before this change, from 1; 0: unknown */
 	unsigned failures;
-	struct auth_call *call;    /* a login or an admission */
+	struct auth_call *call;    /* a login, who it is, or an admission */
 	struct auth_call *check;   /* whether the account may send, in mid-message */
 	struct timer answer_timer; /* of a 535, a 525 or a challenge that waits for its time */
 	char *challenge;           /* of SCRAM, in base64 */
@@ -182,10 +181,10 @@ void session_message_pause(struct session *session);
 void session_message_resume(struct session *session);
 
 /*
- * Counts what the transaction holds by now: whether the account's messages that have not ended are
- * within its share. If not the log tells it.
+ * Counts what the transaction holds by now. False when the account's messages have more than its
+ * share, which the log has been told; true of a transaction that has been refused.
  */
-bool session_may_hold(struct session *session);
+bool session_hold(struct session *session) must_check;
 
 /* Octets of the largest message once logged in: the ceiling, or what the plan sets below it. */
 uint64_t session_size_limit(const struct session *session);

@@ -6,18 +6,27 @@
 #include <pthread.h>
 #include <stdlib.h>
 
+#include "gateway/base/log.h"
 #include "gateway/base/map.h"
 
-/* Of an account that has a connection. */
+/* Of an account that has a connection, or holds something. */
 struct share {
 	uint64_t account;
-	uint64_t connections;
-	struct shares_held held;
+	uint64_t connections, holdings;
+	struct held held; /* by all of these */
+	uint64_t told_ms; /* the last time that the log told that it is full; 0: never */
+};
+
+struct holding {
+	struct shares *shares;
+	uint64_t account;
+	struct held held;
 };
 
 struct shares {
-	pthread_mutex_t lock; /* of the map and all in it */
-	struct map accounts;
+	pthread_mutex_t lock; /* of all that follows */
+	struct shares_limits limits;
+	struct map accounts; /* struct share */
 };
 
 static struct slice key_of(const uint64_t *account)
@@ -32,6 +41,7 @@ int shares_new(struct shares **ret_shares)
 	if (shares == NULL)
 		return -ENOMEM;
 	pthread_mutex_init(&shares->lock, NULL);
+	shares->limits = (struct shares_limits){UINT64_MAX, UINT64_MAX};
 	map_init(&shares->accounts);
 	*ret_shares = shares;
 	return 0;
@@ -51,6 +61,15 @@ void shares_free(struct shares *shares)
 	free(shares);
 }
 
+/* The lock is held; the account is there. */
+static struct share *find(struct shares *shares, uint64_t account)
+{
+	struct share *share = map_get(&shares->accounts, key_of(&account));
+
+	assert_bug(share != NULL);
+	return share;
+}
+
 /* The lock is held. NULL without memory. */
 static struct share *find_or_add(struct shares *shares, uint64_t account)
 {
@@ -64,26 +83,44 @@ static struct share *find_or_add(struct shares *shares, uint64_t account)
 	return share;
 }
 
-bool shares_take_connection(struct shares *shares, uint64_t account, uint32_t most)
+void shares_set_limits(struct shares *shares, const struct shares_limits *limits)
 {
 	pthread_mutex_lock(&shares->lock);
-	struct share *share = find_or_add(shares, account);
-	bool taken = share != NULL && (most == 0 || share->connections < most);
-	if (taken)
-		share->connections++;
+	shares->limits = *limits;
 	pthread_mutex_unlock(&shares->lock);
-	return taken;
+}
+
+int shares_take_connection(struct shares *shares, uint64_t account, uint32_t most)
+{
+	int r = -ENOMEM;
+
+	pthread_mutex_lock(&shares->lock);
+	struct share *share = find_or_add(shares, account);
+	if (share != NULL) {
+		r = share->connections < (most != 0 ? most : shares->limits.connections) ? 0
+		                                                                         : -EUSERS;
+		share->connections += r == 0;
+	}
+	pthread_mutex_unlock(&shares->lock);
+	return r;
+}
+
+/* The lock is held. */
+static void drop_if_unused(struct shares *shares, struct share *share)
+{
+	if (share->connections > 0 || share->holdings > 0)
+		return;
+	(void)map_remove(&shares->accounts, key_of(&share->account));
+	free(share);
 }
 
 void shares_give_connection_back(struct shares *shares, uint64_t account)
 {
 	pthread_mutex_lock(&shares->lock);
-	struct share *share = map_get(&shares->accounts, key_of(&account));
-	assert_bug(share != NULL);
-	if (--share->connections == 0) {
-		(void)map_remove(&shares->accounts, key_of(&account));
-		free(share);
-	}
+	struct share *share = find(shares, account);
+	assert_bug(share->connections > 0);
+	share->connections--;
+	drop_if_unused(shares, share);
 	pthread_mutex_unlock(&shares->lock);
 }
 
@@ -96,30 +133,61 @@ uint64_t shares_connections(struct shares *shares, uint64_t account)
 	return count;
 }
 
-static struct shares_held replace(
-        struct shares *shares, uint64_t account, struct shares_held *held, struct shares_held now)
+bool shares_is_due(struct shares *shares, uint64_t account)
 {
 	pthread_mutex_lock(&shares->lock);
-	struct share *share = map_get(&shares->accounts, key_of(&account));
-	assert_bug(share != NULL);
-	share->held.memory += now.memory - held->memory;
-	share->held.disk += now.disk - held->disk;
-	struct shares_held all = share->held;
+	bool is_due = log_is_due(&find(shares, account)->told_ms);
 	pthread_mutex_unlock(&shares->lock);
-	*held = now;
-	return all;
+	return is_due;
 }
 
-bool shares_hold(struct shares *shares, uint64_t account, struct shares_held *held,
-        struct shares_held now, uint64_t disk_free, uint64_t disk_least)
+struct holding *holding_new(struct shares *shares, uint64_t account)
 {
-	struct shares_held all = replace(shares, account, held, now);
+	struct holding *holding = calloc(1, sizeof(*holding));
 
-	return all.memory <= SHARES_MEMORY_MAX &&
-	       all.disk <= MAX_OF((disk_free + all.disk) / 4, disk_least);
+	if (holding == NULL)
+		return NULL;
+	holding->shares = shares;
+	holding->account = account;
+	pthread_mutex_lock(&shares->lock);
+	find(shares, account)->holdings++;
+	pthread_mutex_unlock(&shares->lock);
+	return holding;
 }
 
-void shares_let_go(struct shares *shares, uint64_t account, struct shares_held *held)
+/* The lock is held. */
+static void replace(struct share *share, struct holding *holding, struct held now)
 {
-	(void)replace(shares, account, held, (struct shares_held){0});
+	share->held.memory += now.memory - holding->held.memory;
+	share->held.disk += now.disk - holding->held.disk;
+	holding->held = now;
+}
+
+void holding_free(struct holding *holding)
+{
+	if (holding == NULL)
+		return;
+	struct shares *shares = holding->shares;
+	pthread_mutex_lock(&shares->lock);
+	struct share *share = find(shares, holding->account);
+	replace(share, holding, (struct held){0});
+	share->holdings--;
+	drop_if_unused(shares, share);
+	pthread_mutex_unlock(&shares->lock);
+	free(holding);
+}
+
+enum holding_answer holding_set(struct holding *holding, struct held now, struct disk_room disk)
+{
+	struct shares *shares = holding->shares;
+
+	pthread_mutex_lock(&shares->lock);
+	struct share *share = find(shares, holding->account);
+	replace(share, holding, now);
+	struct held all = share->held;
+	uint64_t memory_most = shares->limits.memory;
+	pthread_mutex_unlock(&shares->lock);
+	if (all.memory > memory_most)
+		return HOLDING_MEMORY_FULL;
+	return all.disk > MAX_OF(disk.left, disk.least) ? HOLDING_DISK_FULL : HOLDING_FINE;
 }

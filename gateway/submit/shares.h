@@ -13,36 +13,59 @@
 
 #include "gateway/base/compiler.h"
 
-#define SHARES_MEMORY_MAX (128UL << 20) /* octets that an account's messages have at most */
-
 struct shares;
 
-/* 0 or -ENOMEM. */
+/* What each account may have. */
+struct shares_limits {
+	uint64_t connections; /* where its plan says nothing */
+	uint64_t memory;      /* octets */
+};
+
+/* 0 or -ENOMEM. It has no limits before they are set. */
 int shares_new(struct shares **ret_shares) must_check;
 /* NULL is fine. */
 void shares_free(struct shares *shares);
 
+void shares_set_limits(struct shares *shares, const struct shares_limits *limits);
+
 /*
- * Counts a connection of that account: false when it has `most` already (0: any number), or without
- * memory.
+ * Counts a connection of that account, of which it may have so many; 0: as the limits say. 0,
+ * -EUSERS when it has them already, or -ENOMEM.
  */
-bool shares_take_connection(struct shares *shares, uint64_t account, uint32_t most) must_check;
-/* Its messages hold nothing any more. */
+int shares_take_connection(struct shares *shares, uint64_t account, uint32_t most) must_check;
 void shares_give_connection_back(struct shares *shares, uint64_t account);
 
 /* How many connections the account has. */
 uint64_t shares_connections(struct shares *shares, uint64_t account);
 
-/* Octets of one message. */
-struct shares_held {
-	uint64_t memory, disk;
+/* Whether the log should tell that the account's share is full: once a minute. It has a connection.
+ */
+bool shares_is_due(struct shares *shares, uint64_t account);
+
+/* What a message, or a part of it, holds. One thread at a time. */
+struct holding;
+
+/* Nothing yet. The account has a connection now; it need not until the end. NULL without memory. */
+struct holding *holding_new(struct shares *shares, uint64_t account) must_check;
+/* NULL is fine. */
+void holding_free(struct holding *holding);
+
+/* Octets. */
+struct held {
+	uint64_t memory;
+	uint64_t disk; /* what is there, and what is kept free for the rest of it */
 };
 
+struct disk_room {
+	uint64_t left;  /* octets that are free, and kept for nobody */
+	uint64_t least; /* that any account may have */
+};
+
+enum holding_answer { HOLDING_FINE, HOLDING_MEMORY_FULL, HOLDING_DISK_FULL };
+
 /*
- * A message of an account that has a connection holds `now`, and no longer *held, which becomes
- * that. Whether all of its messages are within its share: SHARES_MEMORY_MAX, and on the disk
- * `disk_least`, or a quarter of what would be free without them, of which `disk_free` is left.
+ * It holds so much from here on. Whether all that its account holds is within its share: the limit
+ * of memory, and of the disk as much as it leaves to all others, or the least.
  */
-bool shares_hold(struct shares *shares, uint64_t account, struct shares_held *held,
-        struct shares_held now, uint64_t disk_free, uint64_t disk_least) must_check;
-void shares_let_go(struct shares *shares, uint64_t account, struct shares_held *held);
+enum holding_answer holding_set(
+        struct holding *holding, struct held now, struct disk_room disk) must_check;

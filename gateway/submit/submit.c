@@ -19,10 +19,10 @@
 #include "gateway/base/clock.h"
 #include "gateway/mail/reply.h"
 #include "gateway/net/listener.h"
-#include "gateway/submit/shares.h"
 #include "gateway/submit/networks_file.h"
 #include "gateway/submit/proxied.h"
 #include "gateway/submit/session.h"
+#include "gateway/submit/shares.h"
 #include "gateway/submit/slots.h"
 
 #define LISTENERS_MAX 64
@@ -114,7 +114,7 @@ static bool has_proxies(const struct conf *conf)
  * quarter as many for messages that go to files of their own, behind proxies another quarter, up to
  * a maximum, for those that wait for a header, and what the process itself needs.
  */
-static void set_limits(struct submit *submit)
+static void set_slots(struct submit *submit)
 {
 	const struct conf_submission *wanted = &submit->conf->submission;
 	uint64_t own = 32 + submit->listener_count + 8UL * submit->server_count;
@@ -137,6 +137,17 @@ static void set_limits(struct submit *submit)
 	submit->limits.connections = MIN_OF((left - waiting) * 4 / 5, wanted->connections);
 	LOG(NULL, EV_DESCRIPTORS_FEW, "have=%" PRIu64 " need=%" PRIu64 " connections=%" PRIu64,
 	        (uint64_t)files.rlim_cur, need, submit->limits.connections);
+}
+
+/* An account leaves half of the connections to others. */
+static void set_limits(struct submit *submit)
+{
+	set_slots(submit);
+	shares_set_limits(
+	        submit->shares, &(struct shares_limits){
+	                                .connections = MAX_OF(submit->limits.connections / 2, 1UL),
+	                                .memory = submit->conf->submission.account_memory,
+	                        });
 }
 
 static void tell_refused(struct submit *submit, const struct addr *peer, enum slot_answer answer)

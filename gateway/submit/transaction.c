@@ -22,12 +22,17 @@
 #define HEADER_ROOM     (HEADER_MAX + CONN_INPUT_ROOM)
 #define CONN_INPUT_ROOM 16384
 
-int transaction_new(struct transaction **ret_transaction)
+int transaction_new(struct shares *shares, uint64_t account, struct transaction **ret_transaction)
 {
 	struct transaction *transaction = calloc(1, sizeof(*transaction));
 
 	if (transaction == NULL)
 		return -ENOMEM;
+	transaction->held = holding_new(shares, account);
+	if (transaction->held == NULL) {
+		free(transaction);
+		return -ENOMEM;
+	}
 	arena_init(&transaction->arena, ENVELOPE_TEXTS_MAX);
 	buf_init(&transaction->header, HEADER_ROOM);
 	dot_init(&transaction->dot, false);
@@ -51,6 +56,7 @@ void transaction_free(struct transaction *transaction)
 	buf_done(&transaction->header);
 	free(transaction->envelope.recipients);
 	arena_reset(&transaction->arena);
+	holding_free(transaction->held);
 	free(transaction);
 }
 
@@ -229,9 +235,14 @@ static void finish_header(struct transaction *transaction,
 	transaction->hashing = r == 0;
 	uint64_t size =
 	        transaction->declared_size != 0 ? transaction->declared_size : context->size_limit;
-	if (r == 0)
-		r = spool_tx_new(context->spool, context->loop, transaction->id, size,
-		        context->events, context->arg, &transaction->spool);
+	if (r == 0) {
+		transaction->body_held = holding_new(context->shares, context->account->id);
+		r = transaction->body_held != NULL ? 0 : -ENOMEM;
+	}
+	if (r == 0 && (r = spool_tx_new(context->spool, context->loop, transaction->id, size,
+	                       context->events, context->arg, transaction->body_held,
+	                       &transaction->spool)) < 0)
+		holding_free(transaction->body_held);
 	if (r < 0)
 		refuse(transaction, REPLY_TRY_LATER);
 }
@@ -241,6 +252,7 @@ static void take_body(struct transaction *transaction, struct slice octets)
 	if (octets.len == 0 || transaction->spool == NULL)
 		return;
 	dkim_body_update(&transaction->body_hash, octets);
+	transaction->body_size += octets.len;
 	if (spool_tx_write(transaction->spool, octets) == SPOOL_WAIT)
 		transaction->must_wait = true;
 }
@@ -326,17 +338,23 @@ void transaction_refuse(struct transaction *transaction, enum reply reply)
 	drop_if_refused(transaction);
 }
 
-struct shares_held transaction_holds(const struct transaction *transaction)
+enum holding_answer transaction_hold(struct transaction *transaction, struct disk_room disk)
 {
-	uint64_t envelope =
-	        transaction->recipient_octets + transaction->recipient_room * sizeof(struct slice);
-	uint64_t body = transaction->spool != NULL ? transaction->size : 0;
-
-	return (struct shares_held){
-	        .memory = envelope + buf_len(&transaction->header) +
-	                  MIN_OF(body, (uint64_t)SPOOL_TX_MEMORY_MAX),
-	        .disk = body,
+	const struct held own = {
+	        .memory = transaction->recipient_octets +
+	                  transaction->recipient_room * sizeof(struct slice) +
+	                  buf_len(&transaction->header),
 	};
+
+	enum holding_answer answer = holding_set(transaction->held, own, disk);
+	if (transaction->spool == NULL)
+		return answer;
+	/* That of the last one counts: it knows both. */
+	const struct held body = {
+	        .memory = MIN_OF(transaction->body_size, (uint64_t)SPOOL_TX_MEMORY_MAX),
+	        .disk = spool_tx_disk(transaction->spool),
+	};
+	return holding_set(transaction->body_held, body, disk);
 }
 
 size_t transaction_take(struct transaction *transaction, const struct transaction_context *context,
@@ -415,6 +433,14 @@ int transaction_commit(struct transaction *transaction, const struct transaction
 		        .envelope = buf_slice(&octets),
 		        .header = buf_slice(&transaction->header),
 		};
+		/* The spool has copies of these, however long that takes and whoever waits for it.
+		 */
+		const struct held body = {
+		        .memory = MIN_OF(transaction->body_size, (uint64_t)SPOOL_TX_MEMORY_MAX) +
+		                  buf_len(&octets) + buf_len(&transaction->header),
+		        .disk = spool_tx_disk(transaction->spool),
+		};
+		(void)!holding_set(transaction->body_held, body, (struct disk_room){0});
 		transaction->committing = true;
 		spool_tx_commit(transaction->spool, &commit);
 	}

@@ -21,10 +21,11 @@
 #include "gateway/spool/spool.h"
 #include "gateway/submit/shares.h"
 
-/* What the transaction must know of its session; outlives it. */
+/* What it must know of its session; made anew for each call. */
 struct transaction_context {
 	struct loop *loop;
 	struct spool_in *spool;
+	struct shares *shares;
 	const struct auth_account *account;
 	const struct spool_tx_events *events; /* with this argument: */
 	void *arg;
@@ -44,7 +45,8 @@ struct transaction {
 	uint32_t recipient_room, recipient_octets;
 	uint64_t declared_size;     /* SIZE=, 0 without */
 	struct auth_charge charged; /* by ADMIT, and not given back */
-	struct shares_held held;    /* as the account's shares know it */
+	struct holding *held;       /* envelope and header, until it is taken down */
+	struct holding *body_held;  /* the spool's, while `spool` is there */
 
 	/* from DATA or the first BDAT on */
 	bool chunked;
@@ -58,6 +60,7 @@ struct transaction {
 	bool must_wait;         /* the spool asked to stop reading */
 	bool committing;        /* the journal has it, and may accept it whatever happens */
 	uint64_t size;          /* octets as received, dots removed */
+	uint64_t body_size;     /* those that the spool was given */
 	enum reply refusal;     /* REPLY_COUNT: none so far */
 	const char *refusal_text;
 };
@@ -65,8 +68,9 @@ struct transaction {
 /* Whether one of the account's senders covers it. */
 bool account_may_send_as(const struct auth_account *account, const struct mailbox *mailbox);
 
-/* 0 or -ENOMEM. */
-int transaction_new(struct transaction **ret_transaction) must_check;
+/* One of that account, which has a connection. 0 or -ENOMEM. */
+int transaction_new(
+        struct shares *shares, uint64_t account, struct transaction **ret_transaction) must_check;
 
 /* Takes it down in any state; a committed message stays. NULL is fine. */
 void transaction_free(struct transaction *transaction);
@@ -85,11 +89,11 @@ size_t transaction_take(struct transaction *transaction, const struct transactio
 void transaction_take_chunk(struct transaction *transaction,
         const struct transaction_context *context, struct slice input);
 
-/* About what it holds of memory and disk. */
-struct shares_held transaction_holds(const struct transaction *transaction);
+/* Counts what it holds by now; whether all that its account holds is within its share. */
+enum holding_answer transaction_hold(
+        struct transaction *transaction, struct disk_room disk) must_check;
 
-/* What has come is dropped, and what comes; the reply is the reason, unless there was one before.
- */
+/* Drops what has come and what comes; the reply is the reason unless there was one before. */
 void transaction_refuse(struct transaction *transaction, enum reply reply);
 
 /* REPLY_COUNT as long as nothing is wrong with what has come. */

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: ISC */
-/*
- * Who a session is: the account that it has from a login on, or by its address, and what `auth` is
- * asked before MAIL: whose an address is, on listeners where that is enough, and whether somebody
- * still is who he was.
- */
+/* Who a session is; see who.h. */
+#include "gateway/submit/who.h"
+
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,29 +41,20 @@ static struct account *copy_account(const struct serving *serving, const struct 
 	return NULL;
 }
 
-/* How many sessions an account may have: without a limit of its own half of all, for the others. */
-static uint32_t sessions_max(const struct session *session, const struct auth_account *facts)
-{
-	uint64_t half = MAX_OF(session->conf->submission.connections / 2, 1UL);
-
-	return facts->connections != 0 ? facts->connections
-	                               : (uint32_t)MIN_OF(half, (uint64_t)UINT32_MAX);
-}
-
 int who_enter(struct session *session, const struct auth_account *facts)
 {
 	struct serving *serving = session->serving;
 
-	if (!shares_take_connection(serving->shares, facts->id, sessions_max(session, facts))) {
+	int r = shares_take_connection(serving->shares, facts->id, facts->connections);
+	if (r == -EUSERS)
 		session_close_with(session, CLOSING_CONNECTIONS, REPLY_TOO_MANY_CONNECTIONS);
-		return -EUSERS;
-	}
+	if (r < 0)
+		return r;
 	session->account = copy_account(serving, facts);
 	if (session->account == NULL) {
 		shares_give_connection_back(serving->shares, facts->id);
 		return -ENOMEM;
 	}
-	session->refused = false; /* nothing was pipelined behind a login */
 	log_ctx_add(&session->log, "account", session->account->facts.login);
 	if (!session->has_logged_in)
 		slots_log_in(serving->slots, &session->peer);
@@ -120,9 +109,10 @@ static int stay(struct session *session, const struct auth_account *facts)
 static void on_again(struct session *session, const struct auth_message *answer,
         const struct auth_account *account, bool stale)
 {
+	bool is_another = answer->type == AUTH_DONE && account->id != session->account->facts.id;
 	int r = -EAGAIN;
 
-	if (answer->type == AUTH_REFUSED || answer->type == AUTH_BLOCKED) {
+	if (is_another || answer->type == AUTH_REFUSED || answer->type == AUTH_BLOCKED) {
 		session_close_with(session, CLOSING_ACCOUNT, REPLY_ACCOUNT_CHANGED);
 		return;
 	}

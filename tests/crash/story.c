@@ -336,7 +336,7 @@ static void on_done(void *arg, int result)
 
 static void give(struct bench *bench, uint32_t number)
 {
-	static const struct spool_tx_events events = {on_ready, on_done};
+	static const struct spool_tx_events events = {.on_ready = on_ready, .on_done = on_done};
 	struct callback *callback = calloc(1, sizeof(*callback));
 	struct slice body = body_of(number);
 	struct spool_tx *tx;
@@ -349,7 +349,7 @@ static void give(struct bench *bench, uint32_t number)
 	assert_bug(callback != NULL);
 	*callback = (struct callback){.bench = bench, .number = number};
 	int r = spool_tx_new(
-	        bench->in, bench->loop, id_of(number), body.len, &events, callback, &tx);
+	        bench->in, bench->loop, id_of(number), body.len, &events, callback, NULL, &tx);
 	assert_bug(r == 0);
 	for (size_t at = 0; at < body.len; at += 20000) {
 		if (spool_tx_write(tx, slice_part(body, at, 20000)) == SPOOL_WAIT)

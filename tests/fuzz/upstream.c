@@ -402,7 +402,7 @@ static void on_done(void *arg, int result)
 /* One message, in a folder that is copied for each run. */
 static void write_message(const char *name, struct slice sender)
 {
-	static const struct spool_tx_events events = {on_ready, on_done};
+	static const struct spool_tx_events events = {.on_ready = on_ready, .on_done = on_done};
 	struct slice recipients[RECIPIENTS] = {
 	        SLICE("b@y.example"), SLICE("\"c d\"@y.example"), SLICE("e@z.example")};
 	const struct envelope envelope = {
@@ -425,7 +425,7 @@ static void write_message(const char *name, struct slice sender)
 	const struct spool_in_settings settings = {
 	        .path = path, .ops = &file_system, .wake_fd = -1};
 	assert_bug(spool_in_open(&settings, &in, &why) == 0);
-	assert_bug(spool_tx_new(in, bench.loop, id_new(), 100, &events, NULL, &tx) == 0);
+	assert_bug(spool_tx_new(in, bench.loop, id_new(), 100, &events, NULL, NULL, &tx) == 0);
 	assert_bug(spool_tx_write(tx, slice_str(body)) == 0);
 	assert_bug(spool_tx_write(tx, SLICE("\r\n")) == 0);
 	buf_init(&octets, 4096);

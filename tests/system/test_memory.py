@@ -2,6 +2,7 @@
 """What a large message costs in memory: nothing that grows with it; and how much one account may have."""
 import contextlib
 import hashlib
+import json
 import pathlib
 import re
 import threading
@@ -115,44 +116,59 @@ def test_eight_of_10_MB_at_once(stage):
 
 def test_one_account_has_its_share(stage):
     """Of headers that do not end: what is too much gets 452 and is dropped; others are served, and who goes makes room."""
+    stage.gateway.submission = {"account_memory": "16M", "recipients": 100000, "threads": 1}
+    stage.gateway.stop()
+    stage.gateway.start()
     stage.account("greedy@example.org", "secret-2")
-    submit = [stage.gateway.children()["submit"]]
-    before, fields = memory(submit), b"".join(b"X-Field-%d: " % n + b"x" * 900 + b"\r\n" for n in range(270))
+    submit, other = [stage.gateway.children()["submit"]], session(stage)
+    before, field = memory(submit), b"X-Field: " + b"x" * 900 + b"\r\n"
     with contextlib.ExitStack() as crowd:
         there = []
 
         def enter():
-            greedy = session(stage, login=False, source=f"127.3.{len(there) // 200}.{len(there) % 200 + 1}")
+            greedy = session(stage, login=False, source=f"127.3.0.{len(there) + 1}")
             crowd.callback(greedy.close)
             there.append(greedy)
             assert greedy.ask(plain("greedy@example.org", "secret-2")).startswith("235")
             assert greedy.ask("MAIL FROM:<greedy@example.org>").startswith("250")
             return greedy
 
-        def begin():
+        def begin(fields):
             greedy = enter()
             assert greedy.ask("RCPT TO:<bob@example.net>").startswith("250")
             assert greedy.ask("DATA").startswith("354")
-            greedy.send(b"From: <greedy@example.org>\r\n" + fields)
+            greedy.send(b"From: <greedy@example.org>\r\n" + field * fields)
+            assert other.ask("NOOP").startswith("250")  # it has been read
             return greedy
 
-        while not stage.gateway.events("share.full", account="greedy@example.org"):
-            assert len(there) < 700
-            begin()
-        more = memory(submit) - before
-        print(f"# {len(there)} headers of {len(fields) >> 10} KiB: {more / MIB:.0f} MiB more", flush=True)
-        assert 100 * MIB < more < 200 * MIB
-        for _ in range(3):
-            assert begin().ask(b"\r\nbody\r\n.").startswith("452 4.3.1")
-        # Recipients take what a header has left, and then there are no more of them.
-        enter()
-        for n in range(2000):
-            answer = there[-1].ask(f"RCPT TO:<{n:064}@{'x' * 60}.{'y' * 60}.example>")
-            if not answer.startswith("250"):
+        def end(greedy):
+            return greedy.ask(b"\r\nbody\r\n.")
+
+        full = [begin(270) for _ in range(68)]
+        assert not stage.gateway.events("share.full")
+        last = begin(1)
+        for _ in range(200):
+            last.send(field)
+            assert other.ask("NOOP").startswith("250")
+            if json.loads(stage.gateway.tool("--json", "status"))["shares_full"] == 1:
                 break
-        assert answer.startswith("452 4.3.1"), f"{n}: {answer}"
+        stage.gateway.wait_event("share.full", account="greedy@example.org", what="memory")
+        more = memory(submit) - before
+        print(f"# {len(there)} headers: {more / MIB:.0f} MiB more", flush=True)
+        assert 8 * MIB < more < 32 * MIB
         send(stage, "another")
         assert stage.upstream.take().subject == "another"
-        for greedy in there[:20]:
-            greedy.close()
-        eventually(lambda: begin().ask(b"\r\nbody\r\n.").startswith("250"))
+        # That one says no more, and takes none of the others with it.
+        assert all(end(greedy).startswith("250") for greedy in full[:5])
+        stage.upstream.wait(5)
+        assert end(last).startswith("452 4.3.1 Too much mail of this account")
+        # Recipients take what the headers have left, and then there are no more of them.
+        last = enter()
+        for n in range(20000):
+            answer = last.ask(f"RCPT TO:<{n:064}@{'x' * 60}.{'y' * 60}.example>")
+            if not answer.startswith("250"):
+                break
+        assert answer.startswith("452 4.3.1 Too much mail of this account"), f"{n}: {answer}"
+        last.close()
+        eventually(lambda: end(begin(270)).startswith("250"))
+    other.close()

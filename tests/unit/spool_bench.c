@@ -256,12 +256,12 @@ static void on_done(void *arg, int result)
 struct spool_tx *bench_begin(
         struct bench *bench, size_t number, struct message_id id, size_t body_len)
 {
-	static const struct spool_tx_events events = {on_ready, on_done};
+	static const struct spool_tx_events events = {.on_ready = on_ready, .on_done = on_done};
 	struct spool_tx *tx;
 
 	assert_true(number < BENCH_ENTRIES_MAX);
 	assert_int_equal(spool_tx_new(bench->in, bench->loop, id, body_len, &events,
-	                         &bench->results[number], &tx),
+	                         &bench->results[number], NULL, &tx),
 	        0);
 	bench->giving++;
 	return tx;

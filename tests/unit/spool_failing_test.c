@@ -138,6 +138,33 @@ static void room_is_kept_for_what_has_begun(void **state)
 	assert_int_equal(spool_in_has_room(bench->in, 600), 0);
 }
 
+static void on_gone(void *owned)
+{
+	*(bool *)owned = true;
+}
+
+/* What a worker still has of a message that was given up is not free yet. */
+static void what_is_given_up_is_gone_with_its_memory(void **state)
+{
+	static const struct spool_tx_events events = {.on_gone = on_gone};
+	static const char octets[300000];
+	struct bench *bench = *state;
+	struct spool_tx *tx;
+
+	for (unsigned i = 0; i < 2; i++) {
+		bool is_gone = false, has_worker = i == 1;
+		assert_int_equal(spool_tx_new(bench->in, bench->loop, id_new(), sizeof(octets),
+		                         &events, NULL, &is_gone, &tx),
+		        0);
+		(void)!spool_tx_write(tx, slice_of(octets, has_worker ? sizeof(octets) : 1000));
+		spool_tx_abort(tx);
+		/* The worker's end is told on the loop, which has not run. */
+		assert_int_equal(is_gone, !has_worker);
+		while (!is_gone)
+			bench_turn_for(bench, 1);
+	}
+}
+
 static void marks_are_written_on_a_full_disk(void **state)
 {
 	struct bench *bench = *state;
@@ -296,6 +323,7 @@ int main(void)
 	        FAILING_TEST(a_failed_body_is_not_a_promise),
 	        FAILING_TEST(a_full_disk_refuses_and_recovers),
 	        FAILING_TEST(room_is_kept_for_what_has_begun),
+	        FAILING_TEST(what_is_given_up_is_gone_with_its_memory),
 	        FAILING_TEST(marks_are_written_on_a_full_disk),
 	        FAILING_TEST(starts_on_a_full_disk),
 	        FAILING_TEST(marks_that_cannot_be_written_are_given_up),

@@ -2,6 +2,7 @@
 /* Parts of `submit` that can be tried without a network. */
 #include "tests/unit/unit.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -173,7 +174,7 @@ static unsigned lines_of_a_turn(unsigned connections)
 		arena_init(&session->account->arena, 1024);
 	}
 	for (unsigned i = 0; i < connections; i++)
-		assert_true(shares_take_connection(serving.shares, ACCOUNT, 0));
+		assert_int_equal(shares_take_connection(serving.shares, ACCOUNT, 0), 0);
 	while (replies(fds[1]) == 0) {
 		loop_stop(serving.loop);
 		loop_run(serving.loop);
@@ -613,51 +614,89 @@ static void an_account_has_its_connections_and_no_more(void **state)
 	(void)state;
 	assert_int_equal(shares_new(&shares), 0);
 	assert_int_equal(shares_connections(shares, ACCOUNT), 0);
-	assert_true(shares_take_connection(shares, ACCOUNT, 2));
-	assert_true(shares_take_connection(shares, ACCOUNT, 2));
-	assert_false(shares_take_connection(shares, ACCOUNT, 2));
-	assert_true(shares_take_connection(shares, ACCOUNT, 0)); /* any number */
-	assert_true(shares_take_connection(shares, ACCOUNT + 1, 1));
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 2), 0);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 2), 0);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 2), -EUSERS);
+	/* Without a number of its own it has what all have. */
+	shares_set_limits(shares, &(struct shares_limits){.connections = 3});
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 0), 0);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 0), -EUSERS);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT + 1, 1), 0);
 	for (unsigned i = 3; i > 0; i--) {
 		assert_int_equal(shares_connections(shares, ACCOUNT), i);
 		shares_give_connection_back(shares, ACCOUNT);
 	}
 	assert_int_equal(shares_connections(shares, ACCOUNT), 0);
 	memory_fails = true;
-	assert_false(shares_take_connection(shares, ACCOUNT, 0));
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 0), -ENOMEM);
 	memory_fails = false;
-	assert_true(shares_take_connection(shares, ACCOUNT, 1));
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 1), 0);
 	shares_free(shares);
 }
 
-static void an_account_has_its_share_of_memory_and_disk(void **state)
+static enum holding_answer hold_memory(struct holding *holding, uint64_t octets)
 {
-	const uint64_t mib = 1 << 20, half = SHARES_MEMORY_MAX / 2;
-	struct shares_held one = {0}, two = {0}, other = {0};
+	return holding_set(holding, (struct held){.memory = octets}, (struct disk_room){0});
+}
+
+static void an_account_has_its_share_of_memory(void **state)
+{
+	const struct shares_limits limits = {.connections = 1, .memory = 100};
 	struct shares *shares;
 
 	(void)state;
 	assert_int_equal(shares_new(&shares), 0);
-	assert_true(shares_take_connection(shares, ACCOUNT, 0));
-	assert_true(shares_take_connection(shares, ACCOUNT + 1, 0));
-	assert_true(shares_hold(shares, ACCOUNT, &one, (struct shares_held){half, 0}, 0, 0));
-	assert_true(shares_hold(shares, ACCOUNT, &two, (struct shares_held){half, 0}, 0, 0));
-	assert_false(shares_hold(shares, ACCOUNT, &two, (struct shares_held){half + 1, 0}, 0, 0));
+	shares_set_limits(shares, &limits);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 0), 0);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT + 1, 0), 0);
+	struct holding *one = holding_new(shares, ACCOUNT), *two = holding_new(shares, ACCOUNT);
+	struct holding *other = holding_new(shares, ACCOUNT + 1);
+	assert_int_equal(hold_memory(one, 50), HOLDING_FINE);
+	assert_int_equal(hold_memory(two, 50), HOLDING_FINE);
+	assert_int_equal(hold_memory(two, 51), HOLDING_MEMORY_FULL);
 	/* Others have their own, and what ends makes room again. */
-	assert_true(shares_hold(shares, ACCOUNT + 1, &other, (struct shares_held){half, 0}, 0, 0));
-	shares_let_go(shares, ACCOUNT, &one);
-	assert_int_equal(one.memory, 0);
-	assert_true(shares_hold(shares, ACCOUNT, &two, (struct shares_held){half + 1, 0}, 0, 0));
-	shares_let_go(shares, ACCOUNT, &two);
-	shares_let_go(shares, ACCOUNT + 1, &other);
-	/* Of 100 MiB 25, however much of them it has taken already, or the least. */
-	for (uint64_t each = 1; each <= 13; each++) {
-		struct shares_held now = {0, each * mib};
-		uint64_t all = 2 * each * mib, left = 100 * mib - all;
-		(void)!shares_hold(shares, ACCOUNT, &one, now, left, 0);
-		assert_int_equal(shares_hold(shares, ACCOUNT, &two, now, left, 0), each < 13);
-		assert_true(shares_hold(shares, ACCOUNT, &two, now, left, 26 * mib));
+	assert_int_equal(hold_memory(other, 51), HOLDING_FINE);
+	assert_int_equal(hold_memory(one, 49), HOLDING_FINE);
+	/* The log tells of each of them, once a minute. */
+	for (uint64_t i = 0; i < 2; i++) {
+		assert_true(shares_is_due(shares, ACCOUNT + i));
+		assert_false(shares_is_due(shares, ACCOUNT + i));
 	}
+	/* What is still on its way to the disk counts, also for who comes again. */
+	shares_give_connection_back(shares, ACCOUNT);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 0), 0);
+	struct holding *again = holding_new(shares, ACCOUNT);
+	assert_int_equal(hold_memory(again, 1), HOLDING_MEMORY_FULL);
+	holding_free(one);
+	assert_int_equal(hold_memory(again, 49), HOLDING_FINE);
+	holding_free(two);
+	holding_free(again);
+	holding_free(other);
+	shares_give_connection_back(shares, ACCOUNT);
+	shares_give_connection_back(shares, ACCOUNT + 1);
+	shares_free(shares);
+}
+
+/* As much as it leaves to others, or the least. */
+static void an_account_has_its_share_of_the_disk(void **state)
+{
+	struct shares *shares;
+
+	(void)state;
+	assert_int_equal(shares_new(&shares), 0);
+	assert_int_equal(shares_take_connection(shares, ACCOUNT, 0), 0);
+	struct holding *one = holding_new(shares, ACCOUNT), *two = holding_new(shares, ACCOUNT);
+	for (uint64_t each = 1; each <= 26; each++) {
+		const struct held now = {.disk = each};
+		struct disk_room disk = {.left = 100 - 2 * each};
+		(void)!holding_set(one, now, disk);
+		assert_int_equal(
+		        holding_set(two, now, disk), each <= 25 ? HOLDING_FINE : HOLDING_DISK_FULL);
+		disk.least = 52;
+		assert_int_equal(holding_set(two, now, disk), HOLDING_FINE);
+	}
+	holding_free(one);
+	holding_free(two);
 	shares_free(shares);
 }
 
@@ -677,7 +716,8 @@ static void an_account_has_its_share_of_memory_and_disk(void **state)
 	        cmocka_unit_test(without_memory_nobody_new_is_taken),                              \
 	        cmocka_unit_test(only_so_many_networks_are_remembered),                            \
 	        cmocka_unit_test(an_account_has_its_connections_and_no_more),                      \
-	        cmocka_unit_test(an_account_has_its_share_of_memory_and_disk)
+	        cmocka_unit_test(an_account_has_its_share_of_memory),                              \
+	        cmocka_unit_test(an_account_has_its_share_of_the_disk)
 
 int main(void)
 {
