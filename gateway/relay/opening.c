@@ -16,7 +16,6 @@
 #include "gateway/relay/parts.h"
 #include "gateway/relay/sasl_client.h"
 #include "gateway/relay/session.h"
-#include "gateway/relay/session_host.h"
 #include "gateway/relay/upstream.h"
 
 #define LOGIN_MAX 8192
@@ -149,7 +148,7 @@ static void after_auth(struct session *session)
 		session_idle(session);
 	} else if (is_login_refused(&session->reply) && !upstream_login_refused(session)) {
 		describe_reply(session, "the upstream refuses our login");
-		upstream_stop(session->upstream, session_host(session), session->trouble);
+		upstream_stop(session->upstream, session->host_name, session->trouble);
 		session_end(session, session->trouble);
 	} else {
 		trouble_reply(session, "the login failed");
@@ -161,7 +160,7 @@ static void after_auth(struct session *session)
 static void start_tls(struct session *session)
 {
 	session_enter(session, SESSION_TLS);
-	conn_start_tls_client(session->conn, session->upstream->tls, session_host(session));
+	conn_start_tls_client(session->conn, session->upstream->tls, session->host_name);
 }
 
 static void after_starttls(struct session *session)

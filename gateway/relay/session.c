@@ -54,13 +54,13 @@ static const struct {
 #undef T
 };
 
-static uint64_t patience(const struct session *session, enum session_state state)
+static uint64_t patience(const struct session *session)
 {
 	uint64_t timeout;
 
-	memcpy(&timeout, (const char *)session->upstream->settings + states[state].timeout,
+	memcpy(&timeout, (const char *)session->upstream->settings + states[session->state].timeout,
 	        sizeof(timeout));
-	return session_host_patience(session, state, timeout);
+	return session_host_patience(session, timeout);
 }
 
 void session_enter(struct session *session, enum session_state to)
@@ -70,7 +70,7 @@ void session_enter(struct session *session, enum session_state to)
 	if (to == SESSION_CLOSED)
 		timer_stop(&session->timer);
 	else
-		timer_start(&session->timer, patience(session, to));
+		timer_start(&session->timer, patience(session));
 }
 
 /* ---- ending ---- */

@@ -27,11 +27,6 @@
 #define HURRY_MS      4000
 #define HURRY_HOST_MS 7000
 
-const char *session_host(const struct session *session)
-{
-	return session->host_name;
-}
-
 /* ---- going there ---- */
 
 static void connect_next(struct session *session)
@@ -123,16 +118,15 @@ static bool may_fail_over(const struct session *session)
 	       upstream->host_count;
 }
 
-uint64_t session_host_patience(
-        const struct session *session, enum session_state state, uint64_t timeout)
+uint64_t session_host_patience(const struct session *session, uint64_t timeout)
 {
 	uint64_t now = clock_mono_ms(), until = session->address_since_ms + HURRY_MS;
 
 	/* A host that is silent at the first MAIL does not serve either. */
-	if (state == SESSION_ENVELOPE && !session->served && !session->tx.mail_answered &&
+	if (session->state == SESSION_ENVELOPE && !session->served && !session->tx.mail_answered &&
 	        upstream_has_other_way(session))
 		return MIN_OF(timeout, (uint64_t)HURRY_MS);
-	if (state >= SESSION_IDLE || !may_fail_over(session))
+	if (session->state >= SESSION_IDLE || !may_fail_over(session))
 		return timeout;
 	until = MIN_OF(until, session->since_ms + HURRY_HOST_MS);
 	return MIN_OF(timeout, now < until ? until - now : 0);
@@ -160,7 +154,7 @@ void session_log_address(const struct session *session)
 	char address[ADDR_TEXT];
 
 	LOG(NULL, EV_UPSTREAM_FAILED, "upstream=%s host=%s address=%s why=%s",
-	        session->upstream->settings->name, session_host(session),
+	        session->upstream->settings->name, session->host_name,
 	        addr_format(&session->addresses.at[session->addr], address),
 	        LOG_VALUE(slice_str(session->trouble)));
 }

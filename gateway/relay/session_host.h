@@ -11,18 +11,15 @@
 
 struct defer;
 
-/* The name of its host. */
-const char *session_host(const struct session *session);
-
 /* Run by `later`: goes to the address that it is at, or to the next host that may be tried. */
 void session_host_step(struct defer *later);
 
 /* The addresses of its host are known now, or why they are not: `text`. */
 void session_resolved(struct session *session, const char *text);
 
-/* So long a state may last (ms) whose time is `timeout`: less while mail could go another way. */
-uint64_t session_host_patience(
-        const struct session *session, enum session_state state, uint64_t timeout);
+/* So long its state may last (ms), whose time is `timeout`: less while mail could go another way.
+ */
+uint64_t session_host_patience(const struct session *session, uint64_t timeout);
 
 /* It is ready: where the addresses before it did not serve, the next session need not try them
  * first. */

@@ -23,7 +23,6 @@
 #include "gateway/relay/attempt.h"
 #include "gateway/relay/parts.h"
 #include "gateway/relay/session.h"
-#include "gateway/relay/session_host.h"
 #include "gateway/relay/task.h"
 #include "gateway/relay/upstream.h"
 
@@ -55,7 +54,7 @@ static void give_back(struct session *session)
 		if (result->fate == FATE_OPEN && result->diagnostic != NULL)
 			result->fate = FATE_DEFERRED;
 	}
-	delivery_set_fate(delivery, FATE_DEFERRED, "4.3.0", session_host(session),
+	delivery_set_fate(delivery, FATE_DEFERRED, "4.3.0", session->host_name,
 	        "the transaction was given up");
 	attempt_delivery_done(delivery);
 }
@@ -95,7 +94,7 @@ void transaction_lost(struct session *session)
 	}
 	snprintf(text, sizeof(text), "%s%s", session->trouble,
 	        session->tx.in_doubt ? " (after the final dot: it may arrive twice)" : "");
-	delivery_set_fate(delivery, FATE_DEFERRED, "4.4.2", session_host(session), text);
+	delivery_set_fate(delivery, FATE_DEFERRED, "4.4.2", session->host_name, text);
 	attempt_delivery_done(delivery);
 }
 
@@ -136,7 +135,7 @@ static void refuse_one(struct session *session, uint32_t recipient, enum fate fa
 	char text[DIAGNOSTIC];
 
 	attempt_set_fate(session->delivery->attempt, recipient, fate, status_of(&session->reply),
-	        session_host(session), words_of(&session->reply, text));
+	        session->host_name, words_of(&session->reply, text));
 	/* What is taken for temporary says so to the sender as well (RFC 3463 3.1). */
 	if (fate != FATE_FAILED)
 		session->delivery->attempt->results[recipient].status[0] = '4';
@@ -163,7 +162,7 @@ static void stop_upstream(struct session *session)
 
 	refuse_all(session, FATE_OPEN);
 	session->delivery = NULL;
-	upstream_stop(session->upstream, session_host(session), words_of(&session->reply, text));
+	upstream_stop(session->upstream, session->host_name, words_of(&session->reply, text));
 	delivery->stopped_it = true;
 	attempt_delivery_held(delivery, true);
 	session_end(session, text);
@@ -341,7 +340,7 @@ static void record_delivered(struct session *session)
 	struct attempt *attempt = delivery->attempt;
 	char text[DIAGNOSTIC];
 	const char *words = arena_str(&attempt->arena, slice_str(words_of(&session->reply, text)));
-	const char *host = arena_str(&attempt->arena, slice_str(session_host(session)));
+	const char *host = arena_str(&attempt->arena, slice_str(session->host_name));
 
 	for (uint32_t i = 0; i < delivery->count; i++) {
 		uint32_t recipient = delivery->recipients[i];
@@ -350,7 +349,7 @@ static void record_delivered(struct session *session)
 			continue;
 		LOG(&attempt->log, EV_MESSAGE_DELIVERED, "to=%s upstream=%s host=%s reply=%s",
 		        LOG_VALUE(attempt->envelope.recipients[recipient]),
-		        session->upstream->settings->name, session_host(session),
+		        session->upstream->settings->name, session->host_name,
 		        LOG_VALUE(slice_str(text)));
 		result->fate = FATE_DELIVERED;
 		result->host = host;
@@ -511,12 +510,12 @@ static bool fits(struct session *session)
 	const struct ehlo *ehlo = &session->ehlo;
 
 	if (ehlo->size > 0 && content_size(delivery->attempt) > ehlo->size) {
-		delivery_set_fate(delivery, FATE_FAILED, "5.3.4", session_host(session),
+		delivery_set_fate(delivery, FATE_FAILED, "5.3.4", session->host_name,
 		        "the message is bigger than the upstream takes");
 		return false;
 	}
 	if (delivery->attempt->envelope.smtputf8 && !ehlo->smtputf8) {
-		delivery_set_fate(delivery, FATE_FAILED, "5.6.7", session_host(session),
+		delivery_set_fate(delivery, FATE_FAILED, "5.6.7", session->host_name,
 		        "the upstream cannot take addresses with UTF-8");
 		return false;
 	}
