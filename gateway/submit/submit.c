@@ -143,11 +143,12 @@ static void set_slots(struct submit *submit)
 static void set_limits(struct submit *submit)
 {
 	set_slots(submit);
-	shares_set_limits(
-	        submit->shares, &(struct shares_limits){
-	                                .connections = MAX_OF(submit->limits.connections / 2, 1UL),
-	                                .memory = submit->conf->submission.account_memory,
-	                        });
+	uint64_t half = MAX_OF(submit->limits.connections / 2, 1UL);
+	const struct shares_limits each = {
+	        .connections = half,
+	        .memory = submit->conf->submission.account_memory,
+	};
+	shares_set_limits(submit->shares, &each);
 }
 
 static void tell_refused(struct submit *submit, const struct addr *peer, enum slot_answer answer)

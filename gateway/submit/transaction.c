@@ -338,6 +338,12 @@ void transaction_refuse(struct transaction *transaction, enum reply reply)
 	drop_if_refused(transaction);
 }
 
+/* Octets of the body that are in memory, at most. */
+static uint64_t body_memory(const struct transaction *transaction)
+{
+	return MIN_OF(transaction->body_size, (uint64_t)SPOOL_TX_MEMORY_MAX);
+}
+
 enum holding_answer transaction_hold(struct transaction *transaction, struct disk_room disk)
 {
 	const struct held own = {
@@ -351,7 +357,7 @@ enum holding_answer transaction_hold(struct transaction *transaction, struct dis
 		return answer;
 	/* That of the last one counts: it knows both. */
 	const struct held body = {
-	        .memory = MIN_OF(transaction->body_size, (uint64_t)SPOOL_TX_MEMORY_MAX),
+	        .memory = body_memory(transaction),
 	        .disk = spool_tx_disk(transaction->spool),
 	};
 	return holding_set(transaction->body_held, body, disk);
@@ -436,8 +442,8 @@ int transaction_commit(struct transaction *transaction, const struct transaction
 		/* The spool has copies of these, however long that takes and whoever waits for it.
 		 */
 		const struct held body = {
-		        .memory = MIN_OF(transaction->body_size, (uint64_t)SPOOL_TX_MEMORY_MAX) +
-		                  buf_len(&octets) + buf_len(&transaction->header),
+		        .memory = body_memory(transaction) + buf_len(&octets) +
+		                  buf_len(&transaction->header),
 		        .disk = spool_tx_disk(transaction->spool),
 		};
 		(void)!holding_set(transaction->body_held, body, (struct disk_room){0});

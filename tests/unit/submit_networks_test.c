@@ -15,8 +15,8 @@
 #include "gateway/submit/networks_file.h"
 #include "tests/unit/test_clock.h"
 
-#define MINUTE_MS (60 * 1000L)
-#define DAY_MS    (24 * 60 * MINUTE_MS)
+#define MINUTE_MS 60000L
+#define DAY_MS    86400000L
 
 static char spool[] = "/tmp/postern-networks-XXXXXX";
 static char in[sizeof(spool) + 3];
