@@ -110,6 +110,7 @@ static void drop_if_unused(struct shares *shares, struct share *share)
 {
 	if (share->connections > 0 || share->holdings > 0)
 		return;
+	assert_bug(share->held.memory == 0 && share->held.disk == 0);
 	(void)map_remove(&shares->accounts, key_of(&share->account));
 	free(share);
 }
