@@ -155,6 +155,16 @@ def deliver(stage, bare, subject, body=b"hello\r\n"):
     return bare.ask(message(subject, body) + b".")
 
 
+def strangers_come(stage, crowd, count):
+    """So many, each from an address of its own, who say nothing and leave with the crowd: how each was answered."""
+    answers = []
+    for n in range(count):
+        stranger = Bare(stage, source=f"127.1.0.{n + 1}")
+        crowd.callback(stranger.close)
+        answers.append(stranger.reply()[:3])
+    return answers
+
+
 def test_fewer_descriptors_than_connections(stage):
     """The log says so at the start; a crowd of strangers takes neither the spool's nor those of who was here before."""
     restart(stage, descriptors=200)
@@ -163,11 +173,7 @@ def test_fewer_descriptors_than_connections(stage):
     assert int(few["have"]) == 200 and 50 < places < 200, few
     here = session(stage)
     with contextlib.ExitStack() as crowd:
-        answers = []
-        for n in range(200):
-            stranger = Bare(stage, source=f"127.1.0.{n + 1}")
-            crowd.callback(stranger.close)
-            answers.append(stranger.reply()[:3])
+        answers = strangers_come(stage, crowd, 200)
         assert answers == ["220"] * (places // 2) + ["421"] * (200 - places // 2), answers
         stage.gateway.wait_event("connections.refused", limit="strangers")
         assert deliver(stage, here, "big", BIG).startswith("250")
@@ -193,11 +199,7 @@ def test_who_has_logged_in_before_is_no_stranger_after_a_restart(stage):
         eventually(lambda s=source: networks.exists() and f"{s} " in networks.read_text())
         start_anew(stage)
         with contextlib.ExitStack() as crowd:
-            answers = []
-            for n in range(15):
-                stranger = Bare(stage, source=f"127.1.0.{n + 1}")
-                crowd.callback(stranger.close)
-                answers.append(stranger.reply()[:3])
+            answers = strangers_come(stage, crowd, 15)
             assert answers == ["220"] * 10 + ["421"] * 5, answers
             here = session(stage, source=source)
             assert deliver(stage, here, source).startswith("250")
