@@ -172,7 +172,8 @@ def test_one_account_does_not_take_it(stage):
             if number % 5 == 0:
                 send(stage, str(number))
                 assert stage.upstream.take().subject == str(number)
-        assert there * 2 // 3 < disk.free(), f"{there} octets, and now {disk.free()}"
+        # Half is its share, once all of its messages are nearly there and nothing is kept for their rest.
+        assert there * 2 // 5 < disk.free(), f"{there} octets, and now {disk.free()}"
         stage.gateway.wait_event("share.full", account="greedy@example.org", what="disk")
         send(stage, "last")
         assert stage.upstream.take().subject == "last"
