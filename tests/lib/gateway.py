@@ -33,6 +33,7 @@ class Gateway:
         self.clock = None
         self.user = USER
         self.process, self.database = None, None  # where its database was when it started
+        self.reader = None  # of what the process says
         self.lines = []
         self.news = threading.Condition()
         for name in ("", "spool", "run"):
@@ -87,7 +88,8 @@ retry = {self.group(self.retry)}
             [*(["prlimit", f"--nofile={self.descriptors}"] if self.descriptors else []),
              *(unprivileged(self.user) if self.user else []), BUILD / "posternd", "-c", self.conf], stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE, env={**os.environ, **self.environment}, cwd="/", umask=0o077)
-        threading.Thread(target=self.read, args=(self.process,), daemon=True).start()
+        self.reader = threading.Thread(target=self.read, args=(self.process,), daemon=True)
+        self.reader.start()
         if wait:
             self.wait_event("ready", seconds=30)
         return self
@@ -113,12 +115,14 @@ retry = {self.group(self.retry)}
     def wait_event(self, name, seconds=20, count=1, **fields):
         until = time.monotonic() + seconds
         while True:
+            # What it said before it ended may still have to be read.
+            ended = self.reader is not None and not self.reader.is_alive()
             found = self.events(name, **fields)
             if len(found) >= count:
                 return found[-1]
             with self.news:
                 left = until - time.monotonic()
-                if left <= 0 or (self.process and self.process.poll() is not None):
+                if left <= 0 or ended:
                     tail = "\n".join(self.lines[-15:])
                     raise AssertionError(f"no event {name} {fields}; the log ends:\n{tail}")
                 self.news.wait(min(left, 0.5))
