@@ -11,20 +11,22 @@
 #include "gateway/base/map.h"
 
 #define CHARGER_STUCK_MS 20
-#define RANKS            128 /* the last one for all that are beyond */
-#define LINES            (1 + 2 * RANKS)
+#define TURNS            128 /* from the one that it is; the last one for all that are beyond */
 
 /* One of which requests wait that do not go first. */
 struct network {
 	uint64_t tag; /* key of the map */
 	unsigned waiting;
+	uint64_t next_turn; /* of its next request, or later */
 };
 
 struct queue {
 	unsigned lanes;
 	pthread_mutex_t lock; /* of all that follows */
 	struct list charges;
-	struct list lines[LINES]; /* of all others: who goes first, then two lines of each rank */
+	struct list first;           /* of all others: who goes first, */
+	struct list lines[TURNS][2]; /* then look-ups and passwords of each turn, at turn % TURNS */
+	uint64_t turn;               /* that it is: of none that waits it is over */
 	struct map networks;
 	struct list delayed; /* in no order: there are few */
 	struct list held;    /* steps of logins that lanes have taken */
@@ -48,8 +50,11 @@ int queue_new(unsigned lanes, struct queue **ret_queue)
 	pthread_cond_init(&queue->wakeup, NULL);
 	pthread_cond_init(&queue->charger_wakeup, NULL);
 	list_init(&queue->charges);
-	for (unsigned i = 0; i < LINES; i++)
-		list_init(&queue->lines[i]);
+	list_init(&queue->first);
+	for (unsigned i = 0; i < TURNS; i++) {
+		list_init(&queue->lines[i][0]);
+		list_init(&queue->lines[i][1]);
+	}
 	map_init(&queue->networks);
 	list_init(&queue->delayed);
 	list_init(&queue->held);
@@ -112,23 +117,33 @@ static struct network *find_or_add_network(struct queue *queue, uint64_t tag)
 	return NULL;
 }
 
-/* The lock is held, as in what follows. */
-static unsigned choose_line(struct queue *queue, struct request *request)
+/*
+ * The lock is held, as in what follows. A later request of a network never gets an earlier turn, or
+ * who waits there could wait without end.
+ */
+static struct list *choose_line(struct queue *queue, struct request *request)
 {
 	const struct standing *standing = &request->standing;
-	unsigned rank = standing->failures;
+	uint64_t last = queue->turn + TURNS - 1;
 
+	request->turn = queue->turn;
 	if (standing->kind == STANDING_FIRST)
-		return 0;
-	request->network = find_or_add_network(queue, standing->network);
-	if (request->network != NULL)
-		rank += request->network->waiting++;
-	return 1 + 2 * MIN_OF(rank, RANKS - 1U) + (standing->kind == STANDING_PASSWORD);
+		return &queue->first;
+	struct network *network = find_or_add_network(queue, standing->network);
+	if (network != NULL) {
+		request->turn = MIN_OF(MAX_OF(queue->turn, network->next_turn), last);
+		network->next_turn = request->turn + 1;
+		network->waiting++;
+	}
+	request->network = network;
+	/* Its failures put it back alone: not what its network asks behind it. */
+	uint64_t at = MIN_OF(request->turn + standing->failures, last);
+	return &queue->lines[at % TURNS][standing->kind == STANDING_PASSWORD];
 }
 
 static void join_line(struct queue *queue, struct request *request)
 {
-	list_append(&queue->lines[choose_line(queue, request)], &request->link_in_queue);
+	list_append(choose_line(queue, request), &request->link_in_queue);
 }
 
 static void leave_line(struct queue *queue, struct request *request)
@@ -142,13 +157,23 @@ static void leave_line(struct queue *queue, struct request *request)
 	free(network);
 }
 
-static struct request *first_in_lines(const struct queue *queue)
+static struct list *first_line(struct queue *queue)
 {
-	for (unsigned i = 0; i < LINES; i++) {
-		if (!list_is_empty(&queue->lines[i]))
-			return list_entry(queue->lines[i].next, struct request, link_in_queue);
+	if (!list_is_empty(&queue->first))
+		return &queue->first;
+	for (unsigned i = 0; i < 2 * TURNS; i++) {
+		struct list *line = &queue->lines[(queue->turn + i / 2) % TURNS][i % 2];
+		if (!list_is_empty(line))
+			return line;
 	}
 	return NULL;
+}
+
+static struct request *first_in_lines(struct queue *queue)
+{
+	struct list *line = first_line(queue);
+
+	return line != NULL ? list_entry(line->next, struct request, link_in_queue) : NULL;
 }
 
 void queue_free(struct queue *queue)
@@ -307,6 +332,8 @@ static void wait_for_work(struct queue *queue, enum lane_kind kind)
 static struct request *hold(struct queue *queue, struct request *request)
 {
 	request->holder = queue;
+	/* Nobody who waits stands before it, so no turn of theirs is over either. */
+	queue->turn = MAX_OF(queue->turn, request->turn);
 	leave_line(queue, request);
 	list_append(&queue->held, &request->link_in_queue);
 	return request;
@@ -408,10 +435,10 @@ static struct request *find_step(struct list *list, const struct link *link, uin
 
 static struct request *find_in_lines(struct queue *queue, const struct link *link, uint32_t number)
 {
-	struct request *request = NULL;
+	struct request *request = find_step(&queue->first, link, number);
 
-	for (unsigned i = 0; i < LINES && request == NULL; i++)
-		request = find_step(&queue->lines[i], link, number);
+	for (unsigned i = 0; i < 2 * TURNS && request == NULL; i++)
+		request = find_step(&queue->lines[i / 2][i % 2], link, number);
 	return request;
 }
 

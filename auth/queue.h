@@ -5,10 +5,10 @@
  * database the next charges gather, and go in one question. When it is stuck, as by one
  * account's locked row, the other lanes take charges too.
  *
- * Then comes who is known, or costs next to nothing. Of all others networks take turns: the rank
- * of a request is how many others of its network wait, plus the failures there. Of one rank
- * look-ups go before passwords, and then the oldest first. So who has not failed waits for the
- * first guess of each network of a crowd, and for no more. Any thread.
+ * Then comes who is known, or costs next to nothing. Of all others networks take turns: a request
+ * has the turn behind that of the one before it from its network, and each failure there puts it
+ * one further back. Of one turn look-ups go before passwords, and then the oldest first. So who has
+ * not failed waits for the first guess of each network of a crowd, and for no more. Any thread.
  */
 #pragma once
 
@@ -34,7 +34,8 @@ struct standing {
 };
 
 struct request {
-	struct list link_in_queue; /* private, as the next four */
+	struct list link_in_queue; /* private, as the next five */
+	uint64_t turn;             /* of its network's */
 	struct network *network;   /* counted there while it waits for a lane; or NULL */
 	struct queue *holder;      /* a lane has taken it from there; NULL: it waits */
 	bool cancelled;

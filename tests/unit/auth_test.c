@@ -634,6 +634,37 @@ static void networks_take_turns_and_who_is_known_waits_for_none(void **state)
 	close(other);
 }
 
+/* However many come behind him, from wherever they do. */
+static void nobody_waits_for_who_comes_later_from_his_network(void **state)
+{
+	struct queue *queue;
+	int other;
+	struct link *link = new_link(&other);
+
+	(void)state;
+	assert_int_equal(queue_new(1, &queue), 0);
+	for (uint32_t i = 0; i < 300; i++)
+		guess(queue, link, i, 10, 0);
+	for (uint32_t i = 0; i < 600; i++) {
+		struct request *batch[LIMITS_BATCH_MAX];
+		assert_int_equal(queue_take(queue, LANE_OF_ANYTHING, batch), 1);
+		assert_int_equal(batch[0]->message.number, i);
+		request_free(batch[0]);
+		/* Fewer wait than when those were put in. */
+		if (i % 2 == 0)
+			guess(queue, link, 300 + i / 2, 10, 0);
+	}
+	/* One who has failed stands back alone: not who comes behind him. */
+	guess(queue, link, 1, 11, 3);
+	guess(queue, link, 2, 11, 0);
+	expect(queue, LANE_OF_ANYTHING, "2");
+	expect(queue, LANE_OF_ANYTHING, "1");
+	queue_end(queue);
+	queue_free(queue);
+	link_unref(link);
+	close(other);
+}
+
 /* Its place is by what is known when it is put back. */
 static void a_delayed_guess_stands_behind_who_has_not_failed(void **state)
 {
@@ -761,6 +792,7 @@ int main(void)
 	        cmocka_unit_test(charges_go_before_logins),
 	        cmocka_unit_test(one_lane_charges_until_it_is_stuck),
 	        cmocka_unit_test(networks_take_turns_and_who_is_known_waits_for_none),
+	        cmocka_unit_test(nobody_waits_for_who_comes_later_from_his_network),
 	        cmocka_unit_test(a_delayed_guess_stands_behind_who_has_not_failed),
 	        cmocka_unit_test(a_link_has_so_many_requests),
 	        cmocka_unit_test(the_oldest_login_makes_room),
